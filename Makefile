@@ -1,0 +1,34 @@
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+UV := $(BIN)/uv
+
+.PHONY: demo test lint types constraints clean
+
+demo: .venv  ## run the main job: simulator, Airflow, both example DAGs
+	@$(BIN)/python -m halo_provider.demo $(ARGS)
+
+test: .venv  ## every test, the acceptance tests included
+	$(BIN)/python -m pytest $(ARGS)
+
+.venv: pyproject.toml constraints.txt
+	test -x $(UV) || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --constraint constraints.txt uv; }
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable . --group dev
+	@touch .venv
+
+lint: .venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+types: .venv
+	$(BIN)/mypy
+
+constraints:  ## renew constraints.txt with the newest versions pyproject.toml allows
+	test -x $(UV) || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv; }
+	$(UV) pip compile --quiet --universal --upgrade --no-header --no-annotate --no-emit-index-url \
+		--no-emit-package airflow-provider-halo --group dev pyproject.toml --output-file constraints.txt
+	echo "uv==$$($(UV) --version | cut -d' ' -f2)" >> constraints.txt
+
+clean:
+	rm -rf .venv .demo dist build

@@ -1,0 +1,667 @@
+"""deliver(): claims, sends, retries, paces, commits, and accounts for every row it read.
+
+One source thread reads and renders, one ledger thread claims and commits, and the loop's workers send. A submission is
+sent only after its intent is committed; its outcome is committed with those of its neighbours, at most
+`COMMIT_INTERVAL` or `COMMIT_SIZE` later. A user's submissions go one after the other, in the order of the source, and
+none of them goes where an earlier one is still to come.
+"""
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from pydantic_core import to_json
+
+from halo_provider.client import HaloClient
+from halo_provider.exceptions import (
+    AccountingError,
+    HaloCallError,
+    HaloConnectionError,
+    HaloError,
+    HaloRateLimitError,
+    HaloResponseError,
+    LedgerError,
+    RowError,
+    Verdict,
+)
+from halo_provider.ledger import MAX_RESPONSE, Candidate, Claim, Claimant, OnInDoubt, Settlement, Standing, Status
+from halo_provider.models import ChatAnswer
+from halo_provider.pacing import Backoff, Pacer, Stop
+from halo_provider.reading import Reader, Reading
+from halo_provider.sources import Row, Source
+from halo_provider.submission import RenderedSubmission, Submission
+
+COMMIT_INTERVAL = 0.1  # seconds an outcome may wait for company before it is committed
+COMMIT_SIZE = 200  # outcomes that no longer wait for company
+CLAIM_WAIT = 600.0  # seconds to wait for rows that another run holds
+CLAIM_POLL = 1.0  # seconds between looks at them
+MAX_DEFERRED = 5_000  # rows that may wait for another run, so that memory stays flat
+LIVENESS_POLL = 0.5  # seconds between looks at whether this process may still send
+LEASE_MARGIN = 2.0  # seconds before the end of the claims in which nothing more is sent
+MAX_GIVEN_UP = 50  # rows given up one after the other before the run itself gives up
+
+
+class Fate(StrEnum):
+    """How one run ended for one row: every row read has exactly one."""
+
+    DELIVERED = "delivered"
+    ALREADY_DELIVERED = "already_delivered"
+    DUPLICATE = "duplicate"  # its key was met earlier in this run
+    REJECTED = "rejected"
+    IN_DOUBT = "in_doubt"
+    FAILED = "failed"
+    NOT_ATTEMPTED = "not_attempted"
+
+
+HOLDS_BACK = frozenset({Fate.IN_DOUBT, Fate.FAILED, Fate.NOT_ATTEMPTED})  # its user's later rows wait for it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One row's end in this run. `error` says why, where it is not delivered."""
+
+    row: Row
+    row_key: str | None
+    user_id: str | None
+    fate: Fate
+    session_id: str | None = None
+    attempts: int = 0
+    error: RowError | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class DeliveryReport:
+    """What a run did. `error` is what ended it early, `stopped` the same in words."""
+
+    counts: Counter[Fate] = field(default_factory=Counter)
+    read: int = 0
+    requests: int = 0
+    refused: int = 0
+    seconds: float = 0.0
+    stopped: str | None = None
+    error: Exception | None = None
+
+    def summary(self) -> dict[str, int]:
+        """`read` and the count of every fate. Raises AccountingError where they do not balance."""
+        counts = {"read": self.read, **{fate.value: self.counts[fate] for fate in Fate}}
+        if self.counts.total() != self.read:
+            raise AccountingError(counts)
+        return counts
+
+
+async def deliver(
+    source: Source,
+    *,
+    submission: Submission,
+    client: HaloClient,
+    claimant: Claimant,
+    batch_size: int = 500,
+    concurrency: int = 64,
+    requests_per_second: float | None = None,
+    max_attempts: int = 5,
+    on_in_doubt: OnInDoubt = "resend",
+    backoff: Backoff | None = None,
+    stop: Stop | None = None,
+    alive: Callable[[], bool] = lambda: True,
+    on_outcome: Callable[[Outcome], None] = lambda _: None,
+) -> DeliveryReport:
+    """Deliver the source's rows and account for every one of them.
+
+    Never raises for what rows, Halo, the source or the ledger do: `DeliveryReport.error` then holds the typed error,
+    and the counts balance. `alive` tells whether this process may still send; `on_outcome` is called on the loop for
+    every row, once its fate is committed. `requests_per_second` and `concurrency` are upper bounds.
+    """
+    delivery = _Delivery(
+        reader=Reader(source, submission, batch_size=batch_size),
+        client=client,
+        claimant=claimant,
+        concurrency=concurrency,
+        requests_per_second=requests_per_second,
+        max_attempts=max_attempts,
+        on_in_doubt=on_in_doubt,
+        backoff=backoff or Backoff(),
+        stop=stop or Stop(),
+        alive=alive,
+        on_outcome=on_outcome,
+    )
+    return await delivery.run()
+
+
+@dataclass(slots=True, eq=False)
+class _Work:
+    """One submission on its way. `claimed` is False while another run holds it; `doubtful` once Halo may have it."""
+
+    row: Row
+    submission: RenderedSubmission
+    claimed: bool = False
+    doubtful: bool = False
+    settled: bool = False
+    attempts: int = 0
+
+    @property
+    def row_key(self) -> str:
+        return self.submission.row_key
+
+    @property
+    def user_id(self) -> str | None:
+        return self.submission.user_id
+
+    @property
+    def resting_status(self) -> Status:
+        """What it is between attempts, and when it is given back."""
+        return Status.IN_DOUBT if self.doubtful else Status.PENDING
+
+    def outcome(self, fate: Fate, reason: str | None = None, *, session_id: str | None = None) -> Outcome:
+        return Outcome(
+            row=self.row,
+            row_key=self.row_key,
+            user_id=self.user_id,
+            fate=fate,
+            session_id=session_id,
+            attempts=self.attempts,
+            error=RowError(reason) if reason else None,
+        )
+
+
+class _Lanes:
+    """Who may go: at most one submission of a user at a time, in the order they came."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, deque[_Work]] = {}
+        self._blocked: set[str] = set()
+
+    def is_blocked(self, work: _Work) -> bool:
+        """Whether an earlier submission of the user is still to come, so that this one has to wait for another run."""
+        return work.user_id in self._blocked
+
+    def block(self, user_id: str | None) -> None:
+        """Hold back everything of this user that has not gone yet."""
+        if user_id is not None:
+            self._blocked.add(user_id)
+
+    def enter(self, work: _Work) -> bool:
+        """Whether it may go now; if not, `leave` gives it back in its turn."""
+        if work.user_id is None:
+            return True
+        lane = self._waiting.get(work.user_id)
+        if lane is None:
+            self._waiting[work.user_id] = deque()
+            return True
+        lane.append(work)
+        return False
+
+    def leave(self, work: _Work) -> list[_Work]:
+        """What may go now that this one has gone: the user's next, or all that are to be given back if blocked."""
+        if work.user_id is None:
+            return []
+        lane = self._waiting[work.user_id]
+        if lane and work.user_id not in self._blocked:
+            return [lane.popleft()]
+        del self._waiting[work.user_id]
+        return list(lane)
+
+
+class _Committer:
+    """Group commit: the intents and settlements of all workers in few transactions, on the ledger's thread."""
+
+    def __init__(
+        self,
+        claimant: Claimant,
+        *,
+        thread: ThreadPoolExecutor,
+        stop: Stop,
+        on_committed: Callable[[_Work, Outcome], None],
+    ) -> None:
+        self._claimant = claimant
+        self._thread = thread
+        self._stop = stop
+        self._on_committed = on_committed
+        self._intents: dict[str, asyncio.Future[bool]] = {}
+        self._settlements: list[tuple[Settlement, _Work, Outcome | None]] = []
+        self._wanted = asyncio.Event()
+        self._urgent = asyncio.Event()
+
+    async def intend(self, work: _Work) -> bool:
+        """Wait until the attempt's intent is committed; False where the row is lost, or the ledger."""
+        committed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._intents[work.row_key] = committed
+        self._wanted.set()
+        self._urgent.set()
+        return await committed
+
+    def settle(self, settlement: Settlement, work: _Work, outcome: Outcome | None) -> None:
+        """Take a settlement into the next transaction; the outcome counts when it is committed."""
+        self._settlements.append((settlement, work, outcome))
+        self._wanted.set()
+        if len(self._settlements) >= COMMIT_SIZE:
+            self._urgent.set()
+
+    async def run(self) -> None:
+        """Commit what comes, until cancelled."""
+        while True:
+            await self._wanted.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(COMMIT_INTERVAL):
+                    await self._urgent.wait()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Commit what there is."""
+        intents, self._intents = self._intents, {}
+        settlements = self._settlements.copy()
+        self._wanted.clear()
+        self._urgent.clear()
+        if not intents and not settlements:
+            return
+        try:
+            commit = await asyncio.get_running_loop().run_in_executor(
+                self._thread,
+                lambda: self._claimant.commit(
+                    settlements=[settlement for settlement, _, _ in settlements], intents=list(intents)
+                ),
+            )
+        except LedgerError as error:
+            self._stop.request(str(error), error=error)
+            commit = None
+        del self._settlements[: len(settlements)]
+        for row_key, committed in intents.items():
+            if not committed.done():
+                committed.set_result(commit is not None and row_key not in commit.lost_intents)
+        for settlement, work, outcome in settlements:
+            if outcome is not None:
+                kept = commit is not None and settlement.row_key not in commit.lost_settlements
+                self._on_committed(work, outcome if kept else _unrecorded(outcome))
+
+
+def _unrecorded(outcome: Outcome) -> Outcome:
+    """What a fate is worth that the ledger does not know: what Halo may have is in doubt."""
+    if outcome.fate not in {Fate.DELIVERED, Fate.REJECTED, Fate.IN_DOUBT}:
+        return outcome
+    reason = "it was sent, but the ledger could not record the answer, or another run had taken the row over"
+    return replace(outcome, fate=Fate.IN_DOUBT, error=RowError(reason))
+
+
+class _Delivery:
+    """One run of deliver()."""
+
+    def __init__(
+        self,
+        *,
+        reader: Reader,
+        client: HaloClient,
+        claimant: Claimant,
+        concurrency: int,
+        requests_per_second: float | None,
+        max_attempts: int,
+        on_in_doubt: OnInDoubt,
+        backoff: Backoff,
+        stop: Stop,
+        alive: Callable[[], bool],
+        on_outcome: Callable[[Outcome], None],
+    ) -> None:
+        self._reader = reader
+        self._client = client
+        self._claimant = claimant
+        self._concurrency = concurrency
+        self._window = max(2 * reader.batch_size, 4 * concurrency)
+        self._max_attempts = max_attempts
+        self._on_in_doubt: OnInDoubt = on_in_doubt
+        self._backoff = backoff
+        self._stop = stop
+        self._alive = alive
+        self._on_outcome = on_outcome
+        self._report = DeliveryReport()
+        self._source_thread = ThreadPoolExecutor(1, thread_name_prefix="halo-source")
+        self._ledger_thread = ThreadPoolExecutor(1, thread_name_prefix="halo-ledger")
+        self._pacer = Pacer(concurrency=concurrency, requests_per_second=requests_per_second, stop=stop)
+        self._committer = _Committer(claimant, thread=self._ledger_thread, stop=stop, on_committed=self._close)
+        self._lanes = _Lanes()
+        self._ready: asyncio.Queue[_Work | None] = asyncio.Queue()
+        self._open: dict[str, _Work] = {}  # claimed, and not yet committed as settled
+        self._deferred: list[_Work] = []  # may go, but another run holds them
+        self._looked_at_deferred = time.monotonic()
+        self._limits: set[asyncio.Timeout] = set()
+        self._given_up_in_a_row = 0
+        self._moved = asyncio.Event()
+
+    async def run(self) -> DeliveryReport:
+        started = time.monotonic()
+        with self._source_thread, self._ledger_thread:
+            try:
+                await self._run()
+            finally:
+                await asyncio.shield(self._settle_what_is_left())
+        self._report.seconds = time.monotonic() - started
+        self._report.refused = self._pacer.refused
+        self._report.stopped = self._stop.reason
+        self._report.error = self._stop.error
+        return self._report
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            background = [group.create_task(task) for task in (self._committer.run(), self._renew(), self._watch())]
+            workers = [group.create_task(self._send_always()) for _ in range(self._concurrency)]
+            await self._feed()
+            for _ in workers:
+                self._ready.put_nowait(None)
+            await asyncio.wait(workers)
+            for task in background:
+                task.cancel()
+
+    async def _settle_what_is_left(self) -> None:
+        """Where the run was cut off: what was being sent is in doubt, the rest is given back."""
+        for work in list(self._open.values()):
+            if not work.settled:
+                work.doubtful = work.doubtful or work.attempts > 0
+                self._settle(work, Fate.IN_DOUBT if work.doubtful else Fate.NOT_ATTEMPTED, "the run was cut off")
+        await self._committer.flush()
+        await asyncio.get_running_loop().run_in_executor(self._source_thread, self._reader.close)
+
+    async def _feed(self) -> None:
+        """Read and claim as fast as rows are sent; then see the rows through that are under way, or another run's."""
+        exhausted = False
+        last_progress = time.monotonic()
+        while not self._stop.requested and not (exhausted and not self._open and not self._deferred):
+            room = len(self._open) + self._reader.batch_size <= self._window and len(self._deferred) < MAX_DEFERRED
+            if room and not exhausted:
+                readings = await self._read()
+                exhausted = not readings
+                await self._claim(readings)
+            else:
+                await self._movement()
+                await self._claim([])
+            if self._open or not exhausted:
+                last_progress = time.monotonic()
+            elif time.monotonic() - last_progress > CLAIM_WAIT:
+                break
+        for work in self._deferred:
+            self._end(work, Fate.NOT_ATTEMPTED, "another run holds the row at this moment")
+        while self._open:
+            await self._movement()
+
+    async def _movement(self) -> None:
+        """Wait until something ends, or it is time to look at another run's rows again."""
+        self._moved.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLAIM_POLL):
+                await self._moved.wait()
+
+    async def _read(self) -> list[Reading]:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._source_thread, self._reader.next_batch)
+        except HaloError as error:
+            self._stop.request(str(error), error=error)
+            return []
+
+    async def _claim(self, readings: Sequence[Reading]) -> None:
+        """Claim what was read, and what another run held when last looked at; everything gets its place."""
+        again: list[_Work] = []
+        if self._deferred and time.monotonic() - self._looked_at_deferred >= CLAIM_POLL:
+            self._looked_at_deferred = time.monotonic()
+            again, self._deferred = self._deferred, []
+        candidates = [_candidate(work.submission) for work in again]
+        candidates += [_candidate_of(reading) for reading in readings if reading.row_key and not reading.duplicate]
+        if not candidates and not readings:
+            return
+        claims: Mapping[str, Claim] = {}
+        try:
+            claims = await asyncio.get_running_loop().run_in_executor(
+                self._ledger_thread, lambda: self._claimant.claim(candidates, on_in_doubt=self._on_in_doubt)
+            )
+        except HaloError as error:
+            self._stop.request(str(error), error=error)
+        self._report.read += len(readings)
+        for work in again:
+            if not self._ended_by(claims.get(work.row_key), work):
+                self._go(work)
+        for reading in readings:
+            self._place(reading, claims)
+
+    def _place(self, reading: Reading, claims: Mapping[str, Claim]) -> None:
+        claim = claims.get(reading.row_key) if reading.row_key else None
+        if reading.submission is not None:
+            work = _Work(reading.row, reading.submission)
+            if self._ended_by(claim, work, entered=False):
+                return
+            if self._lanes.is_blocked(work):
+                self._hold_back(work, entered=False)
+            elif self._lanes.enter(work):
+                self._go(work)
+            return
+        outcome = Outcome(row=reading.row, row_key=reading.row_key, user_id=None, fate=Fate.DUPLICATE)
+        if not reading.duplicate:
+            outcome = replace(outcome, fate=Fate.REJECTED, error=reading.error)
+        if claim is not None and claim.standing is Standing.DELIVERED:
+            outcome = replace(outcome, fate=Fate.ALREADY_DELIVERED, session_id=claim.session_id, error=None)
+        self._count(outcome)
+
+    def _ended_by(self, claim: Claim | None, work: _Work, *, entered: bool = True) -> bool:
+        """Whether the claim's answer is already the row's end in this run."""
+        match claim:
+            case None:
+                self._end(work, Fate.NOT_ATTEMPTED, "the ledger could not be used", entered=entered)
+            case Claim(standing=Standing.DELIVERED):
+                self._end(work, Fate.ALREADY_DELIVERED, session_id=claim.session_id, entered=entered)
+            case Claim(standing=Standing.REJECTED):
+                self._end(work, Fate.REJECTED, claim.error or "rejected by an earlier run", entered=entered)
+            case Claim(standing=Standing.IN_DOUBT):
+                reason = f"{claim.error or 'sent by an earlier run, answer unknown'}; held back (on_in_doubt='hold')"
+                self._end(work, Fate.IN_DOUBT, reason, entered=entered)
+            case Claim(standing=Standing.CLAIMED):
+                work.claimed = True
+                work.doubtful = claim.doubtful
+                self._open[work.row_key] = work
+                return False
+            case _:
+                return False
+        return True
+
+    def _go(self, work: _Work) -> None:
+        if work.claimed:
+            self._ready.put_nowait(work)
+        else:
+            self._deferred.append(work)
+
+    def _leave(self, work: _Work, fate: Fate) -> None:
+        """Let the user's next submission go, or hold all of them back where this one may still be to come."""
+        if fate in HOLDS_BACK:
+            self._lanes.block(work.user_id)
+        for waiting in self._lanes.leave(work):
+            if self._lanes.is_blocked(waiting):
+                self._hold_back(waiting, entered=False)
+            else:
+                self._go(waiting)
+
+    def _hold_back(self, work: _Work, *, entered: bool) -> None:
+        reason = self._stop.reason or "an earlier row of the same user is not delivered yet"
+        if work.claimed:
+            self._settle(work, Fate.NOT_ATTEMPTED, reason, entered=entered)
+        else:
+            self._end(work, Fate.NOT_ATTEMPTED, reason, entered=entered)
+
+    async def _send_always(self) -> None:
+        while (work := await self._ready.get()) is not None:
+            await self._send(work)
+
+    async def _send(self, work: _Work) -> None:
+        """Attempt one submission until its fate in this run is known."""
+        failures = 0
+        while True:
+            started = await self._pacer.acquire()
+            try:
+                if not await self._may_send(work):
+                    return
+                error = await self._attempt(work)
+            finally:
+                self._pacer.release()
+            if error is None:
+                self._pacer.succeeded()
+                self._given_up_in_a_row = 0
+                return
+            self._pacer.failed(error, started=started)
+            failures += not isinstance(error, HaloRateLimitError)
+            if self._conclude(work, error, failures=failures):
+                return
+            if failures:
+                await self._stop.sleep(self._backoff.delay(failures))
+
+    async def _may_send(self, work: _Work) -> bool:
+        """Commit the intent, and make sure of being the one who may send; otherwise the submission ends here."""
+        if self._stop.requested:
+            self._hold_back(work, entered=True)
+            return False
+        if not await self._committer.intend(work):
+            del self._open[work.row_key]
+            reason = self._stop.reason or "another run has taken the row over"
+            self._end(work, Fate.NOT_ATTEMPTED, reason)
+            return False
+        if not self._alive():
+            self._stop.request("the task's supervisor is gone, and another try may already be running")
+        elif self._claimant.lease_left < LEASE_MARGIN:
+            self._stop.request("the claims could not be renewed in time")
+        if self._stop.requested:
+            self._hold_back(work, entered=True)
+            return False
+        return True
+
+    async def _attempt(self, work: _Work) -> HaloCallError | None:
+        work.attempts += 1
+        self._report.requests += 1
+        try:
+            async with asyncio.timeout(None) as limit:
+                self._limits.add(limit)
+                try:
+                    answer = await self._client.chat(work.submission.request)
+                finally:
+                    self._limits.discard(limit)
+        except HaloCallError as error:
+            return error
+        except TimeoutError:
+            return HaloConnectionError("/chat", sent=True, reason="the run ended before the answer came")
+        self._settle(work, Fate.DELIVERED, answer=answer)
+        return None
+
+    def _conclude(self, work: _Work, error: HaloCallError, *, failures: int) -> bool:
+        """Record what an unsuccessful attempt means; whether it was the last one of this run."""
+        if error.verdict is Verdict.REJECTED:
+            self._given_up_in_a_row = 0
+            self._settle(work, Fate.REJECTED, str(error))
+            return True
+        if error.verdict is Verdict.FORBIDDEN:
+            self._stop.request(str(error), error=error)
+        doubt = error.verdict is Verdict.IN_DOUBT
+        work.doubtful = work.doubtful or doubt
+        held = work.doubtful and self._on_in_doubt == "hold"
+        if failures >= self._max_attempts or held or (doubt and self._stop.requested):
+            self._settle(work, Fate.IN_DOUBT if work.doubtful else Fate.FAILED, str(error), reply=_reply(error))
+            self._gave_up(error)
+            return True
+        if self._stop.requested:
+            self._settle(work, Fate.NOT_ATTEMPTED, str(error))
+            return True
+        resting = Settlement(row_key=work.row_key, status=work.resting_status, final=False, error=str(error))
+        self._committer.settle(resting, work, None)
+        return False
+
+    def _gave_up(self, error: HaloCallError) -> None:
+        self._given_up_in_a_row += 1
+        if self._given_up_in_a_row >= MAX_GIVEN_UP:
+            self._stop.request(f"{MAX_GIVEN_UP} rows in a row were given up: {error}", error=error)
+
+    def _settle(
+        self,
+        work: _Work,
+        fate: Fate,
+        reason: str | None = None,
+        *,
+        answer: ChatAnswer | None = None,
+        reply: str | None = None,
+        entered: bool = True,
+    ) -> None:
+        """End a claimed submission: it counts once the ledger has it."""
+        work.settled = True
+        settlement = Settlement(
+            row_key=work.row_key,
+            status=work.resting_status if fate is Fate.NOT_ATTEMPTED else Status(fate.value),
+            session_id=answer.session_id if answer else None,
+            agent_id=answer.agent_id if answer else None,
+            error=reason,
+            reply=answer.text if answer else reply,
+            response=_undocumented(answer) if answer else None,
+        )
+        outcome = work.outcome(fate, reason, session_id=settlement.session_id)
+        self._committer.settle(settlement, work, outcome)
+        if entered:
+            self._leave(work, fate)
+
+    def _end(
+        self,
+        work: _Work,
+        fate: Fate,
+        reason: str | None = None,
+        *,
+        session_id: str | None = None,
+        entered: bool = True,
+    ) -> None:
+        """End a submission that this run holds no claim on."""
+        self._count(work.outcome(fate, reason, session_id=session_id))
+        if entered:
+            self._leave(work, fate)
+        elif fate in HOLDS_BACK:
+            self._lanes.block(work.user_id)
+
+    def _close(self, work: _Work, outcome: Outcome) -> None:
+        del self._open[work.row_key]
+        self._count(outcome)
+
+    def _count(self, outcome: Outcome) -> None:
+        self._report.counts[outcome.fate] += 1
+        self._moved.set()
+        self._on_outcome(outcome)
+
+    async def _renew(self) -> None:
+        """Keep the claims alive."""
+        while True:
+            await asyncio.sleep(self._claimant.lease / 3)
+            try:
+                await asyncio.get_running_loop().run_in_executor(self._ledger_thread, self._claimant.renew)
+            except LedgerError as error:
+                self._stop.request(str(error), error=error)
+
+    async def _watch(self) -> None:
+        """Notice the supervisor's death between attempts, and see to a stop's grace."""
+        while True:
+            await (asyncio.sleep(LIVENESS_POLL) if self._stop.requested else self._stop.sleep(LIVENESS_POLL))
+            if not self._alive():
+                self._stop.request("the task's supervisor is gone, and another try may already be running")
+            if self._stop.grace is not None:
+                end = asyncio.get_running_loop().time() + self._stop.grace
+                for limit in self._limits:
+                    if limit.when() is None:
+                        limit.reschedule(end)
+
+
+def _candidate(submission: RenderedSubmission) -> Candidate:
+    return Candidate(row_key=submission.row_key, user_id=submission.user_id, payload_hash=submission.payload_hash)
+
+
+def _candidate_of(reading: Reading) -> Candidate:
+    if reading.submission is not None:
+        return _candidate(reading.submission)
+    return Candidate(row_key=reading.row_key or "", error=str(reading.error))
+
+
+def _reply(error: HaloCallError) -> str | None:
+    return error.reply if isinstance(error, HaloResponseError) else None
+
+
+def _undocumented(answer: ChatAnswer) -> dict[str, Any] | None:
+    """The answer's unknown fields, unless they are too large to keep."""
+    extra = answer.model_extra or None
+    return extra if extra and len(to_json(extra)) <= MAX_RESPONSE else None

@@ -1,0 +1,209 @@
+"""The errors of this package, each carrying the facts it is about.
+
+HaloError
+├── HaloConfigurationError      a connection or a parameter that cannot work as given
+├── SourceError                 a source that cannot be read as a whole
+├── RowError                    one row that cannot become a request
+├── HaloCallError               one HTTP attempt that did not end in success; `verdict` says what that means
+│   ├── HaloConnectionError     no answer; `sent` says whether the request may have reached Halo
+│   ├── HaloResponseError       an answer of 200 without what Halo documents
+│   └── HaloStatusError         an answer with an error status
+│       ├── HaloAuthenticationError   401
+│       ├── HaloPermissionError       403
+│       ├── HaloRejectedError         400, 404, 413, 422 and the other 4xx
+│       ├── HaloRateLimitError        429
+│       ├── HaloServerError           5xx
+│       └── HaloRedirectError         3xx
+├── LedgerError                 the ledger cannot be reached, or is not what it should be
+└── DeliveryError               a run that ended without every row delivered
+    ├── AccountingError         the sum of the statuses is not the number of rows read
+    ├── DeliveryIncompleteError rows failed, in doubt or not attempted: another try may settle them
+    └── RowsRejectedError       more rows rejected than the policy allows: another try will not help
+"""
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+
+MAX_ERROR_TEXT = 500  # characters of Halo's own words kept in an error
+
+_SECRET = re.compile(r"\b(?:ab_live_|ha_secret_)[\w-]+|\beyJ[\w-]+\.[\w-]+\.[\w-]*")
+
+
+def redact(text: str) -> str:
+    """Replace whatever looks like a widget key, an identity secret or a token by ``***``."""
+    return _SECRET.sub("***", text)
+
+
+class Verdict(StrEnum):
+    """What one unsuccessful attempt says about the request it carried."""
+
+    NOT_ACCEPTED = "not_accepted"  # Halo certainly did not take it: sending it again is safe
+    IN_DOUBT = "in_doubt"  # Halo may have taken it
+    REJECTED = "rejected"  # Halo refused this request: it can never work as it is
+    FORBIDDEN = "forbidden"  # Halo refuses every request of this connection: stop
+
+
+class HaloError(Exception):
+    """Anything this package raises on purpose."""
+
+
+class HaloConfigurationError(HaloError, ValueError):
+    """A connection or a parameter that cannot work as given."""
+
+
+class SourceError(HaloError):
+    """A source that cannot be read as a whole: nothing of it was sent."""
+
+
+class RowError(HaloError):
+    """One row cannot become a request.
+
+    `reason` says what is wrong and how to put it right, never with a value of the row;
+    `detail` may hold such values and goes to the rejects file only.
+    """
+
+    def __init__(self, reason: str, *, column: str | None = None, detail: str | None = None) -> None:
+        self.reason = reason
+        self.column = column
+        self.detail = detail
+        super().__init__(f"column {column!r}: {reason}" if column else reason)
+
+
+class HaloCallError(HaloError):
+    """One HTTP attempt that did not end in success."""
+
+    verdict: Verdict
+    retry_after: float | None = None  # seconds
+
+
+class HaloConnectionError(HaloCallError):
+    """No answer came. `sent` is False only where the request certainly never left."""
+
+    def __init__(self, path: str, *, sent: bool, reason: str) -> None:
+        self.path = path
+        self.sent = sent
+        self.reason = redact(reason)
+        self.verdict = Verdict.IN_DOUBT if sent else Verdict.NOT_ACCEPTED
+        fate = "whether Halo took the request is unknown" if sent else "the request was not sent"
+        super().__init__(f"POST {path}: {self.reason}; {fate}")
+
+
+class HaloResponseError(HaloCallError):
+    """Halo answered 200, but not with what its documentation promises: whether it acted is unknown."""
+
+    verdict = Verdict.IN_DOUBT
+
+    def __init__(self, path: str, *, reason: str, reply: str) -> None:
+        self.path = path
+        self.reason = reason
+        self.reply = redact(reply[:MAX_ERROR_TEXT])
+        super().__init__(f"POST {path}: {reason}")
+
+
+class HaloStatusError(HaloCallError):
+    """Halo answered with an error status; `message` is Halo's own text, shortened and without secrets."""
+
+    remedy = ""
+
+    def __init__(self, path: str, *, status: int, message: str, retry_after: float | None = None) -> None:
+        self.path = path
+        self.status = status
+        self.message = redact(message[:MAX_ERROR_TEXT])
+        self.retry_after = retry_after
+        super().__init__(f"POST {path}: Halo answered {status}: {self.message}{self.remedy}")
+
+
+class HaloAuthenticationError(HaloStatusError):
+    """401: the widget key is missing or wrong."""
+
+    verdict = Verdict.FORBIDDEN
+    remedy = ". Put the widget key (ab_live_…) into the connection's password."
+
+
+class HaloPermissionError(HaloStatusError):
+    """403: identity verification is enforced and no valid token came along."""
+
+    verdict = Verdict.FORBIDDEN
+    remedy = (
+        ". Where the workspace enforces identity verification, the connection's extra needs the workspace's "
+        "current identity_secret (ha_secret_…); tokens also need a right clock on this machine."
+    )
+
+
+class HaloRedirectError(HaloStatusError):
+    """3xx: the address on the connection is not the API's own."""
+
+    verdict = Verdict.FORBIDDEN
+    remedy = ". Redirects are not followed: put the API's final address into the connection's host."
+
+
+class HaloRejectedError(HaloStatusError):
+    """A 4xx about this one request: it can never work as it is."""
+
+    verdict = Verdict.REJECTED
+
+
+class HaloRateLimitError(HaloStatusError):
+    """429: too many requests; `retry_after` is Halo's wish in seconds, if it gave one."""
+
+    verdict = Verdict.NOT_ACCEPTED
+
+
+class HaloServerError(HaloStatusError):
+    """5xx: in doubt, except a 503 that says when to come back."""
+
+    @property
+    def verdict(self) -> Verdict:  # type: ignore[override]  # depends on the answer here
+        """Not accepted for a 503 with Retry-After, else in doubt."""
+        refused = self.status == 503 and self.retry_after is not None  # noqa: PLR2004
+        return Verdict.NOT_ACCEPTED if refused else Verdict.IN_DOUBT
+
+
+class LedgerError(HaloError):
+    """The ledger cannot be reached, or is not what it should be."""
+
+
+class DeliveryError(HaloError):
+    """A run that ended without every row delivered; the report is in the task's XCom."""
+
+
+class AccountingError(DeliveryError):
+    """The sum of the statuses is not the number of rows read: a defect of this package."""
+
+    def __init__(self, counts: Mapping[str, int]) -> None:
+        self.counts = dict(counts)
+        super().__init__(
+            f"the accounts do not balance: {self.counts}. Please report this; the ledger holds each row's fate."
+        )
+
+
+class DeliveryIncompleteError(DeliveryError):
+    """Rows are failed, in doubt or not attempted. `retry_after` (seconds) is Halo's last wish, if any."""
+
+    def __init__(
+        self, *, failed: int, in_doubt: int, not_attempted: int, reason: str | None, retry_after: float | None
+    ) -> None:
+        self.failed = failed
+        self.in_doubt = in_doubt
+        self.not_attempted = not_attempted
+        self.reason = reason
+        self.retry_after = retry_after
+        super().__init__(
+            f"{failed} rows failed, {in_doubt} are in doubt, {not_attempted} were not attempted"
+            + (f": {reason}" if reason else "")
+            + ". Run the task again: delivered rows are never sent again."
+        )
+
+
+class RowsRejectedError(DeliveryError):
+    """More rows were rejected than max_rejected allows."""
+
+    def __init__(self, *, rejected: int, read: int, first: str, rejects_path: str | None) -> None:
+        self.rejected = rejected
+        self.read = read
+        where = f"they are in {rejects_path}" if rejects_path else "set rejects_path to get them as a file"
+        super().__init__(
+            f"{rejected} of {read} rows were rejected, more than max_rejected allows; {where}. The first: {first}. "
+            "Repair them and run again: delivered rows are never sent again."
+        )

@@ -1,0 +1,78 @@
+"""What Airflow reads of this provider without importing anything heavy."""
+
+from typing import Any
+
+from halo_provider import __version__
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider's metadata: connection type and its form, hook, operators, ``[halo]`` options."""
+    return {
+        "package-name": "airflow-provider-halo",
+        "name": "Halo",
+        "description": "Batch ticket creation in Halo (haloagents.ai), with every row accounted for.",
+        "versions": [__version__],
+        "integrations": [
+            {
+                "integration-name": "Halo",
+                "external-doc-url": "https://docs.haloagents.ai",
+                "tags": ["service"],
+            }
+        ],
+        "hooks": [{"integration-name": "Halo", "python-modules": ["halo_provider.hooks.halo"]}],
+        "operators": [{"integration-name": "Halo", "python-modules": ["halo_provider.operators.halo"]}],
+        "connection-types": [
+            {
+                "connection-type": "halo",
+                "hook-class-name": "halo_provider.hooks.halo.HaloHook",
+                "hook-name": "Halo",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["schema", "login"],
+                    "relabeling": {"host": "Base URL", "password": "Widget key"},
+                    "placeholders": {
+                        "host": "https://api.haloagents.ai",
+                        "password": "ab_live_…",
+                    },
+                },
+                "conn-fields": {
+                    "identity_secret": {
+                        "label": "Identity secret",
+                        "description": "ha_secret_… from Halo's dashboard. Signs user tokens here; it is never sent to "
+                        "Halo. Needed for bulk user updates (backfills) and where the workspace enforces "
+                        "identity verification.",
+                        "schema": {"type": ["string", "null"], "format": "password"},
+                    },
+                    "agent_id": {
+                        "label": "Agent id",
+                        "description": "Pins every chat to this agent, unless the submission names its own.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "timeout": {
+                        "label": "Timeout (seconds)",
+                        "description": "For one attempt, in hook calls. The operators have their own parameter.",
+                        "schema": {"type": ["number", "null"]},
+                    },
+                    "dashboard_url": {
+                        "label": "Dashboard URL",
+                        "description": "Where links to Halo's dashboard point, e.g. https://dashboard.haloagents.ai.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                },
+            }
+        ],
+        "config": {
+            "halo": {
+                "description": "Options of the Halo provider.",
+                "options": {
+                    "ledger_conn_id": {
+                        "description": "Airflow connection of the database that holds the ledger (PostgreSQL, MySQL or "
+                        "MariaDB). Unset: SQLite at $AIRFLOW_HOME/halo_ledger.db, for tasks that all run on one host.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "halo_ledger",
+                        "default": None,
+                    },
+                },
+            }
+        },
+    }

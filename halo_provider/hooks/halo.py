@@ -1,0 +1,203 @@
+"""HaloHook: an Airflow connection becomes a HaloClient."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseHook
+from airflow.sdk.log import mask_secret
+
+from halo_provider.client import DEFAULT_BASE_URL, HaloClient
+from halo_provider.exceptions import HaloCallError, HaloConfigurationError, HaloError, HaloStatusError, Verdict
+from halo_provider.models import (
+    Chat,
+    CreateTicket,
+    Events,
+    IdentifyCompany,
+    IdentifyUser,
+    UpdateUsers,
+    UserTraits,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from airflow.sdk import Connection
+    from pydantic import BaseModel
+
+DEFAULT_TIMEOUT = 120.0  # seconds
+
+
+class HaloHook(BaseHook):
+    """
+    Talks to Halo through an Airflow connection of type ``halo``.
+
+    The connection's ``host`` is the base URL, ``password`` the widget key; its extra may hold ``identity_secret``,
+    ``agent_id``, ``timeout`` (seconds) and ``dashboard_url``. The methods below are for people's own tasks: each makes
+    one call, one attempt, from synchronous code, and returns Halo's answer as a dict. Asynchronous code uses
+    ``async with hook.client() as client``.
+
+    :param halo_conn_id: the connection's id
+    """
+
+    conn_name_attr = "halo_conn_id"
+    default_conn_name = "halo_default"
+    conn_type = "halo"
+    hook_name = "Halo"
+
+    def __init__(self, halo_conn_id: str = default_conn_name) -> None:
+        super().__init__()
+        self.halo_conn_id = halo_conn_id
+        self._connection: Connection | None = None
+
+    @property
+    def connection(self) -> Connection:
+        """The connection, looked up once."""
+        if self._connection is None:
+            self._connection = self.get_connection(self.halo_conn_id)
+        return self._connection
+
+    @property
+    def dashboard_url(self) -> str | None:
+        """Where links to Halo's dashboard point, if the connection says so."""
+        return self._extra("dashboard_url")
+
+    def get_conn(self) -> HaloClient:
+        """Return the client; it opens its connections when it is entered (``async with``)."""
+        return self.client()
+
+    def client(self, *, timeout: float | None = None) -> HaloClient:
+        """
+        Return a client for this connection.
+
+        :param timeout: seconds for one attempt; by default the connection's ``timeout``, else 120
+        :raises HaloConfigurationError: if the connection lacks the widget key or its host is not an address
+        """
+        widget_key = (self.connection.password or "").strip()
+        if not widget_key:
+            raise HaloConfigurationError(
+                f"connection {self.halo_conn_id!r} has no widget key: put it (ab_live_…) into the password"
+            )
+        identity_secret = self._extra("identity_secret")
+        for secret in (widget_key, identity_secret):
+            if secret:
+                mask_secret(secret)
+                if not (secret.isascii() and secret.isprintable()):
+                    raise HaloConfigurationError(
+                        f"connection {self.halo_conn_id!r}: a key holds characters no key has; paste it again"
+                    )
+        return HaloClient(
+            widget_key=widget_key,
+            base_url=self._base_url(),
+            identity_secret=identity_secret,
+            agent_id=self._extra("agent_id"),
+            timeout=timeout if timeout is not None else self._timeout(),
+        )
+
+    def _base_url(self) -> str:
+        host = (self.connection.host or DEFAULT_BASE_URL).strip()
+        if "://" not in host:
+            host = f"https://{host}"
+        if self.connection.port:
+            scheme, _, rest = host.partition("://")
+            authority, slash, path = rest.partition("/")
+            host = f"{scheme}://{authority}:{self.connection.port}{slash}{path}"
+        return host
+
+    def _timeout(self) -> float:
+        configured = self._extra("timeout")
+        try:
+            return float(configured) if configured else DEFAULT_TIMEOUT
+        except ValueError:
+            raise HaloConfigurationError(
+                f"connection {self.halo_conn_id!r}: timeout must be a number of seconds"
+            ) from None
+
+    def _extra(self, name: str) -> str | None:
+        value = self.connection.extra_dejson.get(name)
+        return str(value).strip() or None if value is not None else None
+
+    def identify_user(
+        self, user_id: str, *, traits: dict[str, Any] | None = None, session_id: str | None = None
+    ) -> dict[str, Any]:
+        """
+        Upsert one user, live: Halo **sets last_seen to now**. For history use :meth:`update_users`.
+
+        :param user_id: your id of the user
+        :param traits: name, email, plan, … ; others become custom fields
+        :param session_id: a session whose orphaned transcripts and tickets are the user's
+        """
+        request = IdentifyUser(user_id=user_id, traits=traits or {}, session_id=session_id)
+        return self._call(lambda client: client.identify_user(request))
+
+    def identify_company(
+        self, company_id: str, *, traits: dict[str, Any] | None = None, user_id: str | None = None
+    ) -> dict[str, Any]:
+        """
+        Upsert one company.
+
+        :param company_id: your id of the company
+        :param traits: name, domain, plan, … ; others become custom fields
+        :param user_id: a user to link to it
+        """
+        request = IdentifyCompany(company_id=company_id, traits=traits or {}, user_id=user_id)
+        return self._call(lambda client: client.identify_company(request))
+
+    def update_users(self, users: Sequence[dict[str, Any]], *, update_only: bool = False) -> dict[str, Any]:
+        """
+        Upsert up to 1,000 users without touching last_seen. Needs an identity secret.
+
+        :param users: ``{"user_id": …, "traits": {…}}`` each
+        :param update_only: leave unknown users out instead of creating them
+        """
+        request = UpdateUsers(users=[UserTraits(**user) for user in users], update_only=update_only)
+        return self._call(lambda client: client.update_users(request))
+
+    def chat(self, message: str, *, user_id: str | None = None, **fields: Any) -> dict[str, Any]:
+        """
+        Send one message to Halo's agent. Halo has no idempotency key: a repeated call is a second message.
+
+        :param message: at most 10,000 characters
+        :param user_id: whose message it is; None for an anonymous one
+        :param fields: any other field of :class:`halo_provider.models.Chat`, such as ``context`` or ``session_id``
+        :return: ``session_id``, ``text``, ``agent_id`` and whatever else Halo answers
+        """
+        request = Chat(message=message, user_id=user_id, **fields)
+        return self._call(lambda client: client.chat(request))
+
+    def create_ticket(
+        self, subject: str, *, user_id: str | None = None, email: str | None = None, **fields: Any
+    ) -> dict[str, Any]:
+        """
+        Create a ticket without the AI. One of ``user_id`` and ``email`` is required.
+
+        :param subject: at most 1,000 characters
+        :param user_id: your id of the user
+        :param email: the user's address
+        :param fields: any other field of :class:`halo_provider.models.CreateTicket`
+        """
+        request = CreateTicket(subject=subject, user_id=user_id, email=email, **fields)
+        return self._call(lambda client: client.create_ticket(request))
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Prove address and widget key with an empty list of events, which has no effect; say what is wrong."""
+        try:
+            self._call(lambda client: client.send_events(Events(events=[])))
+        except HaloStatusError as error:
+            if error.verdict is Verdict.REJECTED and error.status in {400, 422}:
+                return True, "Halo answers, and takes the widget key."
+            return False, str(error)
+        except HaloCallError as error:
+            cause = error.__cause__.__cause__ if error.__cause__ else None
+            return False, f"{error}" + (f" ({type(cause).__name__})" if cause else "")
+        except HaloError as error:
+            return False, str(error)
+        return True, "Halo answers, and takes the widget key."
+
+    def _call(self, call: Callable[[HaloClient], Awaitable[BaseModel]]) -> dict[str, Any]:
+        async def attempt() -> BaseModel:
+            async with self.client() as client:
+                return await call(client)
+
+        return asyncio.run(attempt()).model_dump(mode="json")

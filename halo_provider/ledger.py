@@ -1,0 +1,602 @@
+"""The ledger: the durable table that knows each row's fate, and the only place where a fate changes.
+
+A row's life::
+
+    (new) -> pending -> in_flight -> delivered | rejected | in_doubt | failed
+
+A claim makes a row pending under one owner and a lease (a row in doubt stays in doubt); an intent makes it in_flight
+before its first byte is sent; a settlement records the outcome right after. An attempt that Halo certainly did not take
+goes back to pending. Every change is a conditional UPDATE on owner and status whose row count is checked. A live lease
+keeps everybody else away; an in_flight row whose lease ran out is in doubt. Never stored: messages, context, traits,
+secrets.
+
+The calls block; one thread at a time may use a Claimant.
+"""
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    Connection,
+    DateTime,
+    Dialect,
+    Engine,
+    Index,
+    Insert,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    and_,
+    bindparam,
+    create_engine,
+    event,
+    func,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+
+from halo_provider.exceptions import HaloConfigurationError, LedgerError, redact
+from halo_provider.submission import MAX_ROW_KEY
+
+MAX_NAMESPACE = 250  # characters; with MAX_ROW_KEY the widest primary key that MySQL's 3,072 bytes hold
+MAX_TEXT = 500  # characters kept of an error and of a reply
+MAX_RESPONSE = 10_000  # characters of JSON kept of an answer's undocumented fields
+LEASE = 60.0  # seconds a claim lives without being renewed
+TRANSACTION_ATTEMPTS = 5  # a transaction the database gave up for another's sake is simply run again
+BUSY_TIMEOUT = 30.0  # seconds a writer waits for SQLite's lock
+
+OnInDoubt = Literal["resend", "hold"]
+_T = TypeVar("_T")
+
+
+class Status(StrEnum):
+    """What the ledger knows about a row."""
+
+    PENDING = "pending"  # claimed or released; certainly not with Halo
+    IN_FLIGHT = "in_flight"  # an attempt is under way, or its process died
+    DELIVERED = "delivered"  # Halo answered with a session_id: never sent again
+    REJECTED = "rejected"  # bad row, or refused by Halo: sent again only when its payload changes
+    IN_DOUBT = "in_doubt"  # sent, no trustworthy answer: `on_in_doubt` decides
+    FAILED = "failed"  # gave up this time, certainly not with Halo: the next run tries again
+
+
+class Standing(StrEnum):
+    """What a claim found out about a row."""
+
+    CLAIMED = "claimed"  # this owner may send it
+    DELIVERED = "delivered"  # nothing to do
+    REJECTED = "rejected"  # the same payload was rejected before, or the row cannot be rendered
+    IN_DOUBT = "in_doubt"  # held back by on_in_doubt="hold"
+    BUSY = "busy"  # another owner has a live lease
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC in Python, microseconds in every database."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        """Ask MySQL for microseconds, which it leaves out by default."""
+        if dialect.name in {"mysql", "mariadb"}:
+            return dialect.type_descriptor(mysql.DATETIME(fsp=6))
+        return dialect.type_descriptor(DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Drop the zone, which is UTC, where the database has none."""
+        return value if value is None or dialect.name == "postgresql" else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 -- SQLAlchemy's signature
+        """Put the zone back."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _exact(length: int) -> String:
+    """Text that is compared to the letter: MySQL's default collations fold case and accents."""
+    exact = mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
+    return String(length).with_variant(exact, "mysql", "mariadb")
+
+
+_LONG_TEXT = Text().with_variant(mysql.LONGTEXT(charset="utf8mb4"), "mysql", "mariadb")
+
+metadata = MetaData()
+submissions = Table(
+    "halo_submissions",
+    metadata,
+    Column("namespace", _exact(MAX_NAMESPACE), primary_key=True),
+    Column("row_key", _exact(MAX_ROW_KEY), primary_key=True),
+    Column("status", String(16), nullable=False),
+    Column("user_id", _LONG_TEXT),
+    Column("session_id", _LONG_TEXT),
+    Column("agent_id", _LONG_TEXT),
+    Column("payload_hash", String(64)),
+    Column("attempts", Integer, nullable=False),
+    Column("error", _LONG_TEXT),
+    Column("reply", _LONG_TEXT),
+    Column("response", JSON(none_as_null=True)),
+    Column("owner", String(100)),
+    Column("lease_expires_at", UtcDateTime()),
+    Column("dag_id", String(250)),
+    Column("run_id", String(250)),
+    Column("task_id", String(250)),
+    Column("map_index", Integer),
+    Column("try_number", Integer),
+    Column("logical_date", UtcDateTime()),
+    Column("created_at", UtcDateTime(), nullable=False),
+    Column("updated_at", UtcDateTime(), nullable=False),
+    Index("halo_submissions_status", "namespace", "status", "updated_at"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """Which Airflow task instance speaks: written beside every row it claims."""
+
+    dag_id: str | None = None
+    run_id: str | None = None
+    task_id: str | None = None
+    map_index: int | None = None
+    try_number: int | None = None
+    logical_date: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A row that asks to be claimed; one that could not be rendered comes with the error instead of a hash."""
+
+    row_key: str
+    user_id: str | None = None
+    payload_hash: str | None = None
+    error: str | None = None
+
+
+class Claim(NamedTuple):
+    """The answer to a Candidate. `doubtful`: Halo may have it from an earlier attempt already."""
+
+    standing: Standing
+    session_id: str | None = None
+    error: str | None = None
+    doubtful: bool = False
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """The outcome of an attempt, or of a claim given back. `final` also ends the lease."""
+
+    row_key: str
+    status: Status
+    final: bool = True
+    session_id: str | None = None
+    agent_id: str | None = None
+    error: str | None = None
+    reply: str | None = None
+    response: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What a commit could not do, because the row is no longer this owner's."""
+
+    lost_intents: frozenset[str] = field(default_factory=frozenset)
+    lost_settlements: frozenset[str] = field(default_factory=frozenset)
+
+
+class Ledger:
+    """The table on one database. Build it with `open` or over an engine of your own."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.engine.hide_parameters = True  # SQLAlchemy's errors would quote them
+        self._clock_offset = timedelta()
+
+    @classmethod
+    def at(cls, url: str) -> "Ledger":
+        """Open the ledger at a SQLAlchemy URL and create what is missing. Raises LedgerError."""
+        ledger = cls(create_engine(url, pool_pre_ping=True))
+        ledger.prepare()
+        return ledger
+
+    @classmethod
+    def at_path(cls, path: Path) -> "Ledger":
+        """Open the SQLite ledger in a file: for tasks that all run on one host. Raises LedgerError."""
+        return cls.at(f"sqlite:///{path}")
+
+    def prepare(self) -> None:
+        """Create the table where it is missing and read the database's clock. Raises LedgerError."""
+        if self.engine.dialect.name == "sqlite":
+            _tune_sqlite(self.engine)
+        else:
+            self.engine = self.engine.execution_options(isolation_level="READ COMMITTED")
+        try:
+            try:
+                metadata.create_all(self.engine)
+            except DBAPIError:
+                metadata.create_all(self.engine)  # another process may have created it in between
+            self.read_clock()
+        except SQLAlchemyError as error:
+            raise LedgerError(f"the ledger cannot be opened: {redact(str(error.args[0]))}") from error
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.engine.dispose()
+
+    def read_clock(self) -> None:
+        """Learn how far this host's clock is from the database's, which decides about leases."""
+        match self.engine.dialect.name:
+            case "postgresql":
+                moment = select(func.clock_timestamp())
+            case "mysql" | "mariadb":
+                moment = select(func.utc_timestamp(6))
+            case _:
+                return
+        with self.engine.connect() as db:
+            found: datetime = db.execute(moment).scalar_one()
+        aware = found if found.tzinfo else found.replace(tzinfo=UTC)
+        self._clock_offset = aware - datetime.now(UTC)
+
+    def now(self) -> datetime:
+        """The database's time."""
+        return datetime.now(UTC) + self._clock_offset
+
+    def transaction(self, work: Callable[[Connection], _T]) -> _T:
+        """Run `work` in one transaction, again where the database chose it as a deadlock's victim.
+
+        Raises LedgerError where the database cannot be reached or refuses.
+        """
+        for attempt in range(1, TRANSACTION_ATTEMPTS + 1):
+            try:
+                with self.engine.begin() as db:
+                    return work(db)
+            except OperationalError as error:
+                if attempt == TRANSACTION_ATTEMPTS or not _is_contention(error):
+                    raise LedgerError(f"the ledger cannot be used: {redact(str(error.orig))}") from error
+            except SQLAlchemyError as error:
+                raise LedgerError(f"the ledger cannot be used: {redact(str(error.args[0]))}") from error
+        raise AssertionError  # the last attempt returns or raises
+
+    def find(self, namespace: str, row_keys: Sequence[str]) -> dict[str, Any]:
+        """The rows of these keys, by key."""
+        return self.transaction(lambda db: _find(db, namespace, row_keys))
+
+    def claimant(self, namespace: str, *, attempt: Attempt, lease: float = LEASE) -> "Claimant":
+        """A new owner of claims in one namespace. Raises HaloConfigurationError where the namespace is too long."""
+        if len(namespace) > MAX_NAMESPACE:
+            raise HaloConfigurationError(
+                f"connection id and submission name have {len(namespace)} characters together, at most "
+                f"{MAX_NAMESPACE} fit; shorten one"
+            )
+        return Claimant(self, namespace, attempt=attempt, lease=lease)
+
+
+class Claimant:
+    """One process start's claims in one namespace: `owner` is unique to it."""
+
+    def __init__(self, ledger: Ledger, namespace: str, *, attempt: Attempt, lease: float) -> None:
+        self.owner = f"{os.uname().nodename[:60]}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
+        self.namespace = namespace
+        self.lease = lease
+        self._ledger = ledger
+        self._attempt = attempt
+        self._held: set[str] = set()
+        self._renewed = time.monotonic()
+
+    @property
+    def lease_left(self) -> float:
+        """Seconds until others may take over what this owner holds."""
+        return self._renewed + self.lease - time.monotonic()
+
+    def claim(self, candidates: Sequence[Candidate], *, on_in_doubt: OnInDoubt) -> dict[str, Claim]:
+        """Claim what may be sent, in one transaction, and say for every key where it stands.
+
+        Candidates with an error become rejected, unless they are delivered or another's. Keys must not repeat.
+        """
+        if not candidates:
+            return {}
+        renewed = time.monotonic()
+        claims = self._ledger.transaction(lambda db: self._claim(db, candidates, on_in_doubt))
+        if not self._held:
+            self._renewed = renewed
+        self._held.update(key for key, claim in claims.items() if claim.standing is Standing.CLAIMED)
+        return claims
+
+    def _claim(self, db: Connection, candidates: Sequence[Candidate], on_in_doubt: OnInDoubt) -> dict[str, Claim]:
+        now = self._ledger.now()
+        keys = [candidate.row_key for candidate in candidates]
+        found = _find(db, self.namespace, keys)
+        claims: dict[str, Claim] = {}
+        fresh: list[dict[str, Any]] = []
+        taken: list[dict[str, Any]] = []
+        for candidate in candidates:
+            row = found.get(candidate.row_key)
+            standing = self._standing(row, candidate, now, on_in_doubt)
+            claims[candidate.row_key] = _claim_of(standing, row, candidate)
+            if row is None:
+                fresh.append(self._new_row(candidate, standing, now))
+            elif standing is Standing.CLAIMED or _must_be_written(row, standing, candidate):
+                taken.append(self._takeover(row, candidate, standing, now))
+        if fresh:
+            db.execute(_insert_or_leave(db.dialect.name), fresh)
+        if taken:
+            _execute_counted(db, _TAKE_OVER, taken)
+        if fresh or taken:
+            self._confirm(db, claims)
+        return claims
+
+    def _confirm(self, db: Connection, claims: dict[str, Claim]) -> None:
+        """Somebody may have claimed a row between our look and our write: then it is theirs."""
+        ours = [key for key, claim in claims.items() if claim.standing is Standing.CLAIMED]
+        statement = select(submissions.c.row_key).where(_keys(self.namespace, ours), submissions.c.owner == self.owner)
+        won = set(db.scalars(statement)) if ours else set()
+        for key in ours:
+            if key not in won:
+                claims[key] = Claim(Standing.BUSY)
+
+    def _standing(self, row: Any, candidate: Candidate, now: datetime, on_in_doubt: OnInDoubt) -> Standing:
+        if row is not None:
+            if row.status == Status.DELIVERED:
+                return Standing.DELIVERED
+            if row.owner != self.owner and row.lease_expires_at is not None and row.lease_expires_at > now:
+                return Standing.BUSY
+        if candidate.error is not None:
+            return Standing.REJECTED
+        match row.status if row is not None else None:
+            case Status.REJECTED if row is not None and row.payload_hash == candidate.payload_hash:
+                return Standing.REJECTED
+            case Status.IN_FLIGHT | Status.IN_DOUBT if on_in_doubt == "hold":
+                return Standing.IN_DOUBT
+        return Standing.CLAIMED
+
+    def _new_row(self, candidate: Candidate, standing: Standing, now: datetime) -> dict[str, Any]:
+        claimed = standing is Standing.CLAIMED
+        return {
+            "namespace": self.namespace,
+            "row_key": candidate.row_key,
+            "status": Status.PENDING if claimed else Status.REJECTED,
+            "user_id": candidate.user_id,
+            "payload_hash": candidate.payload_hash,
+            "attempts": 0,
+            "error": _shortened(candidate.error),
+            "owner": self.owner,
+            "lease_expires_at": now + timedelta(seconds=self.lease) if claimed else None,
+            "created_at": now,
+            "updated_at": now,
+            **_attempt_columns(self._attempt),
+        }
+
+    def _takeover(self, row: Any, candidate: Candidate, standing: Standing, now: datetime) -> dict[str, Any]:
+        claimed = standing is Standing.CLAIMED
+        doubtful = row.status in {Status.IN_FLIGHT, Status.IN_DOUBT}
+        certain = Status.PENDING if claimed else Status.REJECTED
+        return {
+            "b_namespace": self.namespace,
+            "b_row_key": row.row_key,
+            "b_status": row.status,
+            "b_owner": row.owner,
+            "b_now": now,
+            "status": Status.IN_DOUBT if doubtful else certain,
+            "user_id": candidate.user_id or row.user_id,
+            "payload_hash": row.payload_hash if standing is Standing.IN_DOUBT else candidate.payload_hash,
+            "error": _shortened(candidate.error) or row.error,
+            "owner": self.owner if claimed else row.owner,
+            "lease_expires_at": now + timedelta(seconds=self.lease) if claimed else None,
+            "updated_at": now,
+            **_attempt_columns(self._attempt),
+        }
+
+    def commit(self, *, settlements: Sequence[Settlement] = (), intents: Sequence[str] = ()) -> Commit:
+        """Record outcomes, then intents, in one transaction: when it returns, the intents' rows may be sent.
+
+        A key may stand in both: its earlier attempt is settled before its next one begins. What is no longer this
+        owner's is left alone and named in the answer.
+        """
+        commit = self._ledger.transaction(lambda db: self._commit(db, settlements, intents))
+        self._held.difference_update(settlement.row_key for settlement in settlements if settlement.final)
+        return commit
+
+    def _commit(self, db: Connection, settlements: Sequence[Settlement], intents: Sequence[str]) -> Commit:
+        now = self._ledger.now()
+        lost_settlements: set[str] = set()
+        for status, statement in _SETTLE.items():
+            group = [settlement for settlement in settlements if settlement.status is status]
+            if group and not _execute_counted(db, statement, [self._settled(settlement, now) for settlement in group]):
+                lost_settlements |= self._not_mine(db, [settlement.row_key for settlement in group], status)
+        lost_intents: set[str] = set()
+        if intents:
+            changed = db.execute(_INTEND, self._intended(intents, now)).rowcount
+            if changed != len(intents):
+                lost_intents = self._not_mine(db, intents, Status.IN_FLIGHT)
+        return Commit(frozenset(lost_intents), frozenset(lost_settlements))
+
+    def _not_mine(self, db: Connection, row_keys: Sequence[str], status: Status) -> set[str]:
+        mine = select(submissions.c.row_key).where(
+            _keys(self.namespace, row_keys), submissions.c.owner == self.owner, submissions.c.status == status
+        )
+        return set(row_keys) - set(db.scalars(mine))
+
+    def _intended(self, row_keys: Sequence[str], now: datetime) -> dict[str, Any]:
+        return {"b_namespace": self.namespace, "b_owner": self.owner, "b_keys": list(row_keys), "updated_at": now}
+
+    def _settled(self, settlement: Settlement, now: datetime) -> dict[str, Any]:
+        return {
+            "b_namespace": self.namespace,
+            "b_row_key": settlement.row_key,
+            "b_owner": self.owner,
+            "session_id": settlement.session_id,
+            "agent_id": settlement.agent_id,
+            "error": _shortened(settlement.error),
+            "reply": _shortened(settlement.reply),
+            "response": dict(settlement.response) if settlement.response else None,
+            "lease_expires_at": None if settlement.final else now + timedelta(seconds=self.lease),
+            "updated_at": now,
+        }
+
+    def renew(self) -> None:
+        """Put off the end of every lease this owner holds."""
+        renewed = time.monotonic()
+        held = sorted(self._held)
+        if held:
+            self._ledger.read_clock()
+            self._ledger.transaction(lambda db: self._renew(db, held))
+        self._renewed = renewed
+
+    def _renew(self, db: Connection, held: Sequence[str]) -> None:
+        db.execute(
+            update(submissions)
+            .where(
+                _keys(self.namespace, held),
+                submissions.c.owner == self.owner,
+                submissions.c.lease_expires_at.is_not(None),
+            )
+            .values(lease_expires_at=self._ledger.now() + timedelta(seconds=self.lease))
+        )
+
+
+def _keys(namespace: str, row_keys: Sequence[str]) -> Any:
+    return and_(submissions.c.namespace == namespace, submissions.c.row_key.in_(row_keys))
+
+
+def _find(db: Connection, namespace: str, row_keys: Sequence[str]) -> dict[str, Any]:
+    columns = submissions.c
+    statement = select(
+        columns.row_key,
+        columns.status,
+        columns.user_id,
+        columns.session_id,
+        columns.payload_hash,
+        columns.attempts,
+        columns.error,
+        columns.owner,
+        columns.lease_expires_at,
+    ).where(_keys(namespace, row_keys))
+    return {row.row_key: row for row in db.execute(statement)}
+
+
+def _claim_of(standing: Standing, row: Any, candidate: Candidate) -> Claim:
+    if row is None:
+        return Claim(standing, error=candidate.error)
+    return Claim(
+        standing,
+        session_id=row.session_id,
+        error=candidate.error or row.error,
+        doubtful=row.status in {Status.IN_FLIGHT, Status.IN_DOUBT},
+        attempts=row.attempts,
+    )
+
+
+def _must_be_written(row: Any, standing: Standing, candidate: Candidate) -> bool:
+    """Whether a row that is not claimed changes all the same: doubt, or a new reason to reject, becomes known."""
+    match standing:
+        case Standing.IN_DOUBT | Standing.REJECTED if row.status == Status.IN_FLIGHT:
+            return True
+        case Standing.REJECTED if candidate.error is not None:
+            return bool(row.status != Status.REJECTED or row.error != _shortened(candidate.error))
+    return False
+
+
+def _attempt_columns(attempt: Attempt) -> dict[str, Any]:
+    return {name: getattr(attempt, name) for name in Attempt.__dataclass_fields__}
+
+
+def _shortened(value: str | None) -> str | None:
+    return redact(value)[:MAX_TEXT] if value else None
+
+
+def _insert_or_leave(dialect: str) -> Insert:
+    match dialect:
+        case "mysql" | "mariadb":
+            statement = mysql.insert(submissions)
+            return statement.on_duplicate_key_update(row_key=statement.inserted.row_key)
+        case "postgresql":
+            return postgresql.insert(submissions).on_conflict_do_nothing()
+        case "sqlite":
+            return sqlite.insert(submissions).on_conflict_do_nothing()
+    raise HaloConfigurationError(f"the ledger runs on SQLite, PostgreSQL, MySQL and MariaDB, not on {dialect}")
+
+
+def _execute_counted(db: Connection, statement: Any, parameters: list[dict[str, Any]]) -> bool:
+    """Run the statement for every set of parameters; whether each surely changed its one row."""
+    changed: int = db.execute(statement, parameters).rowcount
+    return db.dialect.supports_sane_multi_rowcount and changed == len(parameters)
+
+
+_ONE_ROW = and_(submissions.c.namespace == bindparam("b_namespace"), submissions.c.row_key == bindparam("b_row_key"))
+
+_TAKE_OVER = (
+    update(submissions)
+    .where(
+        _ONE_ROW,
+        submissions.c.status == bindparam("b_status"),
+        submissions.c.owner == bindparam("b_owner"),
+        or_(submissions.c.lease_expires_at.is_(None), submissions.c.lease_expires_at <= bindparam("b_now")),
+    )
+    .values({name: bindparam(name) for name in ("status", "user_id", "payload_hash", "error", "owner")})
+    .values({name: bindparam(name) for name in ("lease_expires_at", "updated_at", *Attempt.__dataclass_fields__)})
+)
+
+_INTEND = (
+    update(submissions)
+    .where(
+        submissions.c.namespace == bindparam("b_namespace"),
+        submissions.c.row_key.in_(bindparam("b_keys", expanding=True)),
+        submissions.c.owner == bindparam("b_owner"),
+        submissions.c.status.in_([Status.PENDING, Status.IN_DOUBT]),
+    )
+    .values(status=Status.IN_FLIGHT, attempts=submissions.c.attempts + 1, updated_at=bindparam("updated_at"))
+)
+
+# Where a settlement may come from. In doubt stands beside in_flight because another owner's look at an expired lease
+# makes it so, and a late answer still settles it.
+_LEGAL = {
+    Status.PENDING: (Status.PENDING, Status.IN_FLIGHT),
+    Status.DELIVERED: (Status.IN_FLIGHT, Status.IN_DOUBT),
+    Status.REJECTED: (Status.IN_FLIGHT, Status.IN_DOUBT),
+    Status.IN_DOUBT: (Status.IN_FLIGHT, Status.IN_DOUBT),
+    Status.FAILED: (Status.PENDING, Status.IN_FLIGHT),
+}
+_SETTLED_COLUMNS = ("session_id", "agent_id", "error", "reply", "response", "lease_expires_at", "updated_at")
+_SETTLE = {
+    status: update(submissions)
+    .where(_ONE_ROW, submissions.c.owner == bindparam("b_owner"), or_(*(submissions.c.status == one for one in before)))
+    .values(status=status, **{name: bindparam(name) for name in _SETTLED_COLUMNS})
+    for status, before in _LEGAL.items()
+}
+
+
+def _is_contention(error: DBAPIError) -> bool:
+    """Whether the database gave this transaction up for another's sake: a deadlock, a lock waited for too long."""
+    sql_state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+    mysql_code = error.orig.args[0] if error.orig and error.orig.args else None
+    return sql_state in {"40001", "40P01"} or mysql_code in {1205, 1213} or "database is locked" in str(error.orig)
+
+
+def _tune_sqlite(engine: Engine) -> None:
+    """Readers beside one writer, writers that wait, and a commit that is on the disk when it returns."""
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # SQLAlchemy's recipe: the driver must not begin transactions by itself
+        connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT * 1000)}")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+
+    @event.listens_for(engine, "begin")
+    def _on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

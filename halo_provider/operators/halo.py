@@ -1,0 +1,444 @@
+"""HaloIdentifyOperator and HaloTicketOperator: adapters between an Airflow task and the core."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException
+
+from halo_provider.delivery import DeliveryReport, Fate, Outcome, deliver
+from halo_provider.exceptions import (
+    DeliveryIncompleteError,
+    HaloCallError,
+    HaloConfigurationError,
+    RowError,
+    RowsRejectedError,
+    Verdict,
+)
+from halo_provider.hooks.halo import HaloHook
+from halo_provider.hooks.ledger import DEFAULT_LEDGER, ledger_connection_id, open_ledger
+from halo_provider.identities import IdentifyMode, IdentifyReport, identify
+from halo_provider.ledger import Attempt, Ledger, OnInDoubt
+from halo_provider.operators.files import open_binary, whole_file
+from halo_provider.pacing import Stop
+from halo_provider.sources import CsvOptions, CsvSource, ListSource, RejectsFile, Row, Source
+
+try:
+    from halo_provider.operators.retry_policy import HaloRetryPolicy
+except ImportError:  # Airflow 3.2 has no retry policies; there, only AirflowFailException stops a retry
+    HaloRetryPolicy = None  # type: ignore[assignment,misc]
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from airflow.sdk import Context
+    from airflow.sdk.types import RuntimeTaskInstanceProtocol as RuntimeTaskInstance
+
+    from halo_provider.client import HaloClient
+    from halo_provider.submission import Submission
+
+KILL_GRACE = 2.0  # seconds for what is in flight when the task is killed: Airflow's SIGKILL follows after about 5
+TIMEOUT_MARGIN = 5.0  # seconds before execution_timeout in which the run is wound up
+PROGRESS_INTERVAL = 5.0  # seconds between progress lines
+BACKFILL = "backfill"  # a run's type; Airflow's enum is a string, and another class on workers than elsewhere
+
+
+class _RowsOperator(BaseOperator):
+    """What both operators share: exactly one source of rows, how fast to send, and what to do with rejected rows."""
+
+    template_fields: Sequence[str] = (
+        "csv_path",
+        "csv_options",
+        "rows",
+        "halo_conn_id",
+        "rejects_path",
+    )
+    ui_color = "#e8e4fb"
+
+    def __init__(
+        self,
+        *,
+        submission: Submission,
+        csv_path: str | None = None,
+        csv_options: dict[str, str] | None = None,
+        rows: Any = None,
+        halo_conn_id: str = HaloHook.default_conn_name,
+        concurrency: int = 64,
+        requests_per_second: float | None = None,
+        timeout: float = 120.0,
+        max_attempts: int = 5,
+        max_rejected: float = 0,
+        rejects_path: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.submission = submission
+        self.csv_path = csv_path
+        self.csv_options = csv_options
+        self.rows = rows
+        self.halo_conn_id = halo_conn_id
+        self.concurrency = concurrency
+        self.requests_per_second = requests_per_second
+        self.timeout = timeout
+        self.max_attempts = max_attempts
+        self.max_rejected = max_rejected
+        self.rejects_path = rejects_path
+        if HaloRetryPolicy is not None and self.retry_policy is None:
+            self.retry_policy = HaloRetryPolicy()
+        self._stop_soon: Any = None
+
+    def on_kill(self) -> None:
+        """Stop sending, give what is in flight a short while, commit: inside Airflow's five seconds."""
+        if self._stop_soon is not None:
+            self._stop_soon("the task was killed", KILL_GRACE)
+
+    def _check(self) -> None:
+        """Refuse parameters that cannot work, before anything is read."""
+        for name in ("concurrency", "max_attempts"):
+            if getattr(self, name) < 1:
+                raise HaloConfigurationError(f"{name} must be at least 1")
+        for name in ("timeout", "requests_per_second"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise HaloConfigurationError(f"{name} must be more than 0")
+        if self.max_rejected < 0 or (isinstance(self.max_rejected, float) and self.max_rejected > 1):
+            raise HaloConfigurationError("max_rejected is a number of rows (int), or a share of them from 0.0 to 1.0")
+
+    def _csv_options(self) -> CsvOptions:
+        try:
+            return CsvOptions(**(self.csv_options or {}))
+        except ValueError as error:
+            raise HaloConfigurationError(f"csv_options: {error}") from None
+
+    def _source(self) -> Source:
+        given = [name for name in ("csv_path", "rows") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise HaloConfigurationError(f"give exactly one of csv_path and rows, not {' and '.join(given) or 'none'}")
+        if self.csv_path is not None:
+            path = os.fspath(self.csv_path)
+            return CsvSource(path=path, open_binary=partial(open_binary, path), options=self._csv_options())
+        return ListSource(self.rows)
+
+    def _run(self, work: Any) -> Any:
+        """Run the core's coroutine on a loop of its own, which `on_kill` and execution_timeout can reach."""
+
+        async def run() -> Any:
+            loop = asyncio.get_running_loop()
+            stop = Stop()
+
+            def stop_soon(reason: str, grace: float) -> None:
+                loop.call_soon_threadsafe(partial(stop.request, reason, grace=grace))
+
+            self._stop_soon = stop_soon
+            if self.execution_timeout is not None:
+                seconds = self.execution_timeout.total_seconds()
+                margin = min(TIMEOUT_MARGIN, seconds / 2)
+                reason = f"execution_timeout of {seconds:g} s is nearly over"
+                loop.call_later(seconds - margin, partial(stop.request, reason, grace=margin / 2))
+            try:
+                return await work(stop)
+            finally:
+                self._stop_soon = None
+
+        return asyncio.run(run())
+
+    @contextmanager
+    def _rejects(self, source: Source) -> Iterator[_Rejects]:
+        """Collect rejected rows, in the rejects file where one is wanted."""
+        with ExitStack() as stack:
+            file = None
+            if self.rejects_path:
+                stream = stack.enter_context(whole_file(self.rejects_path))
+                file = RejectsFile(stream, columns=source.columns(), options=self._csv_options())
+                stack.callback(file.close)
+            yield _Rejects(file)
+
+    def _too_many_rejected(self, rejects: _Rejects, *, read: int, rejected: int) -> RowsRejectedError | None:
+        allowed = self.max_rejected * read if isinstance(self.max_rejected, float) else self.max_rejected
+        if rejected <= allowed:
+            return None
+        return RowsRejectedError(
+            rejected=rejected, read=read, first=rejects.first or "", rejects_path=self.rejects_path
+        )
+
+    def _finish(self, context: Context, summary: dict[str, Any], error: Exception | None) -> dict[str, Any]:
+        """Return the summary, or push it and raise: a red task tells its counts too."""
+        if error is None:
+            return summary
+        context["ti"].xcom_push("return_value", summary)
+        if _is_final(error):
+            raise AirflowFailException(str(error)) from error
+        raise error
+
+
+class _Rejects:
+    """The rejected rows of one run: all of them to the file, the first one's reason for people."""
+
+    def __init__(self, file: RejectsFile | None) -> None:
+        self._file = file
+        self.first: str | None = None
+
+    def add(self, row: Row, error: RowError) -> None:
+        if self.first is None:
+            self.first = f"row {row.number}: {error}"
+        if self._file is not None:
+            self._file.write(row, error)
+
+
+class HaloIdentifyOperator(_RowsOperator):
+    """
+    Makes the users and companies of rows known to Halo, each once, users before companies.
+
+    Returns ``read``, ``users``, ``companies``, ``skipped``, ``rejected`` and ``mode``.
+
+    :param submission: which columns name the user and the company
+    :param csv_path: a CSV file, local or an ObjectStoragePath URL. Give exactly one source.
+    :param csv_options: ``delimiter``, ``encoding`` and ``quotechar`` of that file
+    :param rows: a list of dicts, a DataFrame, or an upstream task's output
+    :param halo_conn_id: the Halo connection
+    :param mode: ``update`` sends up to 1,000 users a call and never touches last_seen; ``identify`` makes one live call
+        a user, which marks the user as active now; ``auto`` is update in a backfill run, else identify
+    :param concurrency: most requests in flight
+    :param requests_per_second: most requests started in a second
+    :param timeout: seconds for one attempt
+    :param max_attempts: attempts for one request
+    :param max_rejected: rows (int), or share of the rows read (float), that may be rejected in a green run
+    :param rejects_path: where rejected rows go, as a CSV that can be repaired and fed again
+    """
+
+    def __init__(self, *, mode: Literal["auto", "identify", "update"] = "auto", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.mode = mode
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Identify, and return the counts."""
+        self._check()
+        mode = self._mode(context)
+        source = self._source()
+        client = HaloHook(self.halo_conn_id).client(timeout=self.timeout)
+        with self._rejects(source) as rejects:
+            report: IdentifyReport = self._run(
+                partial(self._identify, source=source, client=client, mode=mode, rejects=rejects)
+            )
+        summary = {
+            "read": report.read,
+            "users": report.users,
+            "companies": report.companies,
+            "skipped": report.skipped,
+            "rejected": report.rejected,
+            "mode": report.mode,
+        }
+        self.log.info("identified", **summary, seconds=round(report.seconds, 2))
+        error = report.error or self._too_many_rejected(rejects, read=report.read, rejected=report.rejected)
+        return self._finish(context, summary, error)
+
+    def _mode(self, context: Context) -> IdentifyMode:
+        match self.mode:
+            case "identify" | "update":
+                return self.mode
+            case "auto":
+                return "update" if context["dag_run"].run_type == BACKFILL else "identify"
+        raise HaloConfigurationError(f"mode must be auto, identify or update, not {self.mode!r}")
+
+    async def _identify(
+        self, stop: Stop, *, source: Source, client: HaloClient, mode: IdentifyMode, rejects: _Rejects
+    ) -> IdentifyReport:
+        async with client:
+            return await identify(
+                source,
+                submission=self.submission,
+                client=client,
+                mode=mode,
+                concurrency=self.concurrency,
+                requests_per_second=self.requests_per_second,
+                max_attempts=self.max_attempts,
+                stop=stop,
+                on_rejected=rejects.add,
+            )
+
+
+class HaloTicketOperator(_RowsOperator):
+    """
+    Turns every row into a message to Halo's agent, which makes tickets of them, and accounts for every row.
+
+    A row that was delivered is never sent again. The task is red, with the summary in XCom all the same, when rows
+    failed, are in doubt or were not attempted, or when more were rejected than ``max_rejected`` allows.
+
+    Returns the counts (``read`` = ``delivered`` + ``already_delivered`` + ``duplicate`` + ``rejected`` + ``in_doubt`` +
+    ``failed`` + ``not_attempted``), ``session_ids`` {row_key: session_id}, ``session_ids_truncated``,
+    ``results_path``, ``ledger``, ``seconds`` and ``rows_per_second``.
+
+    :param submission: how a row becomes a message with context
+    :param csv_path: a CSV file, local or an ObjectStoragePath URL. Give exactly one source.
+    :param csv_options: ``delimiter``, ``encoding`` and ``quotechar`` of that file
+    :param rows: a list of dicts, a DataFrame, or an upstream task's output
+    :param halo_conn_id: the Halo connection; part of the namespace of the rows' keys
+    :param batch_size: rows claimed in the ledger together
+    :param concurrency: most requests in flight
+    :param requests_per_second: most requests started in a second
+    :param timeout: seconds for one attempt
+    :param max_attempts: attempts for one row in one run; answers of 429 do not count
+    :param max_rejected: rows (int), or share of the rows read (float), that may be rejected in a green run
+    :param rejects_path: where rejected rows go, as a CSV that can be repaired and fed again
+    :param ledger_conn_id: the database that holds the ledger; by default ``[halo] ledger_conn_id``, else SQLite
+    :param on_in_doubt: ``resend`` (at least once) or ``hold`` (at most once: such rows wait for a decision)
+    :param xcom_limit: rows whose session_id goes to XCom
+    """
+
+    template_fields: Sequence[str] = (*_RowsOperator.template_fields, "ledger_conn_id")
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 500,
+        ledger_conn_id: str | None = None,
+        on_in_doubt: OnInDoubt = "resend",
+        xcom_limit: int = 1000,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.batch_size = batch_size
+        self.ledger_conn_id = ledger_conn_id
+        self.on_in_doubt = on_in_doubt
+        self.xcom_limit = xcom_limit
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Deliver, and return the summary; push it, too, before a red end."""
+        self._check()
+        source = self._source()
+        client = HaloHook(self.halo_conn_id).client(timeout=self.timeout)
+        ledger = open_ledger(self.ledger_conn_id)
+        try:
+            with self._rejects(source) as rejects:
+                session_ids = _SessionIds(self.xcom_limit)
+                progress = _Progress(self.log)
+
+                def on_outcome(outcome: Outcome) -> None:
+                    session_ids.add(outcome)
+                    progress.add(outcome)
+                    if outcome.fate is Fate.REJECTED and outcome.error is not None:
+                        rejects.add(outcome.row, outcome.error)
+
+                report: DeliveryReport = self._run(
+                    partial(
+                        self._deliver,
+                        source=source,
+                        client=client,
+                        ledger=ledger,
+                        attempt=_attempt(context),
+                        on_outcome=on_outcome,
+                    )
+                )
+        finally:
+            ledger.close()
+        counts = report.summary()
+        summary = {
+            **counts,
+            "session_ids": session_ids.found,
+            "session_ids_truncated": session_ids.truncated,
+            "results_path": None,
+            "ledger": ledger_connection_id(self.ledger_conn_id) or DEFAULT_LEDGER,
+            "seconds": round(report.seconds, 3),
+            "rows_per_second": round(report.read / report.seconds, 1) if report.seconds else 0.0,
+        }
+        self.log.info("delivery ended", **counts, requests=report.requests, seconds=round(report.seconds, 2))
+        return self._finish(context, summary, self._error(report, rejects))
+
+    def _check(self) -> None:
+        super()._check()
+        if self.batch_size < 1:
+            raise HaloConfigurationError("batch_size must be at least 1")
+        if self.on_in_doubt not in {"resend", "hold"}:
+            raise HaloConfigurationError(f"on_in_doubt must be resend or hold, not {self.on_in_doubt!r}")
+
+    def _error(self, report: DeliveryReport, rejects: _Rejects) -> Exception | None:
+        """What makes the task red, if anything does."""
+        error = report.error
+        if error is not None and (_is_final(error) or not isinstance(error, HaloCallError)):
+            return error
+        counts = report.counts
+        if report.stopped or counts[Fate.FAILED] or counts[Fate.IN_DOUBT] or counts[Fate.NOT_ATTEMPTED]:
+            return DeliveryIncompleteError(
+                failed=counts[Fate.FAILED],
+                in_doubt=counts[Fate.IN_DOUBT],
+                not_attempted=counts[Fate.NOT_ATTEMPTED],
+                reason=report.stopped,
+                retry_after=error.retry_after if error is not None else None,
+            )
+        return self._too_many_rejected(rejects, read=report.read, rejected=counts[Fate.REJECTED])
+
+    async def _deliver(
+        self, stop: Stop, *, source: Source, client: HaloClient, ledger: Ledger, attempt: Attempt, on_outcome: Any
+    ) -> DeliveryReport:
+        supervisor = os.getppid()
+        async with client:
+            return await deliver(
+                source,
+                submission=self.submission,
+                client=client,
+                claimant=ledger.claimant(f"{self.halo_conn_id}/{self.submission.name}", attempt=attempt),
+                batch_size=self.batch_size,
+                concurrency=self.concurrency,
+                requests_per_second=self.requests_per_second,
+                max_attempts=self.max_attempts,
+                on_in_doubt=self.on_in_doubt,
+                stop=stop,
+                alive=lambda: os.getppid() == supervisor,
+                on_outcome=on_outcome,
+            )
+
+
+class _SessionIds:
+    """The session ids of the first rows that have one, for XCom."""
+
+    def __init__(self, limit: int) -> None:
+        self.found: dict[str, str] = {}
+        self.truncated = False
+        self._limit = limit
+
+    def add(self, outcome: Outcome) -> None:
+        if outcome.session_id is None or outcome.row_key is None or outcome.fate is Fate.DUPLICATE:
+            return
+        if len(self.found) < self._limit:
+            self.found[outcome.row_key] = outcome.session_id
+        else:
+            self.truncated = True
+
+
+class _Progress:
+    """A log line every few seconds: ids and counts, never what is in a row."""
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+        self._counts = dict.fromkeys(Fate, 0)
+        self._logged_at = time.monotonic()
+
+    def add(self, outcome: Outcome) -> None:
+        self._counts[outcome.fate] += 1
+        if time.monotonic() - self._logged_at >= PROGRESS_INTERVAL:
+            self._logged_at = time.monotonic()
+            self._log.info("delivering", **{fate.value: count for fate, count in self._counts.items() if count})
+
+
+def _attempt(context: Context) -> Attempt:
+    ti: RuntimeTaskInstance = context["ti"]
+    return Attempt(
+        dag_id=ti.dag_id,
+        run_id=ti.run_id,
+        task_id=ti.task_id,
+        map_index=ti.map_index,
+        try_number=ti.try_number,
+        logical_date=context.get("logical_date"),
+    )
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether Airflow must not try again: somebody has to change the connection first."""
+    forbidden = isinstance(error, HaloCallError) and error.verdict is Verdict.FORBIDDEN
+    return forbidden or isinstance(error, HaloConfigurationError)

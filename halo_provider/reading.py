@@ -1,0 +1,80 @@
+"""A source's rows under their keys: read, checked for repetition, and rendered, batch by batch."""
+
+import sqlite3
+from collections.abc import Generator
+from dataclasses import dataclass
+from itertools import islice
+
+from halo_provider.exceptions import RowError, SourceError
+from halo_provider.sources import Row, Source
+from halo_provider.submission import RenderedSubmission, Submission
+
+
+@dataclass(slots=True)
+class Reading:
+    """One row as it was read: a duplicate, an error (with its key, where it has one), or a submission."""
+
+    row: Row
+    row_key: str | None = None
+    duplicate: bool = False
+    error: RowError | None = None
+    submission: RenderedSubmission | None = None
+
+
+class SeenKeys:
+    """The keys one run has met, in a temporary database that leaves memory for the disk by itself."""
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode=OFF")
+        self._db.execute("CREATE TABLE seen (row_key TEXT PRIMARY KEY) WITHOUT ROWID")
+
+    def add(self, row_key: str) -> bool:
+        """Remember the key; whether it is new."""
+        return self._db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (row_key,)).rowcount == 1
+
+    def close(self) -> None:
+        """Forget them all."""
+        self._db.close()
+
+
+class Reader:
+    """Reads `batch_size` rows at a time. Blocks: belongs on a thread of its own."""
+
+    def __init__(self, source: Source, submission: Submission, *, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self._rows = source.rows(required=submission.columns)
+        self._submission = submission
+        self._seen = SeenKeys()
+        self._error: SourceError | None = None
+
+    def next_batch(self) -> list[Reading]:
+        """The next rows; none at the end. Raises SourceError, after the rows that came before it."""
+        if self._error is not None:
+            raise self._error
+        readings: list[Reading] = []
+        try:
+            readings.extend(self._reading(row) for row in islice(self._rows, self.batch_size))
+        except SourceError as error:
+            if not readings:
+                raise
+            self._error = error
+        return readings
+
+    def _reading(self, row: Row) -> Reading:
+        if row.error is not None:
+            return Reading(row, error=row.error)
+        row_key = None
+        try:
+            row_key = self._submission.row_key(row.values)
+            if not self._seen.add(row_key):
+                return Reading(row, row_key, duplicate=True)
+            return Reading(row, row_key, submission=self._submission.render(row.values, row_key=row_key))
+        except RowError as error:
+            return Reading(row, row_key, error=error)
+
+    def close(self) -> None:
+        """Close the source and forget the keys."""
+        if isinstance(self._rows, Generator):
+            self._rows.close()
+        self._seen.close()

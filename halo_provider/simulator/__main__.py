@@ -1,0 +1,83 @@
+"""``python -m halo_provider.simulator``: a local Halo in the foreground, until Ctrl-C."""
+
+import argparse
+import contextlib
+import os
+
+from halo_provider.simulator.api import EXAMPLE_WIDGET_KEY, SDK_PATH, Simulator
+from halo_provider.simulator.server import Server, listen
+
+
+def latency(text: str) -> tuple[float, float]:
+    """Read seconds, ``0.5``, or a range of them, ``0.2-1.5``."""
+    shortest, dash, longest = text.partition("-")
+    seconds = float(shortest), float(longest if dash else shortest)
+    if not 0 <= seconds[0] <= seconds[1]:
+        raise ValueError(text)
+    return seconds
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    options = argparse.ArgumentParser(
+        prog="python -m halo_provider.simulator",
+        description="A local Halo: the SDK under /api/sdk, an inbox for people at /. Everything is in memory.",
+    )
+    options.add_argument("--host", default="127.0.0.1")
+    options.add_argument("--port", type=int, default=8400, help="0 takes a free one (default: %(default)s)")
+    options.add_argument(
+        "--widget-key",
+        default=os.environ.get("HALO_SIMULATOR_WIDGET_KEY") or EXAMPLE_WIDGET_KEY,
+        help=f"or HALO_SIMULATOR_WIDGET_KEY, which other processes cannot see; unset: {EXAMPLE_WIDGET_KEY}",
+    )
+    options.add_argument(
+        "--identity-secret",
+        default=os.environ.get("HALO_SIMULATOR_IDENTITY_SECRET") or None,
+        help="verify user tokens with it; or HALO_SIMULATOR_IDENTITY_SECRET",
+    )
+    options.add_argument(
+        "--enforce-verification", action="store_true", help="refuse a known user without a valid token (403)"
+    )
+    options.add_argument(
+        "--latency", type=latency, default=(0.0, 0.0), metavar="SECONDS", help="of /chat, such as 0.2-1.5"
+    )
+    options.add_argument(
+        "--other-latency", type=latency, default=(0.0, 0.0), metavar="SECONDS", help="of the other endpoints"
+    )
+    options.add_argument(
+        "--requests-per-second", type=float, metavar="N", help="beyond it 429 with Retry-After (default: no limit)"
+    )
+    options.add_argument("--burst", type=int, metavar="N", help="requests at once (default: one second's worth)")
+    options.add_argument("--seed", type=int, default=0, help="of the latencies (default: %(default)s)")
+    options.add_argument(
+        "--discard-bodies", action="store_true", help="keep ids and counts only, for hundreds of thousands of chats"
+    )
+    return options
+
+
+def main() -> None:
+    """Serve until Ctrl-C or SIGTERM."""
+    options = parser()
+    chosen = options.parse_args()
+    try:
+        simulator = Simulator(
+            widget_key=chosen.widget_key,
+            identity_secret=chosen.identity_secret,
+            enforce_verification=chosen.enforce_verification,
+            chat_latency=chosen.latency,
+            other_latency=chosen.other_latency,
+            requests_per_second=chosen.requests_per_second,
+            burst=chosen.burst,
+            seed=chosen.seed,
+            record_bodies=not chosen.discard_bodies,
+        )
+        listener, origin = listen(host=chosen.host, port=chosen.port)
+    except (ValueError, OSError) as exc:
+        options.error(str(exc))
+    print(f"Halo simulator: inbox {origin}/  SDK {origin}{SDK_PATH}  (Ctrl-C ends it)", flush=True)  # noqa: T201 - for a person
+    with contextlib.suppress(KeyboardInterrupt):
+        Server(simulator).run([listener])
+
+
+if __name__ == "__main__":
+    main()

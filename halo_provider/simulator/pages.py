@@ -1,0 +1,109 @@
+"""What people see, an inbox, and what other processes may ask: faults, a reset, the state."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, PackageLoader
+from pydantic import BaseModel, ConfigDict, Field
+
+from halo_provider.simulator.faults import Fault
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from halo_provider.simulator.api import Simulator
+
+SHOWN = 100  # items on one page, the newest
+HEADERS = {
+    # Nothing but the page itself and its own stylesheet: what a message says can neither run nor load anything.
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class FaultOrder(BaseModel):
+    """POST /_simulator/faults: the same as Simulator.script, script_for and always."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str
+    user_id: str | None = None
+    always: bool = False
+    faults: Annotated[list[Fault | None], Field(min_length=1)]
+
+
+def create_pages(simulator: Simulator) -> FastAPI:
+    """Return the application for everything that is not Halo's SDK."""
+    application = FastAPI(title="Halo simulator", docs_url=None, redoc_url=None)
+    templates = Environment(
+        loader=PackageLoader("halo_provider.simulator"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    templates.filters["moment"] = moment
+
+    def page(request: Request, template: str, *, live: bool, status: int = 200, **items: Any) -> HTMLResponse:
+        content = templates.get_template(template).render(
+            simulator=simulator, path=request.url.path, live=live, shown=SHOWN, **items
+        )
+        return HTMLResponse(content, status_code=status, headers=HEADERS)
+
+    @application.get("/")
+    async def inbox(request: Request, *, live: bool = True) -> HTMLResponse:
+        tickets = list(islice(reversed(simulator.tickets), SHOWN))
+        return page(request, "inbox.html", live=live, tickets=tickets)
+
+    @application.get("/sessions/{session_id}")
+    async def conversation(request: Request, session_id: str, *, live: bool = True) -> HTMLResponse:
+        session = simulator.sessions.get(session_id)
+        status = 200 if session is not None else 404
+        return page(request, "session.html", live=live, status=status, session=session)
+
+    @application.get("/contacts")
+    async def contacts(request: Request, *, live: bool = True) -> HTMLResponse:
+        users = list(islice(reversed(simulator.users.values()), SHOWN))
+        return page(request, "contacts.html", live=live, users=users)
+
+    @application.get("/companies")
+    async def companies(request: Request, *, live: bool = True) -> HTMLResponse:
+        newest = islice(reversed(simulator.companies.values()), SHOWN)
+        rows = [(company, _last_seen(simulator, company.user_ids)) for company in newest]
+        return page(request, "companies.html", live=live, rows=rows)
+
+    @application.post("/_simulator/faults")
+    async def order_faults(order: FaultOrder) -> dict[str, Any]:
+        try:
+            if order.always:
+                simulator.always(order.path, order.faults[-1])
+            elif order.user_id is not None:
+                simulator.script_for(path=order.path, user_id=order.user_id, faults=order.faults)
+            else:
+                simulator.script(path=order.path, faults=order.faults)
+        except ValueError as exc:
+            raise HTTPException(400, str(exc)) from exc
+        return {"success": True}
+
+    @application.post("/_simulator/reset")
+    async def reset() -> dict[str, Any]:
+        simulator.reset()
+        return {"success": True}
+
+    @application.get("/_simulator/state")
+    async def state(*, details: bool = True) -> dict[str, Any]:
+        return simulator.state(details=details)
+
+    return application
+
+
+def moment(time: datetime | None) -> str:
+    """Return a time as people read it."""
+    return "never" if time is None else f"{time:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _last_seen(simulator: Simulator, user_ids: set[str]) -> datetime | None:
+    users = (simulator.users.get(user_id) for user_id in user_ids)
+    return max((user.last_seen for user in users if user is not None and user.last_seen), default=None)

@@ -1,0 +1,319 @@
+"""What a Halo workspace holds, and what each accepted request does to it."""
+
+import re
+import time
+import uuid
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from halo_provider.simulator.rules import Json, Refused
+
+ANONYMOUS = "anonymous"
+DEFAULT_AGENT = "agent_default"
+# Documented by Halo as asking for a human, which makes a ticket at once.
+ASKS_FOR_A_HUMAN = re.compile(r"please create a support ticket|i need human help|please escalate this", re.IGNORECASE)
+# Halo's agent decides by itself whether a message needs a ticket; this is the simulator's simple judgement.
+TELLS_OF_A_PROBLEM = re.compile(r"\b(problem|error|issue|broken|fail(s|ed|ing)?|can(no|')t)\b", re.IGNORECASE)
+
+
+@dataclass(slots=True, kw_only=True)
+class User:
+    """A contact."""
+
+    user_id: str
+    traits: Json
+    context: Json
+    first_seen: datetime
+    last_seen: datetime | None = None
+    """None until the first users/identify."""
+    automation_enrolments: int = 0
+    """How often a users/identify may have enrolled this user."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Company:
+    """A company and the users linked to it."""
+
+    company_id: str
+    traits: Json
+    context: Json
+    user_ids: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True, kw_only=True)
+class Chat:
+    """One accepted message and the agent's reply. `user_id` is None for the anonymous user.
+
+    `started` and `ended` are ``time.monotonic()`` seconds at acceptance and when the answer left (or the
+    connection did); `ended` is None in between.
+    """
+
+    message_id: str
+    session_id: str
+    agent_id: str
+    user_id: str | None
+    company_id: str | None
+    message: str
+    context: Json
+    custom_fields: Json
+    reply: str
+    received_at: datetime
+    started: float
+    ended: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Ticket:
+    """A ticket; `chats` are the escalations in it, the first of which made it (none for tickets/create).
+
+    Set `status` to "closed" and its user's next escalation makes a new ticket.
+    """
+
+    number: int
+    ticket_id: str
+    user_id: str | None
+    company_id: str | None
+    subject: str
+    message: str
+    source: str
+    reason: Literal["asked for a human", "triage", "tickets/create"]
+    created_at: datetime
+    priority: str = "normal"
+    metadata: Json = field(default_factory=dict)
+    status: Literal["open", "closed"] = "open"
+    chats: list[Chat] = field(default_factory=list)
+
+    @property
+    def merged(self) -> int:
+        """How many later escalations were merged into this ticket."""
+        return max(len(self.chats) - 1, 0)
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """A conversation. `user_id` is None while nobody is known to have had it."""
+
+    session_id: str
+    user_id: str | None
+    chats: list[Chat] = field(default_factory=list)
+    ticket: Ticket | None = None
+    """The ticket its latest escalation went to."""
+
+
+class Workspace:
+    """Users, companies, sessions and tickets.
+
+    Without `keep_content` chats and tickets keep their ids but no message, context or custom fields.
+    """
+
+    def __init__(self, *, keep_content: bool = True) -> None:
+        self.keep_content = keep_content
+        self.users: dict[str, User] = {}
+        self.companies: dict[str, Company] = {}
+        self.sessions: dict[str, Session] = {}
+        self.chats: list[Chat] = []
+        self.tickets: list[Ticket] = []
+        self.events: list[Json] = []
+        self.merged_escalations = 0
+        self._latest_escalation: dict[str, Ticket] = {}
+
+    def identify_user(self, body: Json) -> Json:
+        """users/identify: upsert, seen now, possibly enrolled in automations, an orphaned session linked."""
+        user_id = body["user_id"]
+        now = datetime.now(UTC)
+        user = self._upsert_user(body, first_seen=now)
+        user.last_seen = now
+        user.automation_enrolments += 1
+        session = self.sessions.get(body.get("session_id", ""))
+        if session is not None and session.user_id is None:
+            self._link(session, user_id)
+        return {"success": True, "user_id": user_id}
+
+    def update_users(self, body: Json) -> Json:
+        """users/update: upsert without touching first_seen or last_seen of users that exist."""
+        created = updated = skipped = 0
+        for entry in body.get("users", [body]):
+            if entry["user_id"] in self.users:
+                updated += 1
+            elif body.get("update_only", False):
+                skipped += 1
+                continue
+            else:
+                created += 1
+            self._upsert_user(entry, first_seen=_signed_up_at(entry) or datetime.now(UTC))
+        return {"success": True, "created": created, "updated": updated, "skipped": skipped}
+
+    def identify_company(self, body: Json) -> Json:
+        """companies/identify: upsert and link the user."""
+        company_id = body["company_id"]
+        company = self.companies.setdefault(company_id, Company(company_id=company_id, traits={}, context={}))
+        company.traits |= body.get("traits", {})
+        company.context |= body.get("context", {})
+        if "user_id" in body:
+            company.user_ids.add(body["user_id"])
+        return {"success": True, "company_id": company_id}
+
+    def chat(self, body: Json) -> Json:
+        """Chat: reply, and escalate when asked for a human or when the agent finds it needs one."""
+        user_id = None if body.get("user_id") == ANONYMOUS else body.get("user_id")
+        session = self._session(body.get("session_id"), user_id=user_id)
+        message = body["message"]
+        context = body.get("context", {})
+        reason: Literal["asked for a human", "triage"] | None = None
+        if ASKS_FOR_A_HUMAN.search(message):
+            reason = "asked for a human"
+        elif context or TELLS_OF_A_PROBLEM.search(message):
+            reason = "triage"
+        if reason is None:
+            reply = "Thank you, noted."
+        elif self._open_ticket(session) is None:
+            reply = "Thank you. I have created a ticket, and a colleague will get back to you."
+        else:
+            reply = "Thank you. I have added this to your open ticket."
+        chat = Chat(
+            message_id=f"msg_{uuid.uuid4().hex}",
+            session_id=session.session_id,
+            agent_id=body.get("agent_id", DEFAULT_AGENT),
+            user_id=user_id,
+            company_id=body.get("company_id"),
+            message=message if self.keep_content else "",
+            context=context if self.keep_content else {},
+            custom_fields=body.get("custom_fields", {}) if self.keep_content else {},
+            reply=reply,
+            received_at=datetime.now(UTC),
+            started=time.monotonic(),
+        )
+        self.chats.append(chat)
+        session.chats.append(chat)
+        if reason is not None:
+            self._escalate(chat, session=session, reason=reason)
+        return {
+            "text": reply,
+            "session_id": chat.session_id,
+            "agent_id": chat.agent_id,
+            "message_id": chat.message_id,
+        }
+
+    def create_ticket(self, body: Json) -> Json:
+        """tickets/create: a ticket without the AI, for the user found by user_id, then by email, else created."""
+        user = self._resolve(body)
+        ticket = self._new_ticket(
+            user_id=user.user_id,
+            company_id=None,
+            subject=body["subject"],
+            message=body.get("message", ""),
+            reason="tickets/create",
+            source=body.get("source", "api"),
+        )
+        ticket.priority = "priority" if body.get("priority") == "priority" else "normal"
+        if self.keep_content:
+            ticket.metadata = body.get("metadata", {})
+        return {"success": True, "ticket_id": ticket.ticket_id, "user_id": user.user_id}
+
+    def record_events(self, body: Json) -> Json:
+        """Events: kept as they came."""
+        if self.keep_content:
+            self.events.extend(body["events"])
+        return {"success": True}
+
+    def _upsert_user(self, body: Json, *, first_seen: datetime) -> User:
+        user_id = body["user_id"]
+        user = self.users.setdefault(user_id, User(user_id=user_id, traits={}, context={}, first_seen=first_seen))
+        user.traits |= body.get("traits", {})
+        user.context |= body.get("context", {})
+        return user
+
+    def _resolve(self, body: Json) -> User:
+        user = self.users.get(body.get("user_id", ""))
+        if user is not None:
+            return user
+        email = body.get("email")
+        for user in self.users.values():
+            if email is not None and user.traits.get("email") == email:
+                return user
+        traits = {name: body[name] for name in ("email", "name") if name in body}
+        user_id = body.get("user_id", f"user_{uuid.uuid4().hex}")
+        return self._upsert_user({"user_id": user_id, "traits": traits}, first_seen=datetime.now(UTC))
+
+    def _session(self, session_id: str | None, *, user_id: str | None) -> Session:
+        if session_id is None:
+            session = Session(session_id=f"sess_{uuid.uuid4().hex}", user_id=user_id)
+            self.sessions[session.session_id] = session
+            return session
+        known = self.sessions.get(session_id)
+        # Whether Halo accepts a session_id of the client's own making is not documented: the strict answer.
+        if known is None:
+            raise Refused(400, "session_id is unknown; omit it to begin a session")
+        if user_id is not None and known.user_id is None:
+            self._link(known, user_id)
+        elif known.user_id != user_id:
+            raise Refused(400, "session_id belongs to another user_id")
+        return known
+
+    def _link(self, session: Session, user_id: str) -> None:
+        """Give an orphaned session, and the ticket made in it, to a user."""
+        session.user_id = user_id
+        if session.ticket is not None:
+            session.ticket.user_id = user_id
+            self._latest_escalation.setdefault(user_id, session.ticket)
+
+    def _open_ticket(self, session: Session) -> Ticket | None:
+        """Return the ticket that an escalation of this session's user merges into.
+
+        Halo documents this for users; an anonymous session is taken for a user of its own.
+        """
+        user_id = session.user_id
+        ticket = session.ticket if user_id is None else self._latest_escalation.get(user_id)
+        return ticket if ticket is not None and ticket.status == "open" else None
+
+    def _escalate(self, chat: Chat, *, session: Session, reason: Literal["asked for a human", "triage"]) -> None:
+        ticket = self._open_ticket(session)
+        if ticket is None:
+            ticket = self._new_ticket(
+                user_id=chat.user_id,
+                company_id=chat.company_id,
+                subject=chat.message.strip().partition("\n")[0],
+                message=chat.message,
+                reason=reason,
+                source="chat",
+            )
+        else:
+            self.merged_escalations += 1
+        ticket.chats.append(chat)
+        session.ticket = ticket
+        if chat.user_id is not None:
+            self._latest_escalation[chat.user_id] = ticket
+
+    def _new_ticket(
+        self,
+        *,
+        user_id: str | None,
+        company_id: str | None,
+        subject: str,
+        message: str,
+        reason: Literal["asked for a human", "triage", "tickets/create"],
+        source: str,
+    ) -> Ticket:
+        number = len(self.tickets) + 1
+        ticket = Ticket(
+            number=number,
+            ticket_id=f"ticket_{number}",
+            user_id=user_id,
+            company_id=company_id,
+            subject=subject if self.keep_content else "",
+            message=message if self.keep_content else "",
+            source=source,
+            reason=reason,
+            created_at=datetime.now(UTC),
+        )
+        self.tickets.append(ticket)
+        return ticket
+
+
+def _signed_up_at(user: dict[str, Any]) -> datetime | None:
+    signed_up_at = user.get("traits", {}).get("signed_up_at")
+    if signed_up_at is None:
+        return None
+    moment = datetime.fromisoformat(signed_up_at)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,527 @@
+"""How a row becomes requests: pure, and checked when the DAG is parsed."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from hashlib import sha256
+from string import Formatter
+from typing import Annotated, Any, Literal, Self, TypeVar
+from uuid import UUID
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
+from halo_provider.exceptions import RowError
+from halo_provider.models import (
+    ANONYMOUS,
+    COMPANY_SYSTEM_FIELDS,
+    MAX_MESSAGE,
+    USER_SYSTEM_FIELDS,
+    Chat,
+    EntryType,
+    Identifier,
+    IdentifyCompany,
+    Json,
+    Request,
+    UserTraits,
+    first_error,
+)
+
+MAX_ROW_KEY = 500  # characters: what the ledger's primary key holds on every database
+REJECT_COLUMNS = ("_row", "_field", "_reason")  # what a rejects file adds to the original columns
+ASKS_FOR_A_HUMAN = ("please create a support ticket", "i need human help", "please escalate this")
+_LISTS = frozenset({"list", "error"})  # entry types whose documented value is a list of items
+
+RowValues = Mapping[str, Any]
+_RequestT = TypeVar("_RequestT", bound=Request)
+
+
+def json_value(value: Any) -> Any:
+    """Turn what a CSV file or a database yields into JSON, keeping its worth: dates as ISO 8601, exact decimals.
+
+    A Decimal that a JSON number cannot carry exactly becomes a string. Raises RowError for bytes and other
+    things JSON has no room for.
+    """
+    match value:
+        case None | str() | bool() | int():
+            return value
+        case float():
+            if math.isnan(value):
+                return None
+            if math.isinf(value):
+                raise RowError("an infinite number has no place in JSON; replace it at the source")
+            return value
+        case Decimal():
+            if value.is_nan():
+                return None
+            if value == value.to_integral_value() and abs(value) < 2**53:
+                return int(value)
+            return float(value) if Decimal(repr(float(value))) == value else str(value)
+        case datetime() | date() | time():
+            return value.isoformat()
+        case UUID() | timedelta():
+            return str(value)
+        case Mapping():
+            return {str(name): json_value(item) for name, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [json_value(item) for item in value]
+        case bytes() | bytearray() | memoryview():
+            raise RowError("binary values cannot be sent; select a text form of the column, or leave it out")
+    raise RowError(f"a value of type {type(value).__name__} cannot be sent; cast it to text at the source")
+
+
+def text(value: Any) -> str:
+    """The text of a value in a message or a label; nothing for a missing one."""
+    match value:
+        case str():
+            return value
+        case Decimal() if not value.is_nan():
+            return f"{value:f}"
+    match json_value(value):
+        case None:
+            return ""
+        case str(plain):
+            return plain
+        case other:
+            return to_json(other).decode()
+
+
+def identifier(row: RowValues, column: str) -> str:
+    """The column's value as a stable id: trimmed text, whole numbers without a fraction, "" for a missing one."""
+    match row[column]:
+        case float() | Decimal() as number if math.isfinite(number) and number == int(number):
+            return str(int(number))
+        case value:
+            found: str = _in_column(column, text, value).strip()
+    if not found.isprintable():
+        raise RowError("an id cannot hold control characters or line breaks; clean the value", column=column)
+    return found
+
+
+def _in_column(column: str, convert: Any, value: Any) -> Any:
+    try:
+        return convert(value)
+    except RowError as error:
+        raise RowError(error.reason, column=column) from error
+
+
+def _column(row: RowValues, column: str) -> Any:
+    return _in_column(column, json_value, row[column])
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+class Template:
+    """Text with ``{column}`` placeholders; ``{{`` and ``}}`` are braces. Values are never expanded again."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self._parts: list[tuple[str, str | None]] = []
+        for literal, column, format_spec, conversion in Formatter().parse(source):
+            if column is not None and (not column.strip() or set("[]") & set(column) or "." in column):
+                raise ValueError(
+                    f"placeholder {{{column}}}: only a column name may stand in braces; write {{{{ for a brace"
+                )
+            if format_spec or conversion:
+                raise ValueError(
+                    f"placeholder {{{column}}}: formats and conversions are not supported, format at the source"
+                )
+            self._parts.append((literal, column))
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns it names, in order."""
+        return [column for _, column in self._parts if column is not None]
+
+    def render(self, row: RowValues) -> str:
+        """Fill the placeholders with the row's values."""
+        return "".join(
+            literal if column is None else literal + _in_column(column, text, row[column])
+            for literal, column in self._parts
+        )
+
+
+def _checked_template(source: Any) -> Any:
+    if isinstance(source, str):
+        Template(source)
+    return source
+
+
+def _as_columns(columns: Any) -> Any:
+    return (columns,) if isinstance(columns, str) else columns
+
+
+TemplateText = Annotated[str, Field(min_length=1), BeforeValidator(_checked_template)]
+ColumnName = Annotated[str, Field(min_length=1)]
+
+
+class _Definition(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Identity(_Definition):
+    id: ColumnName
+    traits: dict[str, ColumnName] = {}
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns it reads."""
+        return [self.id, *self.traits.values()]
+
+    def _refuse(self, system_fields: frozenset[str]) -> Self:
+        if managed := sorted(system_fields & self.traits.keys()):
+            raise ValueError(f"traits: {managed[0]!r} is managed by Halo and cannot be set; remove or rename it")
+        return self
+
+    def render_traits(self, row: RowValues) -> Json:
+        """The row's traits."""
+        return _given(self.traits, row)
+
+
+class User(_Identity):
+    """Who a row is about: the column of the user's id, and {trait: column}."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        return self._refuse(USER_SYSTEM_FIELDS)
+
+
+class Company(_Identity):
+    """The company a row is about: the column of its id, and {trait: column}."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        return self._refuse(COMPANY_SYSTEM_FIELDS)
+
+
+class Entry(_Definition):
+    """One context entry. Exactly one of `fields` and `column`.
+
+    `fields` (a list of columns, {name: column}, or "*" for every column of the row) makes an object, which stands as
+    the only item of a list when `type` is ``list`` or ``error`` (their documented shape). `column` takes one column
+    whole, parsing JSON text when `type` is ``list`` or ``error``. `label` may hold placeholders.
+    """
+
+    label: TemplateText
+    type: EntryType | None = None
+    fields: list[ColumnName] | dict[str, ColumnName] | Literal["*"] | None = None
+    column: ColumnName | None = None
+    _label: Template = PrivateAttr()
+    _fields: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.fields is None) == (self.column is None):
+            raise ValueError("give exactly one of fields and column")
+        if self.fields is not None and not self.fields:
+            raise ValueError("fields is empty")
+        self._label = Template(self.label)
+        if isinstance(self.fields, dict):
+            self._fields = self.fields
+        elif isinstance(self.fields, list):
+            self._fields = {column: column for column in self.fields}
+        return self
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns it names."""
+        return [*self._label.columns, *self._fields.values(), *([self.column] if self.column else [])]
+
+    def render(self, row: RowValues) -> Json:
+        """The entry as Halo wants it."""
+        entry: Json = {"label": self._label.render(row)}
+        if not entry["label"].strip():
+            raise RowError("the entry's label is empty for this row", column=next(iter(self._label.columns), None))
+        if self.type is not None:
+            entry["type"] = self.type
+        entry["value"] = self._value(row)
+        return entry
+
+    def _value(self, row: RowValues) -> Any:
+        if self.column is not None:
+            value = _column(row, self.column)
+            return self._parsed(value) if self.type in _LISTS and isinstance(value, str) else value
+        if self.fields == "*":
+            value = {column: _column(row, column) for column in row if column not in REJECT_COLUMNS}
+        else:
+            value = {name: _column(row, column) for name, column in self._fields.items()}
+        return [value] if self.type in _LISTS else value
+
+    def _parsed(self, value: str) -> Any:
+        try:
+            parsed = from_json(value, allow_inf_nan=False)
+        except ValueError as error:
+            raise RowError(f"an entry of type {self.type} needs JSON text: {error}", column=self.column) from None
+        return parsed if isinstance(parsed, list) else [parsed]
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedSubmission:
+    """One row's request under its key. `payload_hash` changes when and only when the request does."""
+
+    row_key: str
+    user_id: str | None
+    request: Chat
+    payload_hash: str
+
+
+class Submission(_Definition):
+    """How rows become chat requests; the README has an example.
+
+    `name` is, with the connection id, the namespace of the rows' keys in the ledger. `key` is the column, or the list
+    of columns, that names a row for good. `escalate` makes the message ask for a human in Halo's own words.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
+    key: Annotated[tuple[ColumnName, ...], BeforeValidator(_as_columns), Field(min_length=1)]
+    user: User | None = None
+    company: Company | None = None
+    message: TemplateText
+    context: dict[Annotated[str, Field(min_length=1)], Entry] = {}
+    escalate: bool = False
+    agent_id: Identifier | None = None
+    custom_fields: dict[str, ColumnName] | None = None
+    _message: Template = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self._message = Template(self.message)
+        return self
+
+    @property
+    def identity_columns(self) -> list[str]:
+        """The columns that identifying users and companies reads, without repetition."""
+        parts = [part.columns for part in (self.user, self.company) if part]
+        return list(dict.fromkeys(column for part in parts for column in part))
+
+    @property
+    def columns(self) -> list[str]:
+        """Every column the submission reads, without repetition."""
+        return list(dict.fromkeys(self._columns()))
+
+    def _columns(self) -> Iterator[str]:
+        yield from self.key
+        if self.user:
+            yield self.user.id
+        if self.company:
+            yield self.company.id
+        yield from self._message.columns
+        for entry in self.context.values():
+            yield from entry.columns
+        yield from (self.custom_fields or {}).values()
+
+    def row_key(self, row: RowValues) -> str:
+        """The row's stable business key. Raises RowError where a key column is empty or the key too long."""
+        parts = []
+        for column in self.key:
+            part = identifier(row, column)
+            if not part:
+                raise RowError("the row's key is empty; every row needs one, or it could be sent twice", column=column)
+            parts.append(part)
+        if len(parts) == 1:
+            row_key = parts[0]
+        else:
+            row_key = "|".join(part.replace("\\", "\\\\").replace("|", "\\|") for part in parts)
+        if len(row_key) > MAX_ROW_KEY:
+            raise RowError(
+                f"the row's key has {len(row_key):,} characters, at most {MAX_ROW_KEY} fit",
+                column=self.key[0],
+            )
+        return row_key
+
+    def user_id(self, row: RowValues) -> str | None:
+        """The row's user, or None for an anonymous submission. Raises RowError where the column is empty."""
+        if self.user is None:
+            return None
+        user_id = identifier(row, self.user.id)
+        if not user_id:
+            raise RowError("the user's id is empty; fill it, or leave user out of the submission", column=self.user.id)
+        return user_id
+
+    def company_id(self, row: RowValues) -> str | None:
+        """The row's company, or None where there is none."""
+        return (identifier(row, self.company.id) or None) if self.company else None
+
+    def render_user(self, row: RowValues) -> UserTraits | None:
+        """The row's user with traits, or None for an anonymous row."""
+        user_id = self.user_id(row)
+        if self.user is None or user_id is None or user_id == ANONYMOUS:
+            return None
+        traits = self.user.render_traits(row)
+        return _checked(UserTraits, {"user_id": user_id, "traits": traits}, columns=self.user.traits)
+
+    def render_company(self, row: RowValues) -> IdentifyCompany | None:
+        """The row's company with traits, linked to the row's user, or None where there is no company."""
+        company_id = self.company_id(row)
+        if self.company is None or company_id is None:
+            return None
+        user_id = self.user_id(row)
+        fields = {
+            "company_id": company_id,
+            "user_id": None if user_id == ANONYMOUS else user_id,
+            "traits": self.company.render_traits(row),
+        }
+        return _checked(IdentifyCompany, fields, columns=self.company.traits)
+
+    def render(self, row: RowValues, *, row_key: str) -> RenderedSubmission:
+        """The row's chat request. Raises RowError naming the column and the remedy."""
+        user_id = self.user_id(row)
+        custom_fields = self.custom_fields or {}
+        request = _checked(
+            Chat,
+            {
+                "message": self._render_message(row),
+                "user_id": user_id,
+                "company_id": self.company_id(row),
+                "agent_id": self.agent_id,
+                "custom_fields": _given(custom_fields, row) or None,
+                "context": {name: entry.render(row) for name, entry in self.context.items()} or None,
+            },
+            columns=custom_fields,
+        )
+        try:
+            body = request.model_dump_json(exclude_none=True)
+        except PydanticSerializationError:
+            raise RowError("a text of this row is not valid Unicode; clean it at the source") from None
+        return RenderedSubmission(
+            row_key=row_key, user_id=user_id, request=request, payload_hash=sha256(body.encode()).hexdigest()
+        )
+
+    def _render_message(self, row: RowValues) -> str:
+        message = self._message.render(row)
+        if not message.strip():
+            raise RowError("the message is empty for this row", column=next(iter(self._message.columns), None))
+        if self.escalate and not any(words in message.lower() for words in ASKS_FOR_A_HUMAN):
+            message = f"{message.rstrip()} Please create a support ticket."
+        if len(message) > MAX_MESSAGE:
+            sizes = {column: len(text(row[column])) for column in self._message.columns}
+            longest = max(sizes, key=sizes.__getitem__, default=None)
+            share = f" ({sizes[longest]:,} of them from this column)" if longest else ""
+            raise RowError(
+                f"the message has {len(message):,} characters{share}, Halo accepts {MAX_MESSAGE:,}; shorten it",
+                column=longest,
+            )
+        return message
+
+    @classmethod
+    def application(cls, **overrides: Any) -> Self:
+        """A form or application: `application`, type custom."""
+        return cls._ready_made(
+            overrides,
+            name="application",
+            key="submission_id",
+            user=User(id="applicant_id"),
+            message="New {type} application from {applicant_name} at {company}. Please review and follow up.",
+            label="Application",
+            type="custom",
+            fields=["applicant_name", "company", "type", "details"],
+        )
+
+    @classmethod
+    def cancellation(cls, **overrides: Any) -> Self:
+        """A cancellation: `cancellation`, type custom."""
+        return cls._ready_made(
+            overrides,
+            name="cancellation",
+            key="cancellation_id",
+            user=User(id="customer_id"),
+            message="{customer_name} cancelled the {plan} plan. Reason: {reason}. Please review and follow up.",
+            label="Cancellation",
+            type="custom",
+            fields=["customer_name", "plan", "reason", "mrr_lost", "cancelled_at"],
+        )
+
+    @classmethod
+    def support_request(cls, **overrides: Any) -> Self:
+        """A problem somebody reports: `support_request`, type error, a list of one."""
+        return cls._ready_made(
+            overrides,
+            name="support_request",
+            key="request_id",
+            user=User(id="user_id"),
+            message="Support request about {area}: {message}",
+            label="Support Request",
+            type="error",
+            fields=["area", "message"],
+        )
+
+    @classmethod
+    def feature_request(cls, **overrides: Any) -> Self:
+        """A wish for the product: `feature_request`, type custom."""
+        return cls._ready_made(
+            overrides,
+            name="feature_request",
+            key="request_id",
+            user=User(id="user_id"),
+            message="Feature request from {requested_by}: {title}. Please review and follow up.",
+            label="Feature Request",
+            type="custom",
+            fields=["title", "description", "priority", "requested_by"],
+        )
+
+    @classmethod
+    def order(cls, **overrides: Any) -> Self:
+        """An order: `order`, type list; the column `items` holds JSON text, [{name, quantity, amount}, …]."""
+        return cls._ready_made(
+            overrides,
+            name="order",
+            key="order_id",
+            user=User(id="customer_id"),
+            message="New order {order_id}. Please review and follow up.",
+            label="Order Items",
+            type="list",
+            column="items",
+        )
+
+    @classmethod
+    def onboarding_request(cls, **overrides: Any) -> Self:
+        """A wish to be onboarded: `onboarding_request`, type custom."""
+        return cls._ready_made(
+            overrides,
+            name="onboarding_request",
+            key="request_id",
+            user=User(id="user_id"),
+            message="{company} asks for onboarding on the {plan} plan, starting {preferred_start_date}. "
+            "Please review and follow up.",
+            label="Onboarding Request",
+            type="custom",
+            fields=["company", "plan", "requested_services", "preferred_start_date", "contact"],
+        )
+
+    @classmethod
+    def _ready_made(cls, overrides: Json, *, name: str, key: str, user: User, message: str, **entry: Any) -> Self:
+        defaults = {
+            "name": name,
+            "key": key,
+            "user": user,
+            "message": message,
+            "context": {name: Entry(**entry)},
+        }
+        return cls(**(defaults | overrides))
+
+
+def _given(columns: Mapping[str, str], row: RowValues) -> Json:
+    """The values of {name: column}; an empty one is left out, as it would wipe what Halo already knows."""
+    values = {name: _column(row, column) for name, column in columns.items()}
+    return {name: value for name, value in values.items() if not _is_empty(value)}
+
+
+def _checked(model: type[_RequestT], fields: Json, *, columns: Mapping[str, str]) -> _RequestT:
+    """Build the request; where Halo's documented limits forbid it, name the column that is to blame."""
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        problem = first_error(error)
+        raise RowError(problem.message, column=columns.get(problem.trait or "")) from None
