@@ -21,6 +21,7 @@ from pydantic_core import to_json
 from halo_provider.client import HaloClient
 from halo_provider.exceptions import (
     AccountingError,
+    DeliveryIncompleteError,
     HaloCallError,
     HaloConnectionError,
     HaloError,
@@ -30,10 +31,10 @@ from halo_provider.exceptions import (
     RowError,
     Verdict,
 )
-from halo_provider.ledger import MAX_RESPONSE, Candidate, Claim, Claimant, OnInDoubt, Settlement, Standing, Status
+from halo_provider.ledger import MAX_RESPONSE, Claim, Claimant, OnInDoubt, Settlement, Standing, Status
 from halo_provider.models import ChatAnswer
 from halo_provider.pacing import Backoff, Pacer, Stop
-from halo_provider.reading import Reader, Reading
+from halo_provider.reading import Reader, Reading, candidate, candidate_of
 from halo_provider.sources import Row, Source
 from halo_provider.submission import RenderedSubmission, Submission
 
@@ -93,6 +94,40 @@ class DeliveryReport:
         if self.counts.total() != self.read:
             raise AccountingError(counts)
         return counts
+
+    def failure(self) -> Exception | None:
+        """Why not every row that could be delivered was: the typed error behind it, or the rows it left unsettled."""
+        error = self.error
+        if error is not None and not (isinstance(error, HaloCallError) and error.verdict is not Verdict.FORBIDDEN):
+            return error
+        counts = self.counts
+        if not (self.stopped or counts[Fate.FAILED] or counts[Fate.IN_DOUBT] or counts[Fate.NOT_ATTEMPTED]):
+            return None
+        return DeliveryIncompleteError(
+            failed=counts[Fate.FAILED],
+            in_doubt=counts[Fate.IN_DOUBT],
+            not_attempted=counts[Fate.NOT_ATTEMPTED],
+            reason=self.stopped,
+            retry_after=error.retry_after if error is not None else None,
+        )
+
+
+class SessionIds:
+    """The session ids of the first `limit` rows that have one, by row key."""
+
+    def __init__(self, limit: int) -> None:
+        self.found: dict[str, str] = {}
+        self.truncated = False
+        self._limit = limit
+
+    def add(self, outcome: Outcome) -> None:
+        """Take the outcome's, if it has one and there is room."""
+        if outcome.session_id is None or outcome.row_key is None:
+            return
+        if len(self.found) < self._limit:
+            self.found[outcome.row_key] = outcome.session_id
+        else:
+            self.truncated = True
 
 
 async def deliver(
@@ -405,8 +440,8 @@ class _Delivery:
         if self._deferred and time.monotonic() - self._looked_at_deferred >= CLAIM_POLL:
             self._looked_at_deferred = time.monotonic()
             again, self._deferred = self._deferred, []
-        candidates = [_candidate(work.submission) for work in again]
-        candidates += [_candidate_of(reading) for reading in readings if reading.row_key and not reading.duplicate]
+        candidates = [candidate(work.submission) for work in again]
+        candidates += [candidate_of(reading) for reading in readings if reading.is_candidate]
         if not candidates and not readings:
             return
         claims: Mapping[str, Claim] = {}
@@ -645,16 +680,6 @@ class _Delivery:
                 for limit in self._limits:
                     if limit.when() is None:
                         limit.reschedule(end)
-
-
-def _candidate(submission: RenderedSubmission) -> Candidate:
-    return Candidate(row_key=submission.row_key, user_id=submission.user_id, payload_hash=submission.payload_hash)
-
-
-def _candidate_of(reading: Reading) -> Candidate:
-    if reading.submission is not None:
-        return _candidate(reading.submission)
-    return Candidate(row_key=reading.row_key or "", error=str(reading.error))
 
 
 def _reply(error: HaloCallError) -> str | None:

@@ -18,6 +18,7 @@ HaloError
 └── DeliveryError               a run that ended without every row delivered
     ├── AccountingError         the sum of the statuses is not the number of rows read
     ├── DeliveryIncompleteError rows failed, in doubt or not attempted: another try may settle them
+    ├── TooManySubmissionsError more rows to send than max_submissions allows: nothing was sent
     └── RowsRejectedError       more rows rejected than the policy allows: another try will not help
 """
 
@@ -193,6 +194,18 @@ class DeliveryIncompleteError(DeliveryError):
             f"{failed} rows failed, {in_doubt} are in doubt, {not_attempted} were not attempted"
             + (f": {reason}" if reason else "")
             + ". Run the task again: delivered rows are never sent again."
+        )
+
+
+class TooManySubmissionsError(DeliveryError):
+    """More rows would be sent than max_submissions allows. Nothing was sent."""
+
+    def __init__(self, *, would_send: int, max_submissions: int) -> None:
+        self.would_send = would_send
+        self.max_submissions = max_submissions
+        super().__init__(
+            f"{would_send:,} rows would be sent, more than max_submissions={max_submissions:,}; nothing was sent. "
+            "Check the source (dry_run=True shows what would happen), or raise the limit."
         )
 
 

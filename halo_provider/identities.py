@@ -68,12 +68,14 @@ async def identify(
     max_attempts: int = 5,
     backoff: Backoff | None = None,
     stop: Stop | None = None,
+    dry_run: bool = False,
     on_rejected: OnRejected = lambda _row, _error: None,
 ) -> IdentifyReport:
     """Make the source's users and companies known to Halo; of several rows about one, the last row wins.
 
     Raises HaloConfigurationError where `mode` is update and the client cannot sign the token it needs. Whatever else
-    goes wrong is in `IdentifyReport.error`. `on_rejected` is called for every row that cannot be used.
+    goes wrong is in `IdentifyReport.error`. `on_rejected` is called for every row that cannot be used. `dry_run` reads
+    and validates everything, and counts users and companies instead of sending them.
     """
     if mode == "update" and not client.signs_tokens:
         raise HaloConfigurationError(
@@ -91,6 +93,7 @@ async def identify(
         max_attempts=max_attempts,
         backoff=backoff or Backoff(),
         stop=stop or Stop(),
+        dry_run=dry_run,
         on_rejected=on_rejected,
     )
     return await identification.run()
@@ -135,6 +138,11 @@ class _Identities:
         query = f"SELECT request, row_number, row FROM {table} ORDER BY rowid"  # noqa: S608 -- one of two names
         return (_Identity(*found) for found in self._db.execute(query))
 
+    def count(self, table: Literal["users", "companies"]) -> int:
+        """How many there are."""
+        (count,) = self._db.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608 -- one of two names
+        return int(count)
+
     def close(self) -> None:
         self._db.close()
 
@@ -154,6 +162,7 @@ class _Identification:
         max_attempts: int,
         backoff: Backoff,
         stop: Stop,
+        dry_run: bool,
         on_rejected: OnRejected,
     ) -> None:
         self._source = source
@@ -163,6 +172,7 @@ class _Identification:
         self._max_attempts = max_attempts
         self._backoff = backoff
         self._stop = stop
+        self._dry_run = dry_run
         self._on_rejected = on_rejected
         self._pacer = Pacer(concurrency=concurrency, requests_per_second=requests_per_second, stop=stop)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="halo-source")
@@ -174,11 +184,11 @@ class _Identification:
             identities = _Identities()
             try:
                 await self._read(identities)
-                if self._report.mode == "update":
-                    await self._each(identities.each("users"), self._update_users, size=MAX_USERS_PER_UPDATE)
+                if self._dry_run:
+                    self._report.users = await self._in_thread(lambda: identities.count("users"))
+                    self._report.companies = await self._in_thread(lambda: identities.count("companies"))
                 else:
-                    await self._each(identities.each("users"), self._identify_user, size=1)
-                await self._each(identities.each("companies"), self._identify_company, size=1)
+                    await self._send(identities)
             except HaloError as error:
                 self._report.error = error
             finally:
@@ -186,6 +196,13 @@ class _Identification:
         self._report.error = self._report.error or self._stop.error
         self._report.seconds = time.monotonic() - started
         return self._report
+
+    async def _send(self, identities: _Identities) -> None:
+        if self._report.mode == "update":
+            await self._each(identities.each("users"), self._update_users, size=MAX_USERS_PER_UPDATE)
+        else:
+            await self._each(identities.each("users"), self._identify_user, size=1)
+        await self._each(identities.each("companies"), self._identify_company, size=1)
 
     async def _in_thread(self, call: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)

@@ -43,6 +43,7 @@ from sqlalchemy import (
     create_engine,
     event,
     func,
+    inspect,
     or_,
     select,
     update,
@@ -234,6 +235,10 @@ class Ledger:
         except SQLAlchemyError as error:
             raise LedgerError(f"the ledger cannot be opened: {redact(str(error.args[0]))}") from error
 
+    def exists(self) -> bool:
+        """Whether the database has the table. Raises LedgerError where it cannot be reached."""
+        return self.transaction(lambda db: inspect(db).has_table(submissions.name))
+
     def close(self) -> None:
         """Give the connections back."""
         self.engine.dispose()
@@ -316,6 +321,16 @@ class Claimant:
             self._renewed = renewed
         self._held.update(key for key, claim in claims.items() if claim.standing is Standing.CLAIMED)
         return claims
+
+    def preview(self, candidates: Sequence[Candidate], *, on_in_doubt: OnInDoubt) -> dict[str, Claim]:
+        """Say where every key stands, as `claim` would, and write nothing."""
+        now = self._ledger.now()
+        found = self._ledger.find(self.namespace, [candidate.row_key for candidate in candidates])
+        return {
+            candidate.row_key: _claim_of(self._standing(row, candidate, now, on_in_doubt), row, candidate)
+            for candidate in candidates
+            for row in [found.get(candidate.row_key)]
+        }
 
     def _claim(self, db: Connection, candidates: Sequence[Candidate], on_in_doubt: OnInDoubt) -> dict[str, Claim]:
         now = self._ledger.now()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from halo_provider.exceptions import RowError, SourceError
+from halo_provider.ledger import Candidate
 from halo_provider.sources import Row, Source
 from halo_provider.submission import RenderedSubmission, Submission
 
@@ -19,6 +20,23 @@ class Reading:
     duplicate: bool = False
     error: RowError | None = None
     submission: RenderedSubmission | None = None
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether the ledger is to be asked about it: it has a key, and has it first."""
+        return self.row_key is not None and not self.duplicate
+
+
+def candidate_of(reading: Reading) -> Candidate:
+    """What the ledger needs to know of a row with a key: its request, or why there is none."""
+    if reading.submission is None:
+        return Candidate(row_key=reading.row_key or "", error=str(reading.error))
+    return candidate(reading.submission)
+
+
+def candidate(submission: RenderedSubmission) -> Candidate:
+    """What the ledger needs to know of a submission."""
+    return Candidate(row_key=submission.row_key, user_id=submission.user_id, payload_hash=submission.payload_hash)
 
 
 class SeenKeys:

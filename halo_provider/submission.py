@@ -1,6 +1,7 @@
 """How a row becomes requests: pure, and checked when the DAG is parsed."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -239,15 +240,24 @@ class Entry(_Definition):
         """The columns it names."""
         return [*self._label.columns, *self._fields.values(), *([self.column] if self.column else [])]
 
+    @property
+    def placeholders(self) -> list[str]:
+        """The columns that the label names."""
+        return self._label.columns
+
     def render(self, row: RowValues) -> Json:
         """The entry as Halo wants it."""
-        entry: Json = {"label": self._label.render(row)}
+        entry: Json = {"label": self.render_label(row)}
         if not entry["label"].strip():
             raise RowError("the entry's label is empty for this row", column=next(iter(self._label.columns), None))
         if self.type is not None:
             entry["type"] = self.type
         entry["value"] = self._value(row)
         return entry
+
+    def render_label(self, row: RowValues) -> str:
+        """The label with its placeholders filled."""
+        return self._label.render(row)
 
     def _value(self, row: RowValues) -> Any:
         if self.column is not None:
@@ -305,6 +315,11 @@ class Submission(_Definition):
         """The columns that identifying users and companies reads, without repetition."""
         parts = [part.columns for part in (self.user, self.company) if part]
         return list(dict.fromkeys(column for part in parts for column in part))
+
+    @property
+    def placeholders(self) -> list[str]:
+        """The columns that the message and the labels name."""
+        return [*self._message.columns, *(name for entry in self.context.values() for name in entry.placeholders)]
 
     @property
     def columns(self) -> list[str]:
@@ -382,7 +397,7 @@ class Submission(_Definition):
         request = _checked(
             Chat,
             {
-                "message": self._render_message(row),
+                "message": self.render_message(row),
                 "user_id": user_id,
                 "company_id": self.company_id(row),
                 "agent_id": self.agent_id,
@@ -399,7 +414,8 @@ class Submission(_Definition):
             row_key=row_key, user_id=user_id, request=request, payload_hash=sha256(body.encode()).hexdigest()
         )
 
-    def _render_message(self, row: RowValues) -> str:
+    def render_message(self, row: RowValues) -> str:
+        """The row's message. Raises RowError where it is empty or too long."""
         message = self._message.render(row)
         if not message.strip():
             raise RowError("the message is empty for this row", column=next(iter(self._message.columns), None))
@@ -510,6 +526,36 @@ class Submission(_Definition):
             "context": {name: Entry(**entry)},
         }
         return cls(**(defaults | overrides))
+
+
+def masked(submission: Submission, rendered: RenderedSubmission, row: RowValues) -> Json:
+    """The row's chat request for people to look at: ids and the submission's own words stay, values keep their shape.
+
+    Letters become x and digits 0, in the message, the labels, the context and the custom fields.
+    """
+    hidden = {column: _hidden(text(row[column])) for column in submission.placeholders}
+    request = rendered.request.model_dump(mode="json", exclude_none=True)
+    request["message"] = submission.render_message(hidden)
+    for name, entry in request.get("context", {}).items():
+        entry["label"] = submission.context[name].render_label(hidden)
+        entry["value"] = _hidden(entry["value"])
+    if "custom_fields" in request:
+        request["custom_fields"] = _hidden(request["custom_fields"])
+    return {"row_key": rendered.row_key, **request}
+
+
+def _hidden(value: Any) -> Any:
+    match value:
+        case str():
+            return re.sub(r"\d", "0", re.sub(r"[^\W\d_]", "x", value))
+        case bool() | None:
+            return value
+        case int() | float():
+            return 0
+        case dict():
+            return {name: _hidden(item) for name, item in value.items()}
+        case _:
+            return [_hidden(item) for item in value]
 
 
 def _given(columns: Mapping[str, str], row: RowValues) -> Json:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook
 from airflow.sdk.log import mask_secret
 
 from halo_provider.client import DEFAULT_BASE_URL, HaloClient
-from halo_provider.exceptions import HaloCallError, HaloConfigurationError, HaloError, HaloStatusError, Verdict
+from halo_provider.delivery import DeliveryReport, Fate, Outcome, SessionIds, deliver
+from halo_provider.exceptions import (
+    HaloCallError,
+    HaloConfigurationError,
+    HaloError,
+    HaloStatusError,
+    RowsRejectedError,
+    Verdict,
+)
+from halo_provider.hooks.ledger import current_attempt, open_ledger
 from halo_provider.models import (
     Chat,
     CreateTicket,
@@ -19,12 +30,16 @@ from halo_provider.models import (
     UpdateUsers,
     UserTraits,
 )
+from halo_provider.sources import ListSource
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from airflow.sdk import Connection
     from pydantic import BaseModel
+
+    from halo_provider.ledger import OnInDoubt
+    from halo_provider.submission import Submission
 
 DEFAULT_TIMEOUT = 120.0  # seconds
 
@@ -179,6 +194,61 @@ class HaloHook(BaseHook):
         """
         request = CreateTicket(subject=subject, user_id=user_id, email=email, **fields)
         return self._call(lambda client: client.create_ticket(request))
+
+    def deliver(
+        self,
+        rows: Any,
+        *,
+        submission: Submission,
+        ledger_conn_id: str | None = None,
+        on_in_doubt: OnInDoubt = "resend",
+        max_attempts: int = 5,
+    ) -> dict[str, Any]:
+        """
+        Deliver a few rows through the ledger, from a task of your own: a row that was delivered is not sent again.
+
+        For many rows use HaloTicketOperator, which can be stopped, shows progress and writes files.
+
+        :param rows: a list of dicts
+        :param submission: how a row becomes a message with context
+        :param ledger_conn_id: the database that holds the ledger; by default ``[halo] ledger_conn_id``, else SQLite
+        :param on_in_doubt: ``resend`` (at least once) or ``hold`` (at most once)
+        :param max_attempts: attempts for one row
+        :return: the counts of HaloTicketOperator, and ``session_ids`` {row_key: session_id} of every row
+        :raises RowsRejectedError: if a row was rejected; the others are delivered all the same
+        :raises DeliveryIncompleteError: if rows failed, are in doubt or were not attempted
+        """
+        session_ids = SessionIds(sys.maxsize)
+        rejected: list[Outcome] = []
+
+        def on_outcome(outcome: Outcome) -> None:
+            session_ids.add(outcome)
+            if outcome.fate is Fate.REJECTED:
+                rejected.append(outcome)
+
+        with closing(open_ledger(ledger_conn_id)) as ledger:
+            claimant = ledger.claimant(f"{self.halo_conn_id}/{submission.name}", attempt=current_attempt())
+
+            async def run() -> DeliveryReport:
+                async with self.client() as client:
+                    return await deliver(
+                        ListSource(rows),
+                        submission=submission,
+                        client=client,
+                        claimant=claimant,
+                        on_in_doubt=on_in_doubt,
+                        max_attempts=max_attempts,
+                        on_outcome=on_outcome,
+                    )
+
+            report = asyncio.run(run())
+        counts = report.summary()
+        if error := report.failure():
+            raise error
+        if rejected:
+            first = f"row {rejected[0].row.number}: {rejected[0].error}"
+            raise RowsRejectedError(rejected=len(rejected), read=report.read, first=first, rejects_path=None)
+        return {**counts, "session_ids": session_ids.found}
 
     def test_connection(self) -> tuple[bool, str]:
         """Prove address and widget key with an empty list of events, which has no effect; say what is wrong."""

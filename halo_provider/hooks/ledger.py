@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from airflow.sdk import BaseHook
+from airflow.sdk import get_current_context
 from airflow.sdk.configuration import conf
 
-from halo_provider.exceptions import LedgerError
-from halo_provider.ledger import Ledger
+from halo_provider.hooks.database import database_engine
+from halo_provider.ledger import Attempt, Ledger
 
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+IN_MEMORY = "sqlite://"
 DEFAULT_LEDGER = "default"  # how reports call the SQLite ledger
 
 
@@ -19,23 +24,47 @@ def ledger_connection_id(ledger_conn_id: str | None) -> str | None:
     return ledger_conn_id or conf.get("halo", "ledger_conn_id", fallback=None) or None
 
 
-def open_ledger(ledger_conn_id: str | None = None) -> Ledger:
+def open_ledger(ledger_conn_id: str | None = None, *, create: bool = True) -> Ledger:
     """
-    Open the ledger and create what is missing.
+    Open the ledger and create what is missing, or, for a look without a trace, stand an empty one in for it.
 
     :param ledger_conn_id: an Airflow connection to PostgreSQL, MySQL or MariaDB; by default ``[halo] ledger_conn_id``,
         else SQLite at ``$AIRFLOW_HOME/halo_ledger.db``, which serves tasks that all run on one host
+    :param create: whether a missing ledger is created
     :raises LedgerError: if it cannot be reached
     """
     conn_id = ledger_connection_id(ledger_conn_id)
+    path = airflow_home() / "halo_ledger.db"
     if conn_id is None:
-        return Ledger.at_path(airflow_home() / "halo_ledger.db")
-    hook = BaseHook.get_hook(conn_id)
-    if not hasattr(hook, "get_sqlalchemy_engine"):
-        raise LedgerError(f"connection {conn_id!r} is no database connection; the ledger needs one")
-    ledger = Ledger(hook.get_sqlalchemy_engine())
-    ledger.prepare()
-    return ledger
+        return Ledger.at_path(path) if create or path.exists() else Ledger.at(IN_MEMORY)
+    ledger = Ledger(database_engine(conn_id))
+    if create or ledger.exists():
+        ledger.prepare()
+        return ledger
+    ledger.close()
+    return Ledger.at(IN_MEMORY)
+
+
+def current_attempt() -> Attempt:
+    """Which task instance this is; outside a task, none."""
+    try:
+        context = get_current_context()
+    except RuntimeError:
+        return Attempt()
+    return attempt_of(context)
+
+
+def attempt_of(context: Context) -> Attempt:
+    """Which task instance the context belongs to, as the ledger writes it beside every row."""
+    ti = context["ti"]
+    return Attempt(
+        dag_id=ti.dag_id,
+        run_id=ti.run_id,
+        task_id=ti.task_id,
+        map_index=ti.map_index,
+        try_number=ti.try_number,
+        logical_date=context.get("logical_date"),
+    )
 
 
 def airflow_home() -> Path:

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from halo_provider.delivery import DeliveryReport, Fate, Outcome, deliver
+from halo_provider.delivery import DeliveryReport, Fate, Outcome, SessionIds, deliver
 from halo_provider.exceptions import (
-    DeliveryIncompleteError,
     HaloCallError,
     HaloConfigurationError,
     RowError,
     RowsRejectedError,
+    TooManySubmissionsError,
     Verdict,
 )
+from halo_provider.hooks.database import database_engine
 from halo_provider.hooks.halo import HaloHook
-from halo_provider.hooks.ledger import DEFAULT_LEDGER, ledger_connection_id, open_ledger
+from halo_provider.hooks.ledger import DEFAULT_LEDGER, attempt_of, ledger_connection_id, open_ledger
 from halo_provider.identities import IdentifyMode, IdentifyReport, identify
-from halo_provider.ledger import Attempt, Ledger, OnInDoubt
+from halo_provider.ledger import Claimant, OnInDoubt
 from halo_provider.operators.files import open_binary, whole_file
 from halo_provider.pacing import Stop
+from halo_provider.rehearsal import Rehearsal, rehearse
+from halo_provider.results import ResultsFile, results_writer
 from halo_provider.sources import CsvOptions, CsvSource, ListSource, RejectsFile, Row, Source
+from halo_provider.sql import SqlSource
 
 try:
     from halo_provider.operators.retry_policy import HaloRetryPolicy
@@ -35,10 +40,9 @@ except ImportError:  # Airflow 3.2 has no retry policies; there, only AirflowFai
     HaloRetryPolicy = None  # type: ignore[assignment,misc]
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from airflow.sdk import Context
-    from airflow.sdk.types import RuntimeTaskInstanceProtocol as RuntimeTaskInstance
 
     from halo_provider.client import HaloClient
     from halo_provider.submission import Submission
@@ -55,10 +59,15 @@ class _RowsOperator(BaseOperator):
     template_fields: Sequence[str] = (
         "csv_path",
         "csv_options",
+        "sql",
+        "sql_conn_id",
+        "sql_parameters",
         "rows",
         "halo_conn_id",
         "rejects_path",
     )
+    template_ext: Sequence[str] = (".sql",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql"}
     ui_color = "#e8e4fb"
 
     def __init__(
@@ -67,6 +76,9 @@ class _RowsOperator(BaseOperator):
         submission: Submission,
         csv_path: str | None = None,
         csv_options: dict[str, str] | None = None,
+        sql: str | None = None,
+        sql_conn_id: str | None = None,
+        sql_parameters: dict[str, Any] | None = None,
         rows: Any = None,
         halo_conn_id: str = HaloHook.default_conn_name,
         concurrency: int = 64,
@@ -75,12 +87,16 @@ class _RowsOperator(BaseOperator):
         max_attempts: int = 5,
         max_rejected: float = 0,
         rejects_path: str | None = None,
+        dry_run: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.submission = submission
         self.csv_path = csv_path
         self.csv_options = csv_options
+        self.sql = sql
+        self.sql_conn_id = sql_conn_id
+        self.sql_parameters = sql_parameters
         self.rows = rows
         self.halo_conn_id = halo_conn_id
         self.concurrency = concurrency
@@ -89,6 +105,7 @@ class _RowsOperator(BaseOperator):
         self.max_attempts = max_attempts
         self.max_rejected = max_rejected
         self.rejects_path = rejects_path
+        self.rehearsal = dry_run  # BaseOperator.dry_run is a method, which `airflow tasks test --dry-run` calls
         if HaloRetryPolicy is not None and self.retry_policy is None:
             self.retry_policy = HaloRetryPolicy()
         self._stop_soon: Any = None
@@ -116,14 +133,30 @@ class _RowsOperator(BaseOperator):
         except ValueError as error:
             raise HaloConfigurationError(f"csv_options: {error}") from None
 
-    def _source(self) -> Source:
-        given = [name for name in ("csv_path", "rows") if getattr(self, name) is not None]
+    @contextmanager
+    def _source(self) -> Iterator[Source]:
+        """The one source of rows that the parameters name, closed at the end."""
+        given = [name for name in ("csv_path", "sql", "rows") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise HaloConfigurationError(f"give exactly one of csv_path and rows, not {' and '.join(given) or 'none'}")
+            raise HaloConfigurationError(
+                f"give exactly one of csv_path, sql and rows, not {' and '.join(given) or 'none'}"
+            )
         if self.csv_path is not None:
             path = os.fspath(self.csv_path)
-            return CsvSource(path=path, open_binary=partial(open_binary, path), options=self._csv_options())
-        return ListSource(self.rows)
+            yield CsvSource(path=path, open_binary=partial(open_binary, path), options=self._csv_options())
+        elif self.sql is not None:
+            if self.sql_conn_id is None:
+                raise HaloConfigurationError("sql needs sql_conn_id, the connection of the database to ask")
+            source = SqlSource(
+                engine=database_engine(self.sql_conn_id),
+                statement=self.sql,
+                parameters=self.sql_parameters,
+                description=f"the query on {self.sql_conn_id!r}",
+            )
+            with closing(source):
+                yield source
+        else:
+            yield ListSource(self.rows)
 
     def _run(self, work: Any) -> Any:
         """Run the core's coroutine on a loop of its own, which `on_kill` and execution_timeout can reach."""
@@ -150,10 +183,10 @@ class _RowsOperator(BaseOperator):
 
     @contextmanager
     def _rejects(self, source: Source) -> Iterator[_Rejects]:
-        """Collect rejected rows, in the rejects file where one is wanted."""
+        """Collect rejected rows, in the rejects file where one is wanted; a rehearsal writes nothing."""
         with ExitStack() as stack:
             file = None
-            if self.rejects_path:
+            if self.rejects_path and not self.rehearsal:
                 stream = stack.enter_context(whole_file(self.rejects_path))
                 file = RejectsFile(stream, columns=source.columns(), options=self._csv_options())
                 stack.callback(file.close)
@@ -200,6 +233,9 @@ class HaloIdentifyOperator(_RowsOperator):
     :param submission: which columns name the user and the company
     :param csv_path: a CSV file, local or an ObjectStoragePath URL. Give exactly one source.
     :param csv_options: ``delimiter``, ``encoding`` and ``quotechar`` of that file
+    :param sql: a query, or the name of a ``.sql`` file; streamed, never held in memory
+    :param sql_conn_id: the SQL connection it runs on
+    :param sql_parameters: values for its ``:name`` parameters, bound on every database
     :param rows: a list of dicts, a DataFrame, or an upstream task's output
     :param halo_conn_id: the Halo connection
     :param mode: ``update`` sends up to 1,000 users a call and never touches last_seen; ``identify`` makes one live call
@@ -210,6 +246,7 @@ class HaloIdentifyOperator(_RowsOperator):
     :param max_attempts: attempts for one request
     :param max_rejected: rows (int), or share of the rows read (float), that may be rejected in a green run
     :param rejects_path: where rejected rows go, as a CSV that can be repaired and fed again
+    :param dry_run: read and validate everything; send nothing, write nothing
     """
 
     def __init__(self, *, mode: Literal["auto", "identify", "update"] = "auto", **kwargs: Any) -> None:
@@ -220,9 +257,8 @@ class HaloIdentifyOperator(_RowsOperator):
         """Identify, and return the counts."""
         self._check()
         mode = self._mode(context)
-        source = self._source()
         client = HaloHook(self.halo_conn_id).client(timeout=self.timeout)
-        with self._rejects(source) as rejects:
+        with self._source() as source, self._rejects(source) as rejects:
             report: IdentifyReport = self._run(
                 partial(self._identify, source=source, client=client, mode=mode, rejects=rejects)
             )
@@ -234,7 +270,7 @@ class HaloIdentifyOperator(_RowsOperator):
             "rejected": report.rejected,
             "mode": report.mode,
         }
-        self.log.info("identified", **summary, seconds=round(report.seconds, 2))
+        self.log.info("would identify" if self.rehearsal else "identified", **summary, seconds=round(report.seconds, 2))
         error = report.error or self._too_many_rejected(rejects, read=report.read, rejected=report.rejected)
         return self._finish(context, summary, error)
 
@@ -259,6 +295,7 @@ class HaloIdentifyOperator(_RowsOperator):
                 requests_per_second=self.requests_per_second,
                 max_attempts=self.max_attempts,
                 stop=stop,
+                dry_run=self.rehearsal,
                 on_rejected=rejects.add,
             )
 
@@ -277,6 +314,9 @@ class HaloTicketOperator(_RowsOperator):
     :param submission: how a row becomes a message with context
     :param csv_path: a CSV file, local or an ObjectStoragePath URL. Give exactly one source.
     :param csv_options: ``delimiter``, ``encoding`` and ``quotechar`` of that file
+    :param sql: a query, or the name of a ``.sql`` file; streamed, never held in memory
+    :param sql_conn_id: the SQL connection it runs on
+    :param sql_parameters: values for its ``:name`` parameters, bound on every database
     :param rows: a list of dicts, a DataFrame, or an upstream task's output
     :param halo_conn_id: the Halo connection; part of the namespace of the rows' keys
     :param batch_size: rows claimed in the ledger together
@@ -288,10 +328,14 @@ class HaloTicketOperator(_RowsOperator):
     :param rejects_path: where rejected rows go, as a CSV that can be repaired and fed again
     :param ledger_conn_id: the database that holds the ledger; by default ``[halo] ledger_conn_id``, else SQLite
     :param on_in_doubt: ``resend`` (at least once) or ``hold`` (at most once: such rows wait for a decision)
+    :param results_path: where every row's row_key, user_id, session_id, status and attempts go, as ``.csv``,
+        ``.jsonl`` or ``.parquet``, whole or not at all
+    :param max_submissions: refuse, before the first send, to send more rows than this
+    :param dry_run: read, map, validate and look the ledger up; send nothing, write nothing
     :param xcom_limit: rows whose session_id goes to XCom
     """
 
-    template_fields: Sequence[str] = (*_RowsOperator.template_fields, "ledger_conn_id")
+    template_fields: Sequence[str] = (*_RowsOperator.template_fields, "ledger_conn_id", "results_path")
 
     def __init__(
         self,
@@ -299,6 +343,8 @@ class HaloTicketOperator(_RowsOperator):
         batch_size: int = 500,
         ledger_conn_id: str | None = None,
         on_in_doubt: OnInDoubt = "resend",
+        results_path: str | None = None,
+        max_submissions: int | None = None,
         xcom_limit: int = 1000,
         **kwargs: Any,
     ) -> None:
@@ -306,49 +352,116 @@ class HaloTicketOperator(_RowsOperator):
         self.batch_size = batch_size
         self.ledger_conn_id = ledger_conn_id
         self.on_in_doubt = on_in_doubt
+        self.results_path = results_path
+        self.max_submissions = max_submissions
         self.xcom_limit = xcom_limit
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Deliver, and return the summary; push it, too, before a red end."""
         self._check()
-        source = self._source()
         client = HaloHook(self.halo_conn_id).client(timeout=self.timeout)
-        ledger = open_ledger(self.ledger_conn_id)
-        try:
-            with self._rejects(source) as rejects:
-                session_ids = _SessionIds(self.xcom_limit)
-                progress = _Progress(self.log)
+        with (
+            self._source() as source,
+            closing(open_ledger(self.ledger_conn_id, create=not self.rehearsal)) as ledger,
+        ):
+            claimant = ledger.claimant(f"{self.halo_conn_id}/{self.submission.name}", attempt=attempt_of(context))
+            if self.rehearsal:
+                return self._rehearse(context, source, claimant)
+            if self.max_submissions is not None:
+                self._refuse_too_many(context, source, claimant)
+            return self._deliver(context, source, claimant, client)
 
-                def on_outcome(outcome: Outcome) -> None:
-                    session_ids.add(outcome)
-                    progress.add(outcome)
-                    if outcome.fate is Fate.REJECTED and outcome.error is not None:
-                        rejects.add(outcome.row, outcome.error)
-
-                report: DeliveryReport = self._run(
-                    partial(
-                        self._deliver,
-                        source=source,
-                        client=client,
-                        ledger=ledger,
-                        attempt=_attempt(context),
-                        on_outcome=on_outcome,
-                    )
-                )
-        finally:
-            ledger.close()
-        counts = report.summary()
+    def _rehearse(self, context: Context, source: Source, claimant: Claimant) -> dict[str, Any]:
+        """Say what would happen, and leave no trace."""
+        rejects = _Rejects(None)
+        started = time.monotonic()
+        rehearsal = self._rehearsed(source, claimant, rejects)
+        counts = rehearsal.summary()
+        self.log.info(
+            "read %s, already delivered %s, would send %s",
+            f"{counts['read']:,}",
+            f"{counts['already_delivered']:,}",
+            f"{rehearsal.would_send:,}",
+        )
+        for example in rehearsal.examples:
+            self.log.info("would send (values masked): %s", json.dumps(example, ensure_ascii=False))
         summary = {
+            **self._summary(counts, SessionIds(0), seconds=time.monotonic() - started, results_path=None),
+            "dry_run": True,
+            "would_send": rehearsal.would_send,
+            "examples": rehearsal.examples,
+        }
+        error = self._too_many_rejected(rejects, read=rehearsal.read, rejected=rehearsal.counts[Fate.REJECTED])
+        return self._finish(context, summary, error)
+
+    def _rehearsed(self, source: Source, claimant: Claimant, rejects: _Rejects) -> Rehearsal:
+        return rehearse(
+            source,
+            submission=self.submission,
+            claimant=claimant,
+            on_in_doubt=self.on_in_doubt,
+            batch_size=self.batch_size,
+            on_rejected=rejects.add,
+        )
+
+    def _refuse_too_many(self, context: Context, source: Source, claimant: Claimant) -> None:
+        """Count before the first send. Raises TooManySubmissionsError."""
+        started = time.monotonic()
+        rehearsal = self._rehearsed(source, claimant, _Rejects(None))
+        if self.max_submissions is not None and rehearsal.would_send > self.max_submissions:
+            error = TooManySubmissionsError(would_send=rehearsal.would_send, max_submissions=self.max_submissions)
+            seconds = time.monotonic() - started
+            summary = self._summary(rehearsal.summary(), SessionIds(0), seconds=seconds, results_path=None)
+            self._finish(context, summary, error)
+
+    def _deliver(self, context: Context, source: Source, claimant: Claimant, client: HaloClient) -> dict[str, Any]:
+        session_ids = SessionIds(self.xcom_limit)
+        progress = _Progress(self.log)
+        with self._rejects(source) as rejects, self._results() as results:
+
+            def on_outcome(outcome: Outcome) -> None:
+                session_ids.add(outcome)
+                progress.add(outcome)
+                if results is not None:
+                    results.write(outcome)
+                if outcome.fate is Fate.REJECTED and outcome.error is not None:
+                    rejects.add(outcome.row, outcome.error)
+
+            report: DeliveryReport = self._run(
+                partial(self._send, source=source, claimant=claimant, client=client, on_outcome=on_outcome)
+            )
+        counts = report.summary()
+        self.log.info("delivery ended", **counts, requests=report.requests, seconds=round(report.seconds, 2))
+        summary = self._summary(counts, session_ids, seconds=report.seconds, results_path=self.results_path)
+        error = report.failure() or self._too_many_rejected(
+            rejects, read=report.read, rejected=report.counts[Fate.REJECTED]
+        )
+        return self._finish(context, summary, error)
+
+    def _summary(
+        self, counts: dict[str, int], session_ids: SessionIds, *, seconds: float, results_path: str | None
+    ) -> dict[str, Any]:
+        return {
             **counts,
             "session_ids": session_ids.found,
             "session_ids_truncated": session_ids.truncated,
-            "results_path": None,
+            "results_path": results_path,
             "ledger": ledger_connection_id(self.ledger_conn_id) or DEFAULT_LEDGER,
-            "seconds": round(report.seconds, 3),
-            "rows_per_second": round(report.read / report.seconds, 1) if report.seconds else 0.0,
+            "seconds": round(seconds, 3),
+            "rows_per_second": round(counts["read"] / seconds, 1) if seconds else 0.0,
         }
-        self.log.info("delivery ended", **counts, requests=report.requests, seconds=round(report.seconds, 2))
-        return self._finish(context, summary, self._error(report, rejects))
+
+    @contextmanager
+    def _results(self) -> Iterator[ResultsFile | None]:
+        """The results file, where one is wanted: whole at the end, or not there."""
+        if self.results_path is None:
+            yield None
+            return
+        writer = results_writer(self.results_path)
+        with whole_file(self.results_path) as stream:
+            results = writer(stream)
+            yield results
+            results.close()
 
     def _check(self) -> None:
         super()._check()
@@ -357,24 +470,14 @@ class HaloTicketOperator(_RowsOperator):
         if self.on_in_doubt not in {"resend", "hold"}:
             raise HaloConfigurationError(f"on_in_doubt must be resend or hold, not {self.on_in_doubt!r}")
 
-    def _error(self, report: DeliveryReport, rejects: _Rejects) -> Exception | None:
-        """What makes the task red, if anything does."""
-        error = report.error
-        if error is not None and (_is_final(error) or not isinstance(error, HaloCallError)):
-            return error
-        counts = report.counts
-        if report.stopped or counts[Fate.FAILED] or counts[Fate.IN_DOUBT] or counts[Fate.NOT_ATTEMPTED]:
-            return DeliveryIncompleteError(
-                failed=counts[Fate.FAILED],
-                in_doubt=counts[Fate.IN_DOUBT],
-                not_attempted=counts[Fate.NOT_ATTEMPTED],
-                reason=report.stopped,
-                retry_after=error.retry_after if error is not None else None,
-            )
-        return self._too_many_rejected(rejects, read=report.read, rejected=counts[Fate.REJECTED])
-
-    async def _deliver(
-        self, stop: Stop, *, source: Source, client: HaloClient, ledger: Ledger, attempt: Attempt, on_outcome: Any
+    async def _send(
+        self,
+        stop: Stop,
+        *,
+        source: Source,
+        claimant: Claimant,
+        client: HaloClient,
+        on_outcome: Callable[[Outcome], None],
     ) -> DeliveryReport:
         supervisor = os.getppid()
         async with client:
@@ -382,7 +485,7 @@ class HaloTicketOperator(_RowsOperator):
                 source,
                 submission=self.submission,
                 client=client,
-                claimant=ledger.claimant(f"{self.halo_conn_id}/{self.submission.name}", attempt=attempt),
+                claimant=claimant,
                 batch_size=self.batch_size,
                 concurrency=self.concurrency,
                 requests_per_second=self.requests_per_second,
@@ -392,23 +495,6 @@ class HaloTicketOperator(_RowsOperator):
                 alive=lambda: os.getppid() == supervisor,
                 on_outcome=on_outcome,
             )
-
-
-class _SessionIds:
-    """The session ids of the first rows that have one, for XCom."""
-
-    def __init__(self, limit: int) -> None:
-        self.found: dict[str, str] = {}
-        self.truncated = False
-        self._limit = limit
-
-    def add(self, outcome: Outcome) -> None:
-        if outcome.session_id is None or outcome.row_key is None or outcome.fate is Fate.DUPLICATE:
-            return
-        if len(self.found) < self._limit:
-            self.found[outcome.row_key] = outcome.session_id
-        else:
-            self.truncated = True
 
 
 class _Progress:
@@ -424,18 +510,6 @@ class _Progress:
         if time.monotonic() - self._logged_at >= PROGRESS_INTERVAL:
             self._logged_at = time.monotonic()
             self._log.info("delivering", **{fate.value: count for fate, count in self._counts.items() if count})
-
-
-def _attempt(context: Context) -> Attempt:
-    ti: RuntimeTaskInstance = context["ti"]
-    return Attempt(
-        dag_id=ti.dag_id,
-        run_id=ti.run_id,
-        task_id=ti.task_id,
-        map_index=ti.map_index,
-        try_number=ti.try_number,
-        logical_date=context.get("logical_date"),
-    )
 
 
 def _is_final(error: Exception) -> bool:

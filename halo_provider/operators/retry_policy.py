@@ -12,6 +12,7 @@ from halo_provider.exceptions import (
     HaloCallError,
     HaloConfigurationError,
     RowsRejectedError,
+    TooManySubmissionsError,
     Verdict,
 )
 
@@ -30,7 +31,7 @@ class HaloRetryPolicy(RetryPolicy):
         context: Context | None = None,  # noqa: ARG002
     ) -> RetryDecision:
         """Decide by the error's own facts; everything unknown is Airflow's to decide."""
-        if isinstance(exception, HaloConfigurationError | RowsRejectedError):
+        if isinstance(exception, HaloConfigurationError | RowsRejectedError | TooManySubmissionsError):
             return RetryDecision.fail(reason=str(exception))
         if isinstance(exception, HaloCallError) and exception.verdict in {Verdict.FORBIDDEN, Verdict.REJECTED}:
             return RetryDecision.fail(reason=str(exception))

@@ -1,0 +1,44 @@
+"""Use the installed wheel as a stranger would: Airflow knows the provider, and rows become tickets."""
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+from airflow.providers_manager import ProvidersManager
+
+import halo_provider
+from halo_provider.client import HaloClient
+from halo_provider.delivery import deliver
+from halo_provider.ledger import Attempt, Ledger
+from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, serving
+from halo_provider.sources import ListSource
+from halo_provider.submission import Submission
+
+ROWS = [
+    {"submission_id": n, "applicant_id": n, "applicant_name": "A", "company": "C", "type": "T", "details": "D"}
+    for n in range(20)
+]
+
+if "site-packages" not in halo_provider.__file__:
+    raise SystemExit(f"not the installed package: {halo_provider.__file__}")
+if "halo" not in ProvidersManager().hooks or "airflow-provider-halo" not in ProvidersManager().providers:
+    raise SystemExit("Airflow does not see the provider")
+
+
+async def run(url: str) -> None:
+    """Deliver the rows twice: the second time there is nothing to send."""
+    ledger = Ledger.at_path(Path(tempfile.mkdtemp()) / "ledger.db")
+    for expected in ("delivered", "already_delivered"):
+        claimant = ledger.claimant("halo_default/application", attempt=Attempt())
+        async with HaloClient(widget_key=EXAMPLE_WIDGET_KEY, base_url=url) as client:
+            report = await deliver(
+                ListSource(ROWS), submission=Submission.application(), client=client, claimant=claimant
+            )
+        if report.summary()[expected] != len(ROWS):
+            raise SystemExit(f"expected {len(ROWS)} rows {expected}: {report}")
+
+
+simulator = Simulator()
+with serving(simulator) as origin:
+    asyncio.run(run(origin))
+print(f"wheel {halo_provider.__version__}: {len(simulator.chats)} tickets from {len(ROWS)} rows, sent twice")

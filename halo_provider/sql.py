@@ -1,0 +1,116 @@
+"""Rows from a database: one query, streamed at the database's speed onto local disk, and read from there.
+
+Halo takes seconds for a row. A cursor held open for that long is cut off by the server (MySQL's net_write_timeout,
+PostgreSQL's idle_in_transaction_session_timeout) or keeps it from cleaning up. So the query is run and finished first,
+with a server-side cursor and a temporary file: memory stays flat, a query that fails fails before anything is sent, and
+a second reading sees the same rows.
+"""
+
+import pickle
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import IO, Any
+
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from halo_provider.exceptions import HaloConfigurationError, SourceError, redact
+from halo_provider.sources import Row
+
+FETCH_SIZE = 1_000  # rows fetched and stored together
+
+
+class SqlSource:
+    """A query's rows. `parameters` are bound by name (``:start``) on every database; close it when done."""
+
+    def __init__(
+        self, *, engine: Engine, statement: str, parameters: Mapping[str, Any] | None, description: str
+    ) -> None:
+        self.description = description
+        self._engine = engine
+        self._engine.hide_parameters = True  # SQLAlchemy's errors would quote them
+        self._statement = text(statement)
+        self._parameters = {name: self._bound(value) for name, value in (parameters or {}).items()}
+        self._columns: list[str] | None = None
+        self._spool: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 -- closed by close()
+        self._check_parameters()
+
+    def columns(self) -> list[str]:
+        """The query's columns. Raises SourceError with the database's own words where it fails."""
+        if self._columns is None:
+            self._columns = self._fetch()
+        return self._columns
+
+    def rows(self, *, required: Sequence[str]) -> Iterator[Row]:
+        """Yield the rows. Raises SourceError, before the first one, where the query fails or lacks a column."""
+        columns = self.columns()
+        missing = [name for name in required if name not in columns]
+        if missing:
+            raise SourceError(
+                f"{self.description}: the submission needs {', '.join(map(repr, missing))}, which the query does not "
+                f"select. Its columns are {', '.join(map(repr, columns))}."
+            )
+        return self._stored_rows(columns)
+
+    def _stored_rows(self, columns: Sequence[str]) -> Iterator[Row]:
+        self._spool.seek(0)
+        number = 0
+        while some := pickle.load(self._spool):  # noqa: S301 -- our own temporary file, which nobody else can reach
+            for values in some:
+                number += 1
+                yield Row(number, dict(zip(columns, values, strict=True)))
+
+    def _fetch(self) -> list[str]:
+        options = {"stream_results": True, "yield_per": FETCH_SIZE}
+        try:
+            with self._engine.connect() as db:
+                result = db.execute(self._statement, self._parameters, execution_options=options)
+                if not result.returns_rows:
+                    raise SourceError(f"{self.description}: the query yields no rows by its nature; is it a SELECT?")
+                columns = list(result.keys())
+                for some in result.partitions():
+                    pickle.dump([_storable(row) for row in some], self._spool, protocol=pickle.HIGHEST_PROTOCOL)
+                pickle.dump([], self._spool)
+        except SQLAlchemyError as error:
+            raise SourceError(f"{self.description}: the query failed: {self._words_of(error)}") from None
+        doubled = sorted({name for name in columns if columns.count(name) > 1})
+        if doubled:
+            raise SourceError(
+                f"{self.description}: the query selects {', '.join(map(repr, doubled))} twice; give each an alias"
+            )
+        return columns
+
+    def _words_of(self, error: SQLAlchemyError) -> str:
+        words = str(error.orig if isinstance(error, DBAPIError) and error.orig else error).strip()
+        password = self._engine.url.password
+        return redact(words.replace(str(password), "***") if password else words)
+
+    def _bound(self, value: Any) -> Any:
+        """A moment in the database's own terms: UTC where it has no zones, on SQLite the text its functions make."""
+        if not isinstance(value, datetime) or self._engine.dialect.name == "postgresql":
+            return value
+        moment = value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value
+        return moment.isoformat(" ") if self._engine.dialect.name == "sqlite" else moment
+
+    def _check_parameters(self) -> None:
+        known = self._statement.compile().params
+        unknown = sorted(self._parameters.keys() - known.keys())
+        missing = sorted(known.keys() - self._parameters.keys())
+        if unknown:
+            raise HaloConfigurationError(f"sql_parameters has {unknown[0]!r}, but the query has no :{unknown[0]}")
+        if missing:
+            raise HaloConfigurationError(
+                f"the query needs sql_parameters for {', '.join(f':{name}' for name in missing)}; "
+                "a colon that begins no parameter is written as \\:"
+            )
+
+    def close(self) -> None:
+        """Delete the temporary file and give the connections back."""
+        self._spool.close()
+        self._engine.dispose()
+
+
+def _storable(row: Sequence[Any]) -> tuple[Any, ...]:
+    """The row without views into the driver's memory."""
+    return tuple(bytes(value) if isinstance(value, memoryview) else value for value in row)
