@@ -7,12 +7,15 @@ before sending counts as sent (httpx-aiohttp 0.2, seen on real sockets; tests/co
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 import jwt
@@ -48,11 +51,13 @@ from halo_provider.models import (
 
 DEFAULT_BASE_URL = "https://api.haloagents.ai"
 SDK_PATH = "/api/sdk"
-CONNECT_TIMEOUT = 10.0  # seconds, within the time of the attempt
+CONNECT_TIMEOUT = 10.0  # seconds at most for name, connection and TLS, within the time of the attempt
+MAX_RETRY_AFTER = 86_400.0  # seconds: a longer wish is taken for a day
 KEEPALIVE = 5.0  # seconds an idle connection is kept: a server that closes one first leaves a request in doubt
 USER_TOKEN_LIFETIME = 300  # seconds
 UPDATE_TOKEN_LIFETIME = 900  # seconds; Halo accepts at most one hour
 
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 _ResponseT = TypeVar("_ResponseT", bound=BaseModel)
 
 
@@ -73,19 +78,41 @@ def sdk_url(base_url: str) -> str:
     return str(url.copy_with(path=path or SDK_PATH))
 
 
+def environment_proxy(url: str) -> httpx.Proxy | None:
+    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for this address, if any.
+
+    Raises HaloConfigurationError for one that is no http or https address; the text does not repeat it, as it may hold
+    a password.
+    """
+    address = httpx.URL(url)
+    named = getproxies().get(address.scheme)
+    if not named or proxy_bypass(address.netloc.decode()):
+        return None
+    with suppress(httpx.InvalidURL, ValueError):
+        proxy = httpx.Proxy(named if "://" in named else f"http://{named}")
+        if proxy.url.scheme in {"http", "https"}:
+            return proxy
+    raise HaloConfigurationError(
+        f"the environment's {address.scheme}_proxy is no http or https address: mend it, or put Halo into no_proxy"
+    )
+
+
 def retry_after(header: str | None, *, now: datetime) -> float | None:
-    """Seconds that a Retry-After header asks to wait (RFC 9110: a number or an HTTP-date), None if it says nothing."""
+    """Seconds that a Retry-After header asks to wait, at most MAX_RETRY_AFTER; None if it says nothing.
+
+    RFC 9110 has whole seconds and HTTP-dates; a fraction of a second is understood too.
+    """
     if header is None:
         return None
-    if header.strip().isdigit():
-        return float(header)
+    if _SECONDS.fullmatch(header.strip()):
+        return min(float(header), MAX_RETRY_AFTER)
     try:
         moment = parsedate_to_datetime(header)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - now).total_seconds())
+    return min(max(0.0, (moment - now).total_seconds()), MAX_RETRY_AFTER)
 
 
 def error_message(content: bytes) -> str:
@@ -148,7 +175,9 @@ class HaloClient:
             "accept": "application/json",
             "user-agent": f"airflow-provider-halo/{__version__}",
         }
-        self._extensions = {"timeout": {"connect": min(CONNECT_TIMEOUT, timeout)}}
+        # aiohttp's time for getting a connection, which httpx calls pool; it ends before the attempt's own time does,
+        # because only then is it certain that nothing was sent.
+        self._extensions = {"timeout": {"pool": min(CONNECT_TIMEOUT, timeout / 2)}}
         self._transport: httpx.AsyncBaseTransport | None = None
 
     def __repr__(self) -> str:
@@ -164,9 +193,12 @@ class HaloClient:
         import aiohttp  # noqa: PLC0415 -- slow to import, and not needed where a DAG is parsed
         from httpx_aiohttp import AiohttpTransport  # noqa: PLC0415
 
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE, ssl=httpx.create_ssl_context())
-        session = aiohttp.ClientSession(connector=connector, trust_env=True, cookie_jar=aiohttp.DummyCookieJar())
-        self._transport = AiohttpTransport(client=session)
+        # Not aiohttp's trust_env: it reads ~/.netrc at every request, and an entry there refuses our own key.
+        proxy = environment_proxy(self.base_url)
+        certificates = httpx.create_ssl_context()
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE, ssl=certificates)
+        session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        self._transport = AiohttpTransport(client=session, verify=certificates, proxy=proxy)
         return self
 
     async def __aexit__(
@@ -248,7 +280,10 @@ class HaloClient:
             raise HaloConnectionError(path, sent=True, reason=f"no answer within {self.timeout:g} s") from error
         except Exception as error:
             cause = error.__cause__ or error
-            raise HaloConnectionError(path, sent=_may_have_been_sent(cause), reason=_failure(cause)) from error
+            failure = HaloConnectionError(path, sent=_may_have_been_sent(cause), reason=_failure(cause))
+            if _may_quote(error) or _may_quote(cause):
+                raise failure from None
+            raise failure from error
         return response, content
 
 
@@ -260,6 +295,17 @@ def _may_have_been_sent(cause: BaseException) -> bool:
     return not isinstance(cause, before_sending)
 
 
+def _may_quote(error: BaseException) -> bool:
+    """Whether the error's text may repeat what the other side sent, which could be our own request."""
+    import aiohttp  # noqa: PLC0415 -- see __aenter__
+
+    return isinstance(error, aiohttp.ClientResponseError | aiohttp.ClientPayloadError)
+
+
 def _failure(cause: BaseException) -> str:
-    """The error's name, with its text only where the system wrote it: other texts may quote the answer."""
+    """The error's name, with its text only where the system wrote it."""
+    import aiohttp  # noqa: PLC0415 -- see __aenter__
+
+    if isinstance(cause, aiohttp.ClientHttpProxyError):
+        return f"the proxy answered {cause.status}"
     return f"{type(cause).__name__}: {cause}" if isinstance(cause, OSError) and str(cause) else type(cause).__name__

@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from pydantic_core import to_json
 
@@ -29,9 +30,21 @@ from halo_provider.exceptions import (
     HaloResponseError,
     LedgerError,
     RowError,
+    RowsChangedError,
     Verdict,
 )
-from halo_provider.ledger import MAX_RESPONSE, Claim, Claimant, OnInDoubt, Settlement, Standing, Status
+from halo_provider.ledger import (
+    MAX_RESPONSE,
+    Candidate,
+    Change,
+    Claim,
+    Claimant,
+    Commit,
+    OnInDoubt,
+    Settlement,
+    Standing,
+    Status,
+)
 from halo_provider.models import ChatAnswer
 from halo_provider.pacing import Backoff, Pacer, Stop
 from halo_provider.reading import Reader, Reading, candidate, candidate_of
@@ -45,7 +58,11 @@ CLAIM_POLL = 1.0  # seconds between looks at them
 MAX_DEFERRED = 5_000  # rows that may wait for another run, so that memory stays flat
 LIVENESS_POLL = 0.5  # seconds between looks at whether this process may still send
 LEASE_MARGIN = 2.0  # seconds before the end of the claims in which nothing more is sent
+LEDGER_PATIENCE = 30.0  # seconds in which outcomes are offered again to a ledger that went away
+LEDGER_POLL = 0.5  # seconds between the offers
 MAX_GIVEN_UP = 50  # rows given up one after the other before the run itself gives up
+
+OnChange = Literal["skip", "fail", "follow_up"]
 
 
 class Fate(StrEnum):
@@ -84,6 +101,8 @@ class DeliveryReport:
     read: int = 0
     requests: int = 0
     refused: int = 0
+    changed: int = 0
+    changed_error: RowsChangedError | None = None
     seconds: float = 0.0
     stopped: str | None = None
     error: Exception | None = None
@@ -102,7 +121,7 @@ class DeliveryReport:
             return error
         counts = self.counts
         if not (self.stopped or counts[Fate.FAILED] or counts[Fate.IN_DOUBT] or counts[Fate.NOT_ATTEMPTED]):
-            return None
+            return self.changed_error
         return DeliveryIncompleteError(
             failed=counts[Fate.FAILED],
             in_doubt=counts[Fate.IN_DOUBT],
@@ -141,6 +160,7 @@ async def deliver(
     requests_per_second: float | None = None,
     max_attempts: int = 5,
     on_in_doubt: OnInDoubt = "resend",
+    on_change: OnChange = "skip",
     backoff: Backoff | None = None,
     stop: Stop | None = None,
     alive: Callable[[], bool] = lambda: True,
@@ -150,7 +170,9 @@ async def deliver(
 
     Never raises for what rows, Halo, the source or the ledger do: `DeliveryReport.error` then holds the typed error,
     and the counts balance. `alive` tells whether this process may still send; `on_outcome` is called on the loop for
-    every row, once its fate is committed. `requests_per_second` and `concurrency` are upper bounds.
+    every row, once its fate is committed. `requests_per_second` and `concurrency` are upper bounds. `on_change` decides
+    about delivered rows whose content is another one now: leave them (skip), leave them and report an error (fail), or
+    send the new content into the session they have (follow_up), once per change.
     """
     delivery = _Delivery(
         reader=Reader(source, submission, batch_size=batch_size),
@@ -160,6 +182,8 @@ async def deliver(
         requests_per_second=requests_per_second,
         max_attempts=max_attempts,
         on_in_doubt=on_in_doubt,
+        on_change=on_change,
+        submission=submission,
         backoff=backoff or Backoff(),
         stop=stop or Stop(),
         alive=alive,
@@ -178,10 +202,19 @@ class _Work:
     doubtful: bool = False
     settled: bool = False
     attempts: int = 0
+    change: Change | None = None
 
     @property
     def row_key(self) -> str:
         return self.submission.row_key
+
+    @property
+    def ledger_key(self) -> str:
+        """Its key in the ledger, where a follow-up has one of its own."""
+        return self.change.ledger_key if self.change else self.row_key
+
+    def candidate(self) -> Candidate:
+        return replace(candidate(self.submission), row_key=self.ledger_key)
 
     @property
     def user_id(self) -> str | None:
@@ -265,7 +298,7 @@ class _Committer:
     async def intend(self, work: _Work) -> bool:
         """Wait until the attempt's intent is committed; False where the row is lost, or the ledger."""
         committed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._intents[work.row_key] = committed
+        self._intents[work.ledger_key] = committed
         self._wanted.set()
         self._urgent.set()
         return await committed
@@ -294,24 +327,29 @@ class _Committer:
         self._urgent.clear()
         if not intents and not settlements:
             return
-        try:
-            commit = await asyncio.get_running_loop().run_in_executor(
-                self._thread,
-                lambda: self._claimant.commit(
-                    settlements=[settlement for settlement, _, _ in settlements], intents=list(intents)
-                ),
-            )
-        except LedgerError as error:
-            self._stop.request(str(error), error=error)
-            commit = None
+        commit = await self._commit([settlement for settlement, _, _ in settlements], list(intents))
         del self._settlements[: len(settlements)]
         for row_key, committed in intents.items():
             if not committed.done():
-                committed.set_result(commit is not None and row_key not in commit.lost_intents)
+                committed.set_result(commit is not None and row_key in commit.intents)
         for settlement, work, outcome in settlements:
             if outcome is not None:
                 kept = commit is not None and settlement.row_key not in commit.lost_settlements
                 self._on_committed(work, outcome if kept else _unrecorded(outcome))
+
+    async def _commit(self, settlements: Sequence[Settlement], intents: Sequence[str]) -> Commit | None:
+        """Commit; where the ledger is away, send nothing more, but try to record what was sent for a while."""
+        give_up_at = time.monotonic() + LEDGER_PATIENCE
+        while True:
+            commit = partial(self._claimant.commit, settlements=settlements, intents=intents)
+            try:
+                return await asyncio.get_running_loop().run_in_executor(self._thread, commit)
+            except LedgerError as error:
+                self._stop.request(str(error), error=error)
+            intents = ()
+            if not settlements or self._stop.grace is not None or time.monotonic() >= give_up_at:
+                return None
+            await asyncio.sleep(LEDGER_POLL)
 
 
 def _unrecorded(outcome: Outcome) -> Outcome:
@@ -335,6 +373,8 @@ class _Delivery:
         requests_per_second: float | None,
         max_attempts: int,
         on_in_doubt: OnInDoubt,
+        on_change: OnChange,
+        submission: Submission,
         backoff: Backoff,
         stop: Stop,
         alive: Callable[[], bool],
@@ -347,6 +387,8 @@ class _Delivery:
         self._window = max(2 * reader.batch_size, 4 * concurrency)
         self._max_attempts = max_attempts
         self._on_in_doubt: OnInDoubt = on_in_doubt
+        self._on_change = on_change
+        self._submission = submission
         self._backoff = backoff
         self._stop = stop
         self._alive = alive
@@ -440,34 +482,101 @@ class _Delivery:
         if self._deferred and time.monotonic() - self._looked_at_deferred >= CLAIM_POLL:
             self._looked_at_deferred = time.monotonic()
             again, self._deferred = self._deferred, []
-        candidates = [candidate(work.submission) for work in again]
-        candidates += [candidate_of(reading) for reading in readings if reading.is_candidate]
-        if not candidates and not readings:
+        if not again and not readings:
             return
-        claims: Mapping[str, Claim] = {}
+        self._report.read += len(readings)
         try:
-            claims = await asyncio.get_running_loop().run_in_executor(
-                self._ledger_thread, lambda: self._claimant.claim(candidates, on_in_doubt=self._on_in_doubt)
+            held_back = await self._follow(readings)
+            asking = [reading for reading in readings if reading.is_candidate and reading.row_key not in held_back]
+            claims = await self._in_ledger_thread(
+                self._claimant.claim, [work.candidate() for work in again] + [candidate_of(one) for one in asking]
+            )
+            changed = self._changes(asking, claims)
+            claims_of_changes = await self._in_ledger_thread(
+                self._claimant.claim, [work.candidate() for work in changed.values()]
             )
         except HaloError as error:
             self._stop.request(str(error), error=error)
-        self._report.read += len(readings)
+            held_back, claims, changed, claims_of_changes = {}, {}, {}, {}
         for work in again:
-            if not self._ended_by(claims.get(work.row_key), work):
+            if not self._ended_by(claims.get(work.ledger_key), work):
                 self._go(work)
         for reading in readings:
-            self._place(reading, claims)
+            if reading.row_key in changed and reading.is_candidate:
+                work = changed[reading.row_key]
+                self._start(work, claims_of_changes.get(work.ledger_key))
+            elif reading.row_key in held_back and reading.submission is not None:
+                work = _Work(reading.row, reading.submission)
+                self._end(work, Fate.NOT_ATTEMPTED, held_back[reading.row_key], entered=False)
+            else:
+                self._place(reading, claims)
+
+    async def _in_ledger_thread(
+        self, claim: Callable[..., dict[str, Claim]], candidates: Sequence[Candidate]
+    ) -> dict[str, Claim]:
+        if not candidates:
+            return {}
+        return await asyncio.get_running_loop().run_in_executor(
+            self._ledger_thread, lambda: claim(candidates, on_in_doubt=self._on_in_doubt)
+        )
+
+    async def _follow(self, readings: Sequence[Reading]) -> dict[str | None, str]:
+        """Point follow-ups into the sessions they belong to; name those that have to wait, with the reason."""
+        if self._submission.follows is None:
+            return {}
+        name, columns = self._submission.follows
+        candidates = [candidate_of(reading) for reading in readings if reading.is_candidate]
+        standings = await self._in_ledger_thread(self._claimant.preview, candidates)
+        keys = sorted({one.submission.follows_key or "" for one in readings if one.submission})
+        known = await asyncio.get_running_loop().run_in_executor(
+            self._ledger_thread, lambda: self._claimant.followed(name, keys)
+        )
+        waiting: dict[str | None, str] = {}
+        for reading in readings:
+            if reading.submission is None or standings[reading.submission.row_key].standing is Standing.DELIVERED:
+                continue
+            followed = known.get(reading.submission.follows_key or "")
+            if followed is not None and followed.standing is Standing.DELIVERED and followed.session_id:
+                reading.submission = reading.submission.into_session(followed.session_id)
+            elif followed is not None and followed.standing is not Standing.REJECTED:
+                waiting[reading.row_key] = f"the {name} it follows is not delivered yet"
+            elif self._submission.follows_missing == "follow_up":
+                waiting[reading.row_key] = f"there is no delivered {name} that it could follow"
+            elif self._submission.follows_missing == "reject":
+                reading.submission = None
+                reading.error = RowError(f"there is no delivered {name} that it could follow", column=columns[0])
+        return waiting
+
+    def _changes(self, readings: Sequence[Reading], claims: Mapping[str, Claim]) -> dict[str | None, _Work]:
+        """Count the delivered rows that have changed since, and make follow-ups of them where that is wanted."""
+        follow_ups: dict[str | None, _Work] = {}
+        for reading in readings:
+            claim = claims.get(reading.row_key or "")
+            if claim is None or claim.standing is not Standing.DELIVERED or not claim.changed or not reading.submission:
+                continue
+            self._report.changed += 1
+            if self._on_change == "fail":
+                first = self._report.changed_error.first if self._report.changed_error else str(reading.row_key)
+                self._report.changed_error = RowsChangedError(changed=self._report.changed, first=first)
+            if self._on_change == "follow_up" and claim.session_id:
+                submission = reading.submission.into_session(claim.session_id)
+                change = Change(submission.row_key, claim.changes + 1, submission.payload_hash)
+                follow_ups[reading.row_key] = _Work(reading.row, submission, change=change)
+        return follow_ups
+
+    def _start(self, work: _Work, claim: Claim | None) -> None:
+        """Give a submission its place: it has ended already, it may go, or it waits behind its user's earlier ones."""
+        if self._ended_by(claim, work, entered=False):
+            return
+        if self._lanes.is_blocked(work):
+            self._hold_back(work, entered=False)
+        elif self._lanes.enter(work):
+            self._go(work)
 
     def _place(self, reading: Reading, claims: Mapping[str, Claim]) -> None:
         claim = claims.get(reading.row_key) if reading.row_key else None
         if reading.submission is not None:
-            work = _Work(reading.row, reading.submission)
-            if self._ended_by(claim, work, entered=False):
-                return
-            if self._lanes.is_blocked(work):
-                self._hold_back(work, entered=False)
-            elif self._lanes.enter(work):
-                self._go(work)
+            self._start(_Work(reading.row, reading.submission), claim)
             return
         outcome = Outcome(row=reading.row, row_key=reading.row_key, user_id=None, fate=Fate.DUPLICATE)
         if not reading.duplicate:
@@ -491,7 +600,7 @@ class _Delivery:
             case Claim(standing=Standing.CLAIMED):
                 work.claimed = True
                 work.doubtful = claim.doubtful
-                self._open[work.row_key] = work
+                self._open[work.ledger_key] = work
                 return False
             case _:
                 return False
@@ -552,7 +661,7 @@ class _Delivery:
             self._hold_back(work, entered=True)
             return False
         if not await self._committer.intend(work):
-            del self._open[work.row_key]
+            del self._open[work.ledger_key]
             reason = self._stop.reason or "another run has taken the row over"
             self._end(work, Fate.NOT_ATTEMPTED, reason)
             return False
@@ -600,7 +709,7 @@ class _Delivery:
         if self._stop.requested:
             self._settle(work, Fate.NOT_ATTEMPTED, str(error))
             return True
-        resting = Settlement(row_key=work.row_key, status=work.resting_status, final=False, error=str(error))
+        resting = Settlement(row_key=work.ledger_key, status=work.resting_status, final=False, error=str(error))
         self._committer.settle(resting, work, None)
         return False
 
@@ -622,13 +731,14 @@ class _Delivery:
         """End a claimed submission: it counts once the ledger has it."""
         work.settled = True
         settlement = Settlement(
-            row_key=work.row_key,
+            row_key=work.ledger_key,
             status=work.resting_status if fate is Fate.NOT_ATTEMPTED else Status(fate.value),
             session_id=answer.session_id if answer else None,
             agent_id=answer.agent_id if answer else None,
             error=reason,
             reply=answer.text if answer else reply,
             response=_undocumented(answer) if answer else None,
+            change=work.change,
         )
         outcome = work.outcome(fate, reason, session_id=settlement.session_id)
         self._committer.settle(settlement, work, outcome)
@@ -652,7 +762,7 @@ class _Delivery:
             self._lanes.block(work.user_id)
 
     def _close(self, work: _Work, outcome: Outcome) -> None:
-        del self._open[work.row_key]
+        del self._open[work.ledger_key]
         self._count(outcome)
 
     def _count(self, outcome: Outcome) -> None:

@@ -18,6 +18,7 @@ HaloError
 └── DeliveryError               a run that ended without every row delivered
     ├── AccountingError         the sum of the statuses is not the number of rows read
     ├── DeliveryIncompleteError rows failed, in doubt or not attempted: another try may settle them
+    ├── RowsChangedError        delivered rows have another content now, and on_change is fail
     ├── TooManySubmissionsError more rows to send than max_submissions allows: nothing was sent
     └── RowsRejectedError       more rows rejected than the policy allows: another try will not help
 """
@@ -28,7 +29,7 @@ from enum import StrEnum
 
 MAX_ERROR_TEXT = 500  # characters of Halo's own words kept in an error
 
-_SECRET = re.compile(r"\b(?:ab_live_|ha_secret_)[\w-]+|\beyJ[\w-]+\.[\w-]+\.[\w-]*")
+_SECRET = re.compile(r"(?:ab_live_|ha_secret_)[\w-]+|eyJ[\w-]+\.[\w-]+\.[\w-]*")
 
 
 def redact(text: str) -> str:
@@ -98,7 +99,7 @@ class HaloResponseError(HaloCallError):
     def __init__(self, path: str, *, reason: str, reply: str) -> None:
         self.path = path
         self.reason = reason
-        self.reply = redact(reply[:MAX_ERROR_TEXT])
+        self.reply = redact(reply)[:MAX_ERROR_TEXT]
         super().__init__(f"POST {path}: {reason}")
 
 
@@ -110,7 +111,7 @@ class HaloStatusError(HaloCallError):
     def __init__(self, path: str, *, status: int, message: str, retry_after: float | None = None) -> None:
         self.path = path
         self.status = status
-        self.message = redact(message[:MAX_ERROR_TEXT])
+        self.message = redact(message)[:MAX_ERROR_TEXT]
         self.retry_after = retry_after
         super().__init__(f"POST {path}: Halo answered {status}: {self.message}{self.remedy}")
 
@@ -194,6 +195,18 @@ class DeliveryIncompleteError(DeliveryError):
             f"{failed} rows failed, {in_doubt} are in doubt, {not_attempted} were not attempted"
             + (f": {reason}" if reason else "")
             + ". Run the task again: delivered rows are never sent again."
+        )
+
+
+class RowsChangedError(DeliveryError):
+    """Delivered rows have another content now, and on_change is fail. Nothing of them was sent."""
+
+    def __init__(self, *, changed: int, first: str) -> None:
+        self.changed = changed
+        self.first = first
+        super().__init__(
+            f"{changed:,} delivered rows have another content now, the first is {first!r}. "
+            "on_change='skip' leaves them, 'follow_up' sends the new content into their sessions."
         )
 
 

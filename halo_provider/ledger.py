@@ -24,25 +24,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from sqlalchemy import (
-    JSON,
-    Column,
     Connection,
-    DateTime,
-    Dialect,
     Engine,
-    Index,
     Insert,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    TypeDecorator,
     and_,
     bindparam,
     create_engine,
     event,
     func,
+    insert,
     inspect,
     or_,
     select,
@@ -52,9 +42,8 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from halo_provider.exceptions import HaloConfigurationError, LedgerError, redact
-from halo_provider.submission import MAX_ROW_KEY
+from halo_provider.schema import MAX_NAMESPACE, bring_up, events, submissions
 
-MAX_NAMESPACE = 250  # characters; with MAX_ROW_KEY the widest primary key that MySQL's 3,072 bytes hold
 MAX_TEXT = 500  # characters kept of an error and of a reply
 MAX_RESPONSE = 10_000  # characters of JSON kept of an answer's undocumented fields
 LEASE = 60.0  # seconds a claim lives without being renewed
@@ -86,66 +75,6 @@ class Standing(StrEnum):
     BUSY = "busy"  # another owner has a live lease
 
 
-class UtcDateTime(TypeDecorator[datetime]):
-    """Aware UTC in Python, microseconds in every database."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> Any:
-        """Ask MySQL for microseconds, which it leaves out by default."""
-        if dialect.name in {"mysql", "mariadb"}:
-            return dialect.type_descriptor(mysql.DATETIME(fsp=6))
-        return dialect.type_descriptor(DateTime(timezone=True))
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Drop the zone, which is UTC, where the database has none."""
-        return value if value is None or dialect.name == "postgresql" else value.astimezone(UTC).replace(tzinfo=None)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 -- SQLAlchemy's signature
-        """Put the zone back."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-def _exact(length: int) -> String:
-    """Text that is compared to the letter: MySQL's default collations fold case and accents."""
-    exact = mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
-    return String(length).with_variant(exact, "mysql", "mariadb")
-
-
-_LONG_TEXT = Text().with_variant(mysql.LONGTEXT(charset="utf8mb4"), "mysql", "mariadb")
-
-metadata = MetaData()
-submissions = Table(
-    "halo_submissions",
-    metadata,
-    Column("namespace", _exact(MAX_NAMESPACE), primary_key=True),
-    Column("row_key", _exact(MAX_ROW_KEY), primary_key=True),
-    Column("status", String(16), nullable=False),
-    Column("user_id", _LONG_TEXT),
-    Column("session_id", _LONG_TEXT),
-    Column("agent_id", _LONG_TEXT),
-    Column("payload_hash", String(64)),
-    Column("attempts", Integer, nullable=False),
-    Column("error", _LONG_TEXT),
-    Column("reply", _LONG_TEXT),
-    Column("response", JSON(none_as_null=True)),
-    Column("owner", String(100)),
-    Column("lease_expires_at", UtcDateTime()),
-    Column("dag_id", String(250)),
-    Column("run_id", String(250)),
-    Column("task_id", String(250)),
-    Column("map_index", Integer),
-    Column("try_number", Integer),
-    Column("logical_date", UtcDateTime()),
-    Column("created_at", UtcDateTime(), nullable=False),
-    Column("updated_at", UtcDateTime(), nullable=False),
-    Index("halo_submissions_status", "namespace", "status", "updated_at"),
-)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """Which Airflow task instance speaks: written beside every row it claims."""
@@ -156,6 +85,14 @@ class Attempt:
     map_index: int | None = None
     try_number: int | None = None
     logical_date: datetime | None = None
+
+    @property
+    def name(self) -> str | None:
+        """What the history calls it."""
+        if self.task_id is None:
+            return None
+        mapped = f"[{self.map_index}]" if self.map_index is not None and self.map_index >= 0 else ""
+        return f"{self.dag_id} {self.run_id} {self.task_id}{mapped} try {self.try_number}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,13 +106,31 @@ class Candidate:
 
 
 class Claim(NamedTuple):
-    """The answer to a Candidate. `doubtful`: Halo may have it from an earlier attempt already."""
+    """The answer to a Candidate.
+
+    `doubtful`: Halo may have it from an earlier attempt already. `changed`: it was delivered with another payload;
+    `changes` counts the follow-ups delivered since.
+    """
 
     standing: Standing
     session_id: str | None = None
     error: str | None = None
     doubtful: bool = False
-    attempts: int = 0
+    changed: bool = False
+    changes: int = 0
+
+
+class Change(NamedTuple):
+    """Which change of a delivered row a follow-up carries; counted from 1."""
+
+    row_key: str
+    number: int
+    payload_hash: str
+
+    @property
+    def ledger_key(self) -> str:
+        """The follow-up's own key in the ledger: a row's key never holds a tab."""
+        return f"{self.row_key}\tchange {self.number}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,12 +145,19 @@ class Settlement:
     error: str | None = None
     reply: str | None = None
     response: Mapping[str, Any] | None = None
+    change: Change | None = None
+
+    @property
+    def is_noteworthy(self) -> bool:
+        """Whether the row's history should tell: something went wrong with an attempt."""
+        return self.status in _TROUBLE or (self.status is Status.PENDING and not self.final)
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What a commit could not do, because the row is no longer this owner's."""
+    """What a commit did: `intents` are on the record; what is lost is no longer this owner's."""
 
+    intents: frozenset[str] = field(default_factory=frozenset)
     lost_intents: frozenset[str] = field(default_factory=frozenset)
     lost_settlements: frozenset[str] = field(default_factory=frozenset)
 
@@ -227,10 +189,7 @@ class Ledger:
         else:
             self.engine = self.engine.execution_options(isolation_level="READ COMMITTED")
         try:
-            try:
-                metadata.create_all(self.engine)
-            except DBAPIError:
-                metadata.create_all(self.engine)  # another process may have created it in between
+            bring_up(self.engine)
             self.read_clock()
         except SQLAlchemyError as error:
             raise LedgerError(f"the ledger cannot be opened: {redact(str(error.args[0]))}") from error
@@ -322,6 +281,12 @@ class Claimant:
         self._held.update(key for key, claim in claims.items() if claim.standing is Standing.CLAIMED)
         return claims
 
+    def followed(self, submission_name: str, row_keys: Sequence[str]) -> dict[str, Claim]:
+        """Where the rows of another submission on the same connection stand, by key; unknown ones are left out."""
+        namespace = f"{self.namespace.rpartition('/')[0]}/{submission_name}"
+        found = self._ledger.find(namespace, row_keys)
+        return {key: Claim(_KNOWN[row.status], session_id=row.session_id) for key, row in found.items()}
+
     def preview(self, candidates: Sequence[Candidate], *, on_in_doubt: OnInDoubt) -> dict[str, Claim]:
         """Say where every key stands, as `claim` would, and write nothing."""
         now = self._ledger.now()
@@ -353,6 +318,15 @@ class Claimant:
             _execute_counted(db, _TAKE_OVER, taken)
         if fresh or taken:
             self._confirm(db, claims)
+        expired = [
+            self._event(candidate.row_key, Status.IN_DOUBT, "the lease of the run that was sending it ran out", now)
+            for candidate in candidates
+            if candidate.row_key in found
+            and found[candidate.row_key].status == Status.IN_FLIGHT
+            and claims[candidate.row_key].standing is not Standing.BUSY
+        ]
+        if expired:
+            db.execute(insert(events), expired)
         return claims
 
     def _confirm(self, db: Connection, claims: dict[str, Claim]) -> None:
@@ -433,12 +407,42 @@ class Claimant:
             group = [settlement for settlement in settlements if settlement.status is status]
             if group and not _execute_counted(db, statement, [self._settled(settlement, now) for settlement in group]):
                 lost_settlements |= self._not_mine(db, [settlement.row_key for settlement in group], status)
+        changes = [
+            {
+                "b_namespace": self.namespace,
+                "b_row_key": change.row_key,
+                "b_before": change.number - 1,
+                "number": change.number,
+                "payload_hash": change.payload_hash,
+            }
+            for settlement in settlements
+            if (change := settlement.change) and settlement.status is Status.DELIVERED
+        ]
+        if changes:
+            db.execute(_COUNT_CHANGE, changes)
+        troubles = [
+            self._event(settlement.row_key, settlement.status, settlement.error, now)
+            for settlement in settlements
+            if settlement.is_noteworthy
+        ]
+        if troubles:
+            db.execute(insert(events), troubles)
         lost_intents: set[str] = set()
         if intents:
             changed = db.execute(_INTEND, self._intended(intents, now)).rowcount
             if changed != len(intents):
                 lost_intents = self._not_mine(db, intents, Status.IN_FLIGHT)
-        return Commit(frozenset(lost_intents), frozenset(lost_settlements))
+        return Commit(frozenset(intents) - lost_intents, frozenset(lost_intents), frozenset(lost_settlements))
+
+    def _event(self, row_key: str, event: Status, detail: str | None, now: datetime) -> dict[str, Any]:
+        return {
+            "namespace": self.namespace,
+            "row_key": row_key,
+            "at": now,
+            "actor": self._attempt.name or self.owner,
+            "event": event.value,
+            "detail": _shortened(detail),
+        }
 
     def _not_mine(self, db: Connection, row_keys: Sequence[str], status: Status) -> set[str]:
         mine = select(submissions.c.row_key).where(
@@ -496,7 +500,7 @@ def _find(db: Connection, namespace: str, row_keys: Sequence[str]) -> dict[str, 
         columns.user_id,
         columns.session_id,
         columns.payload_hash,
-        columns.attempts,
+        columns.changes,
         columns.error,
         columns.owner,
         columns.lease_expires_at,
@@ -512,7 +516,8 @@ def _claim_of(standing: Standing, row: Any, candidate: Candidate) -> Claim:
         session_id=row.session_id,
         error=candidate.error or row.error,
         doubtful=row.status in {Status.IN_FLIGHT, Status.IN_DOUBT},
-        attempts=row.attempts,
+        changed=None not in (row.payload_hash, candidate.payload_hash) and row.payload_hash != candidate.payload_hash,
+        changes=row.changes or 0,
     )
 
 
@@ -586,6 +591,20 @@ _LEGAL = {
     Status.IN_DOUBT: (Status.IN_FLIGHT, Status.IN_DOUBT),
     Status.FAILED: (Status.PENDING, Status.IN_FLIGHT),
 }
+_KNOWN = {
+    Status.DELIVERED: Standing.DELIVERED,
+    Status.REJECTED: Standing.REJECTED,
+    Status.IN_DOUBT: Standing.IN_DOUBT,
+    Status.FAILED: Standing.BUSY,
+    Status.PENDING: Standing.BUSY,
+    Status.IN_FLIGHT: Standing.BUSY,
+}
+_TROUBLE = frozenset({Status.REJECTED, Status.IN_DOUBT, Status.FAILED})
+_COUNT_CHANGE = (
+    update(submissions)
+    .where(_ONE_ROW, func.coalesce(submissions.c.changes, 0) == bindparam("b_before"))
+    .values(changes=bindparam("number"), payload_hash=bindparam("payload_hash"))
+)
 _SETTLED_COLUMNS = ("session_id", "agent_id", "error", "reply", "response", "lease_expires_at", "updated_at")
 _SETTLE = {
     status: update(submissions)

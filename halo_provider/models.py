@@ -6,7 +6,7 @@ read in November 2026.
 
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_serializer, model_validator
 from pydantic_core import PydanticCustomError, to_json
 
 MAX_MESSAGE = 10_000  # characters
@@ -48,20 +48,18 @@ COMPANY_SYSTEM_FIELDS = frozenset(
         "last_contacted_at",
     }
 )
-_TERMS = frozenset({"monthly", "quarterly", "annual", "bi_annual"})
+_TERMS = ("annual", "bi_annual", "monthly", "quarterly")
 ENUMERATED_TRAITS = {
-    "renewal_status": frozenset(
-        {
-            "up_for_renewal",
-            "in_progress",
-            "likely_to_renew",
-            "expansion_opportunity",
-            "set_to_cancel",
-            "set_to_cancel_trial",
-            "at_risk",
-            "renewed",
-            "lost",
-        }
+    "renewal_status": (
+        "up_for_renewal",
+        "in_progress",
+        "likely_to_renew",
+        "expansion_opportunity",
+        "set_to_cancel",
+        "set_to_cancel_trial",
+        "at_risk",
+        "renewed",
+        "lost",
     ),
     "contract_term": _TERMS,
     "payment_terms": _TERMS,
@@ -83,7 +81,7 @@ def check_traits(traits: Json, context: Json, *, system_fields: frozenset[str], 
         raise _trait_error(managed[0], "is managed by Halo and cannot be set")
     for trait, allowed in ENUMERATED_TRAITS.items():
         if trait in traits and traits[trait] is not None and traits[trait] not in allowed:
-            raise _trait_error(trait, f"must be one of {', '.join(sorted(allowed))}")
+            raise _trait_error(trait, f"must be one of {', '.join(allowed)}")
     if (size := json_size(traits) + json_size(context)) > limit:
         raise ValueError(f"traits and context are {size:,} bytes together, Halo accepts {limit:,}")
 
@@ -170,6 +168,11 @@ class ContextEntry(Request):
     label: Identifier
     type: EntryType | None = None
     value: Any
+
+    @model_serializer
+    def _with_its_value(self) -> Json:
+        """Every entry has a value, also where that is null: only the type is left out where there is none."""
+        return {"label": self.label, **({"type": self.type} if self.type else {}), "value": self.value}
 
 
 class Chat(Request):

@@ -5,18 +5,18 @@ without a word, and names neither the line nor the content of a row that is too 
 accounted for. pandas is for what it does better: a DataFrame is a list of rows too.
 """
 
-import codecs
 import csv
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any, Protocol
+from itertools import chain, count, repeat
+from typing import IO, Any, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from halo_provider.exceptions import RowError, SourceError
-from halo_provider.submission import REJECT_COLUMNS, RowValues, text
+from halo_provider.submission import REJECT_COLUMNS, RowValues, is_unicode, text
 
 MAX_FIELD = 1_000_000  # characters in one CSV value: far beyond what Halo takes, and the end of a quote never closed
 MAX_RAW_TEXT = 2_000  # characters of an unreadable line that go to the rejects file
@@ -65,10 +65,16 @@ class CsvOptions(BaseModel):
     @classmethod
     def _known(cls, encoding: str) -> str:
         try:
-            codecs.lookup(encoding)
+            "".encode(encoding)
         except LookupError:
-            raise ValueError(f"there is no encoding {encoding!r}") from None
+            raise ValueError(f"there is no text encoding {encoding!r}") from None
         return encoding
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if self.delimiter == self.quotechar or {self.delimiter, self.quotechar} & set("\r\n"):
+            raise ValueError("delimiter and quotechar must be two different characters, and no line breaks")
+        return self
 
 
 class CsvSource:
@@ -85,7 +91,10 @@ class CsvSource:
         return self.path
 
     def columns(self) -> list[str]:
-        """The header's names; none for an empty file. Raises SourceError where the file cannot be read."""
+        """The header's names, ``column 3`` where one is blank; none for an empty file.
+
+        Raises SourceError where the file cannot be read.
+        """
         with self._records() as records:
             return self._header(records)
 
@@ -105,12 +114,11 @@ class CsvSource:
             return []
         if header.error:
             raise SourceError(f"{self.path}: the header cannot be read: {header.error}")
-        return [name.strip() for name in header.fields]
+        return [name.strip() or f"column {place}" for place, name in enumerate(header.fields, start=1)]
 
     def _check_columns(self, columns: Sequence[str], required: Sequence[str]) -> None:
-        doubled = sorted({name for name in columns if name and columns.count(name) > 1})
-        if doubled:
-            raise SourceError(f"{self.path}: the header names a column twice: {', '.join(map(repr, doubled))}")
+        if doubled := _doubled(columns):
+            raise SourceError(f"{self.path}: the header names a column twice: {doubled}")
         missing = [name for name in required if name not in columns]
         if missing:
             hint = ""
@@ -128,7 +136,7 @@ class CsvSource:
     def _fault(self, record: "_Record", *, width: int) -> RowError | None:
         fields, line = record.fields, record.first_line
         if record.error:
-            reason = f"line {line} is not valid CSV ({record.error}); check its quotes"
+            reason = f"line {line} is not valid CSV ({record.error}); check the quotes"
             return RowError(reason, detail=f"text: {record.raw[:MAX_RAW_TEXT]!r}")
         if len(fields) != width:
             reason = f"line {line} has {len(fields)} values where the header has {width} columns; repair the line"
@@ -136,7 +144,8 @@ class CsvSource:
                 reason += f" (a quoted value runs to line {record.last_line}: is a quote missing?)"
             extra = f"values beyond the header: {fields[width:]!r}" if len(fields) > width else None
             return RowError(reason, detail=extra)
-        if not all(value.isascii() or _decoded(value) for value in fields):
+        # What could not be decoded stands in its value as a lone surrogate.
+        if not all(map(is_unicode, fields)):
             return RowError(
                 f"line {line} holds bytes that are not {self.options.encoding}; give csv_options the file's own "
                 "encoding, e.g. {'encoding': 'cp1252'}"
@@ -151,9 +160,9 @@ class CsvSource:
             with self._text() as lines:
                 yield self._parse(lines)
         except UnicodeError as error:
+            encoding = getattr(error, "encoding", self.options.encoding)
             raise SourceError(
-                f"{self.path}: it is not {self.options.encoding} from byte {getattr(error, 'start', '?')} on; "
-                "give csv_options the file's own encoding"
+                f"{self.path}: it cannot be read as {encoding}; give csv_options the file's own encoding"
             ) from error
         except OSError as error:
             raise SourceError(f"{self.path}: {error.strerror or error}") from error
@@ -177,7 +186,11 @@ class CsvSource:
             try:
                 fields = next(reader, None)
             except csv.Error as error:
-                yield _Record(first_line, reader.line_num, [], error=str(error), raw="".join(raw))
+                # Where a quote is never closed, what it swallowed may be rows: each of its lines is accounted for.
+                reasons = chain([str(error)], repeat(f"it belongs to the quoted value of line {first_line}"))
+                for line, reason, content in zip(count(first_line), reasons, raw, strict=False):
+                    if content.strip("\r\n"):
+                        yield _Record(line, line, [], error=reason, raw=content)
                 continue
             if fields is None:
                 return
@@ -213,6 +226,8 @@ class ListSource:
     def __init__(self, rows: Any) -> None:
         if isinstance(rows, Mapping | str | bytes) or not isinstance(rows, Iterable):
             raise SourceError(f"rows must be a list of dicts or a DataFrame, not a {type(rows).__name__}")
+        if doubled := _doubled([str(name) for name in getattr(rows, "columns", ())]):
+            raise SourceError(f"rows: the DataFrame has a column twice: {doubled}")
         self._rows = list(rows) if isinstance(rows, Iterator) else rows
 
     def columns(self) -> list[str]:
@@ -232,6 +247,11 @@ class ListSource:
 
     def _mappings(self) -> Iterable[Any]:
         return _frame_rows(self._rows) if hasattr(self._rows, "itertuples") else self._rows
+
+
+def _doubled(columns: Sequence[str]) -> str:
+    """The columns that are there more than once, for people."""
+    return ", ".join(repr(name) for name in sorted({name for name in columns if columns.count(name) > 1}))
 
 
 def _frame_rows(frame: Any) -> Iterator[dict[str, Any]]:
@@ -256,8 +276,9 @@ class RejectsFile:
         self._columns = [name for name in columns if name not in REJECT_COLUMNS]
         self._encoding = options.encoding
         self._text = io.TextIOWrapper(stream, encoding=options.encoding, errors="surrogateescape", newline="")
+        # Lines end with CR LF, because the writer quotes a value's own line breaks only where its line ends hold them.
         self._writer = csv.writer(
-            self._text, delimiter=options.delimiter, quotechar=options.quotechar, lineterminator="\n"
+            self._text, delimiter=options.delimiter, quotechar=options.quotechar, lineterminator="\r\n"
         )
         self._writer.writerow([*self._columns, *REJECT_COLUMNS])
 
@@ -269,7 +290,7 @@ class RejectsFile:
 
     def _cell(self, value: Any) -> str:
         try:
-            cell = text(value)
+            cell = value if isinstance(value, str) else text(value)
         except RowError:
             cell = repr(value)
         try:
@@ -281,12 +302,3 @@ class RejectsFile:
     def close(self) -> None:
         """Hand everything to the stream, which stays open."""
         self._text.detach()
-
-
-def _decoded(value: str) -> bool:
-    """Whether the value came out of its bytes whole: what could not be decoded stands there as a lone surrogate."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -2,8 +2,8 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from hashlib import sha256
@@ -38,55 +38,75 @@ from halo_provider.models import (
     first_error,
 )
 
-MAX_ROW_KEY = 500  # characters: what the ledger's primary key holds on every database
+MAX_ROW_KEY = 480  # characters: what the ledger's primary key holds on every database, less the mark of a follow-up
 REJECT_COLUMNS = ("_row", "_field", "_reason")  # what a rejects file adds to the original columns
 ASKS_FOR_A_HUMAN = ("please create a support ticket", "i need human help", "please escalate this")
 _LISTS = frozenset({"list", "error"})  # entry types whose documented value is a list of items
+_PANDAS_MISSING = frozenset({"NaTType", "NAType"})  # by name: pandas is slow to import
 
 RowValues = Mapping[str, Any]
 _RequestT = TypeVar("_RequestT", bound=Request)
 
 
+def is_unicode(value: str) -> bool:
+    """Whether the text can be written as UTF-8; a lone surrogate (half an emoji, a byte not decoded) cannot."""
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def json_value(value: Any) -> Any:
     """Turn what a CSV file or a database yields into JSON, keeping its worth: dates as ISO 8601, exact decimals.
 
-    A Decimal that a JSON number cannot carry exactly becomes a string. Raises RowError for bytes and other
-    things JSON has no room for.
+    A Decimal that a JSON number cannot carry exactly becomes a string, a set a sorted list. Raises RowError for bytes
+    and other things JSON has no room for.
     """
     match value:
-        case None | str() | bool() | int():
+        case str():
+            if not is_unicode(value):
+                raise RowError("the text is not valid Unicode; clean it at the source")
             return value
-        case float():
-            if math.isnan(value):
-                return None
-            if math.isinf(value):
-                raise RowError("an infinite number has no place in JSON; replace it at the source")
+        case None | bool() | int():
             return value
-        case Decimal():
-            if value.is_nan():
-                return None
-            if value == value.to_integral_value() and abs(value) < 2**53:
-                return int(value)
-            return float(value) if Decimal(repr(float(value))) == value else str(value)
+        case _ if type(value).__name__ in _PANDAS_MISSING:
+            return None
+        case float() | Decimal():
+            return _json_number(value)
         case datetime() | date() | time():
             return value.isoformat()
         case UUID() | timedelta():
             return str(value)
         case Mapping():
-            return {str(name): json_value(item) for name, item in value.items()}
-        case list() | tuple() | set() | frozenset():
+            return {json_value(str(name)): json_value(item) for name, item in value.items()}
+        case list() | tuple():
             return [json_value(item) for item in value]
+        case set() | frozenset():
+            return sorted((json_value(item) for item in value), key=to_json)
         case bytes() | bytearray() | memoryview():
             raise RowError("binary values cannot be sent; select a text form of the column, or leave it out")
     raise RowError(f"a value of type {type(value).__name__} cannot be sent; cast it to text at the source")
 
 
+def _json_number(number: float | Decimal) -> float | str | None:
+    if number.is_nan() if isinstance(number, Decimal) else math.isnan(number):
+        return None
+    if number in (math.inf, -math.inf):
+        raise RowError("an infinite number has no place in JSON; replace it at the source")
+    if isinstance(number, float):
+        return number
+    if number == number.to_integral_value() and -(2**53) < number < 2**53:
+        return int(number)
+    return float(number) if Decimal(repr(float(number))) == number else str(number)
+
+
 def text(value: Any) -> str:
     """The text of a value in a message or a label; nothing for a missing one."""
     match value:
-        case str():
-            return value
-        case Decimal() if not value.is_nan():
+        case Decimal() if value.is_finite():
             return f"{value:f}"
     match json_value(value):
         case None:
@@ -166,6 +186,8 @@ def _as_columns(columns: Any) -> Any:
 
 TemplateText = Annotated[str, Field(min_length=1), BeforeValidator(_checked_template)]
 ColumnName = Annotated[str, Field(min_length=1)]
+KeyColumns = Annotated[tuple[ColumnName, ...], Field(min_length=1)]
+SubmissionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
 
 
 class _Definition(BaseModel):
@@ -285,6 +307,11 @@ class RenderedSubmission:
     user_id: str | None
     request: Chat
     payload_hash: str
+    follows_key: str | None = None
+
+    def into_session(self, session_id: str) -> Self:
+        """The same request as a message into a session that exists."""
+        return replace(self, request=self.request.model_copy(update={"session_id": session_id}))
 
 
 class Submission(_Definition):
@@ -292,10 +319,13 @@ class Submission(_Definition):
 
     `name` is, with the connection id, the namespace of the rows' keys in the ledger. `key` is the column, or the list
     of columns, that names a row for good. `escalate` makes the message ask for a human in Halo's own words.
+    `follows` names another submission and the column, or columns, that hold the key of the row this one follows: the
+    message goes into the session that row has with Halo. Where there is no such row, or it was rejected,
+    `follows_missing` decides: a session of its own (``new``), ``reject``, or wait for the next run (``follow_up``).
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
-    key: Annotated[tuple[ColumnName, ...], BeforeValidator(_as_columns), Field(min_length=1)]
+    name: SubmissionName
+    key: Annotated[KeyColumns, BeforeValidator(_as_columns)]
     user: User | None = None
     company: Company | None = None
     message: TemplateText
@@ -303,6 +333,8 @@ class Submission(_Definition):
     escalate: bool = False
     agent_id: Identifier | None = None
     custom_fields: dict[str, ColumnName] | None = None
+    follows: tuple[SubmissionName, Annotated[KeyColumns, BeforeValidator(_as_columns)]] | None = None
+    follows_missing: Literal["follow_up", "new", "reject"] = "new"
     _message: Template = PrivateAttr()
 
     @model_validator(mode="after")
@@ -336,25 +368,24 @@ class Submission(_Definition):
         for entry in self.context.values():
             yield from entry.columns
         yield from (self.custom_fields or {}).values()
+        if self.follows:
+            yield from self.follows[1]
 
     def row_key(self, row: RowValues) -> str:
         """The row's stable business key. Raises RowError where a key column is empty or the key too long."""
-        parts = []
-        for column in self.key:
-            part = identifier(row, column)
+        parts = [identifier(row, column) for column in self.key]
+        for column, part in zip(self.key, parts, strict=True):
             if not part:
                 raise RowError("the row's key is empty; every row needs one, or it could be sent twice", column=column)
-            parts.append(part)
-        if len(parts) == 1:
-            row_key = parts[0]
-        else:
-            row_key = "|".join(part.replace("\\", "\\\\").replace("|", "\\|") for part in parts)
-        if len(row_key) > MAX_ROW_KEY:
-            raise RowError(
-                f"the row's key has {len(row_key):,} characters, at most {MAX_ROW_KEY} fit",
-                column=self.key[0],
-            )
-        return row_key
+        return _joined(parts, self.key)
+
+    def follows_key(self, row: RowValues) -> str | None:
+        """The key of the row this one follows; None where it names none."""
+        if self.follows is None:
+            return None
+        _, columns = self.follows
+        parts = [identifier(row, column) for column in columns]
+        return _joined(parts, columns) if all(parts) else None
 
     def user_id(self, row: RowValues) -> str | None:
         """The row's user, or None for an anonymous submission. Raises RowError where the column is empty."""
@@ -411,7 +442,11 @@ class Submission(_Definition):
         except PydanticSerializationError:
             raise RowError("a text of this row is not valid Unicode; clean it at the source") from None
         return RenderedSubmission(
-            row_key=row_key, user_id=user_id, request=request, payload_hash=sha256(body.encode()).hexdigest()
+            row_key=row_key,
+            user_id=user_id,
+            request=request,
+            payload_hash=sha256(body.encode()).hexdigest(),
+            follows_key=self.follows_key(row),
         )
 
     def render_message(self, row: RowValues) -> str:
@@ -526,6 +561,15 @@ class Submission(_Definition):
             "context": {name: Entry(**entry)},
         }
         return cls(**(defaults | overrides))
+
+
+def _joined(parts: Sequence[str], columns: Sequence[str]) -> str:
+    """One key of several parts, so that different parts never make the same key."""
+    escaped = [part.replace("\\", "\\\\").replace("|", "\\|") for part in parts]
+    key = parts[0] if len(parts) == 1 else "|".join(escaped)
+    if len(key) > MAX_ROW_KEY:
+        raise RowError(f"the row's key has {len(key):,} characters, at most {MAX_ROW_KEY} fit", column=columns[0])
+    return key
 
 
 def masked(submission: Submission, rendered: RenderedSubmission, row: RowValues) -> Json:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from halo_provider.delivery import DeliveryReport, Fate, Outcome, SessionIds, deliver
+from halo_provider.delivery import DeliveryReport, Fate, OnChange, Outcome, SessionIds, deliver
 from halo_provider.exceptions import (
     HaloCallError,
     HaloConfigurationError,
@@ -26,7 +26,6 @@ from halo_provider.hooks.database import database_engine
 from halo_provider.hooks.halo import HaloHook
 from halo_provider.hooks.ledger import DEFAULT_LEDGER, attempt_of, ledger_connection_id, open_ledger
 from halo_provider.identities import IdentifyMode, IdentifyReport, identify
-from halo_provider.ledger import Claimant, OnInDoubt
 from halo_provider.operators.files import open_binary, whole_file
 from halo_provider.pacing import Stop
 from halo_provider.rehearsal import Rehearsal, rehearse
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from halo_provider.client import HaloClient
+    from halo_provider.ledger import Claimant, OnInDoubt
     from halo_provider.submission import Submission
 
 KILL_GRACE = 2.0  # seconds for what is in flight when the task is killed: Airflow's SIGKILL follows after about 5
@@ -308,8 +308,8 @@ class HaloTicketOperator(_RowsOperator):
     failed, are in doubt or were not attempted, or when more were rejected than ``max_rejected`` allows.
 
     Returns the counts (``read`` = ``delivered`` + ``already_delivered`` + ``duplicate`` + ``rejected`` + ``in_doubt`` +
-    ``failed`` + ``not_attempted``), ``session_ids`` {row_key: session_id}, ``session_ids_truncated``,
-    ``results_path``, ``ledger``, ``seconds`` and ``rows_per_second``.
+    ``failed`` + ``not_attempted``), ``changed`` (delivered rows that have another content now), ``session_ids``
+    {row_key: session_id}, ``session_ids_truncated``, ``results_path``, ``ledger``, ``seconds``, ``rows_per_second``.
 
     :param submission: how a row becomes a message with context
     :param csv_path: a CSV file, local or an ObjectStoragePath URL. Give exactly one source.
@@ -328,6 +328,8 @@ class HaloTicketOperator(_RowsOperator):
     :param rejects_path: where rejected rows go, as a CSV that can be repaired and fed again
     :param ledger_conn_id: the database that holds the ledger; by default ``[halo] ledger_conn_id``, else SQLite
     :param on_in_doubt: ``resend`` (at least once) or ``hold`` (at most once: such rows wait for a decision)
+    :param on_change: what to do about a delivered row whose content is another one now: ``skip`` (leave it), ``fail``
+        (leave it, and end red) or ``follow_up`` (send the new content into the row's session, once per change)
     :param results_path: where every row's row_key, user_id, session_id, status and attempts go, as ``.csv``,
         ``.jsonl`` or ``.parquet``, whole or not at all
     :param max_submissions: refuse, before the first send, to send more rows than this
@@ -343,6 +345,7 @@ class HaloTicketOperator(_RowsOperator):
         batch_size: int = 500,
         ledger_conn_id: str | None = None,
         on_in_doubt: OnInDoubt = "resend",
+        on_change: OnChange = "skip",
         results_path: str | None = None,
         max_submissions: int | None = None,
         xcom_limit: int = 1000,
@@ -352,6 +355,7 @@ class HaloTicketOperator(_RowsOperator):
         self.batch_size = batch_size
         self.ledger_conn_id = ledger_conn_id
         self.on_in_doubt = on_in_doubt
+        self.on_change = on_change
         self.results_path = results_path
         self.max_submissions = max_submissions
         self.xcom_limit = xcom_limit
@@ -433,6 +437,7 @@ class HaloTicketOperator(_RowsOperator):
         counts = report.summary()
         self.log.info("delivery ended", **counts, requests=report.requests, seconds=round(report.seconds, 2))
         summary = self._summary(counts, session_ids, seconds=report.seconds, results_path=self.results_path)
+        summary["changed"] = report.changed
         error = report.failure() or self._too_many_rejected(
             rejects, read=report.read, rejected=report.counts[Fate.REJECTED]
         )
@@ -469,6 +474,8 @@ class HaloTicketOperator(_RowsOperator):
             raise HaloConfigurationError("batch_size must be at least 1")
         if self.on_in_doubt not in {"resend", "hold"}:
             raise HaloConfigurationError(f"on_in_doubt must be resend or hold, not {self.on_in_doubt!r}")
+        if self.on_change not in {"skip", "fail", "follow_up"}:
+            raise HaloConfigurationError(f"on_change must be skip, fail or follow_up, not {self.on_change!r}")
 
     async def _send(
         self,
@@ -491,6 +498,7 @@ class HaloTicketOperator(_RowsOperator):
                 requests_per_second=self.requests_per_second,
                 max_attempts=self.max_attempts,
                 on_in_doubt=self.on_in_doubt,
+                on_change=self.on_change,
                 stop=stop,
                 alive=lambda: os.getppid() == supervisor,
                 on_outcome=on_outcome,

@@ -11,6 +11,7 @@ from halo_provider.exceptions import (
     DeliveryIncompleteError,
     HaloCallError,
     HaloConfigurationError,
+    RowsChangedError,
     RowsRejectedError,
     TooManySubmissionsError,
     Verdict,
@@ -18,6 +19,9 @@ from halo_provider.exceptions import (
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+
+_FINAL = (HaloConfigurationError, RowsChangedError, RowsRejectedError, TooManySubmissionsError)
 
 
 class HaloRetryPolicy(RetryPolicy):
@@ -31,7 +35,7 @@ class HaloRetryPolicy(RetryPolicy):
         context: Context | None = None,  # noqa: ARG002
     ) -> RetryDecision:
         """Decide by the error's own facts; everything unknown is Airflow's to decide."""
-        if isinstance(exception, HaloConfigurationError | RowsRejectedError | TooManySubmissionsError):
+        if isinstance(exception, _FINAL):
             return RetryDecision.fail(reason=str(exception))
         if isinstance(exception, HaloCallError) and exception.verdict in {Verdict.FORBIDDEN, Verdict.REJECTED}:
             return RetryDecision.fail(reason=str(exception))

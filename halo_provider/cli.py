@@ -1,0 +1,161 @@
+"""halo-ledger: look at the ledger and settle rows by hand, from a shell."""
+
+import argparse
+import getpass
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import timedelta
+from typing import Any
+
+from halo_provider.exceptions import HaloError
+from halo_provider.ledger import Ledger, Status
+from halo_provider.records import PAGE, Place, Records, RowFilter
+
+COLUMNS = ("namespace", "row_key", "status", "user_id", "session_id", "attempts", "updated_at", "error")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 when it did what was asked, 1 when not, 2 when the words are off."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        with closing(_ledger(parsed)) as ledger:
+            records = Records(ledger, actor=parsed.actor)
+            return int(parsed.command(parsed, records, ledger))
+    except HaloError as error:
+        print(f"halo-ledger: {error}", file=sys.stderr)
+        return 1
+
+
+def _ledger(parsed: argparse.Namespace) -> Ledger:
+    if parsed.url:
+        return Ledger.at(parsed.url)
+    from halo_provider.hooks.ledger import open_ledger  # noqa: PLC0415 -- --url needs no Airflow
+
+    return open_ledger(parsed.ledger_conn_id)
+
+
+def _list(parsed: argparse.Namespace, records: Records, _ledger: Ledger) -> int:
+    after = None
+    left = parsed.limit
+    while left > 0 and (rows := records.page(_wanted(parsed), after=after, limit=min(PAGE, left))):
+        for row in rows:
+            _print_row(row, as_json=parsed.json)
+        left -= len(rows)
+        after = Place(rows[-1].namespace, rows[-1].row_key)
+    counts = records.counts(_wanted(parsed))
+    total = ", ".join(f"{count:,} {status.value}" for status, count in counts.items()) or "no rows"
+    print(total, file=sys.stderr)
+    return 0
+
+
+def _show(parsed: argparse.Namespace, records: Records, _ledger: Ledger) -> int:
+    row = records.row(parsed.namespace, parsed.row_key)
+    if row is None:
+        print("halo-ledger: there is no such row", file=sys.stderr)
+        return 1
+    for name, value in row._mapping.items():
+        if value is not None:
+            print(f"{name:>17}  {value}")
+    for event in records.history(parsed.namespace, parsed.row_key):
+        print(f"{event.at:%Y-%m-%d %H:%M:%S}  {event.event}  {event.detail or ''}  ({event.actor})")
+    return 0
+
+
+def _requeue(parsed: argparse.Namespace, records: Records, _ledger: Ledger) -> int:
+    return _changed(records.requeue(_wanted(parsed), reason=parsed.reason), parsed)
+
+
+def _resolve(parsed: argparse.Namespace, records: Records, _ledger: Ledger) -> int:
+    return _changed(records.resolve(_wanted(parsed), session_id=parsed.session_id, reason=parsed.reason), parsed)
+
+
+def _reject(parsed: argparse.Namespace, records: Records, _ledger: Ledger) -> int:
+    return _changed(records.reject(_wanted(parsed), reason=parsed.reason), parsed)
+
+
+def _prune(parsed: argparse.Namespace, records: Records, ledger: Ledger) -> int:
+    before = ledger.now() - timedelta(days=parsed.older_than)
+    return _changed(records.prune(_wanted(parsed), before=before), parsed)
+
+
+def _changed(count: int, parsed: argparse.Namespace) -> int:
+    """Say how many; with keys named one by one, fewer than named is a failure."""
+    print(f"{count:,} rows {parsed.done}")
+    if count < len(parsed.row_key):
+        print(
+            "halo-ledger: the others do not exist, are in a state that does not allow it, or are a running task's",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _wanted(parsed: argparse.Namespace) -> RowFilter:
+    return RowFilter(
+        namespace=parsed.namespace,
+        row_keys=tuple(parsed.row_key or ()),
+        statuses=tuple(Status(status) for status in parsed.status or ()),
+        dag_ids=(parsed.dag_id,) if parsed.dag_id else None,
+        run_id=parsed.run_id,
+        search=parsed.search,
+    )
+
+
+def _print_row(row: Any, *, as_json: bool) -> None:
+    values = {name: getattr(row, name) for name in COLUMNS}
+    if as_json:
+        print(json.dumps(values, default=str, ensure_ascii=False))
+    else:
+        print("  ".join(str(value) for value in values.values() if value is not None))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="halo-ledger", description=__doc__)
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--ledger-conn-id", help="the Airflow connection of the ledger; by default as in the tasks")
+    place.add_argument("--url", help="a SQLAlchemy URL, where Airflow is not at hand")
+    parser.add_argument("--actor", default=getpass.getuser(), help="who does it, for the history; by default you")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    listing = commands.add_parser("list", help="rows, and how many there are of each status")
+    _add_filter(listing)
+    listing.add_argument("--limit", type=int, default=PAGE, help=f"most rows printed (default {PAGE})")
+    listing.add_argument("--json", action="store_true", help="one JSON object a line")
+    listing.set_defaults(command=_list)
+
+    show = commands.add_parser("show", help="everything about one row, with its history")
+    show.add_argument("namespace", help="<connection id>/<submission name>")
+    show.add_argument("row_key")
+    show.set_defaults(command=_show)
+
+    for name, command, done, explanation in (
+        ("requeue", _requeue, "requeued", "let the next run send rows in doubt, failed or rejected"),
+        ("resolve", _resolve, "resolved", "take rows as delivered, with the session found in Halo"),
+        ("reject", _reject, "rejected", "never send rows in doubt, failed or pending, unless their content changes"),
+        ("prune", _prune, "forgotten", "forget old delivered and rejected rows: read again, they are sent again"),
+    ):
+        settling = commands.add_parser(name, help=explanation, description=explanation)
+        _add_filter(settling, namespace_required=True)
+        settling.set_defaults(command=command, done=done)
+        if name == "resolve":
+            settling.add_argument("--session-id", required=True)
+        if name == "prune":
+            settling.add_argument("--older-than", type=float, required=True, metavar="DAYS")
+        else:
+            settling.add_argument("--reason", required=name == "reject")
+    return parser
+
+
+def _add_filter(parser: argparse.ArgumentParser, *, namespace_required: bool = False) -> None:
+    parser.add_argument("--namespace", required=namespace_required, help="<connection id>/<submission name>")
+    parser.add_argument("--status", action="append", choices=[status.value for status in Status])
+    parser.add_argument("--dag-id")
+    parser.add_argument("--run-id")
+    parser.add_argument("--search", help="part of a row key, user id or session id")
+    parser.add_argument("row_key", nargs="*", help="rows by key; without any, all that the options name")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""The ledger's rows for people: looked up, and settled by hand, which the row's history tells."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Select, and_, delete, func, insert, or_, select, update
+
+from halo_provider.ledger import Ledger, Status
+from halo_provider.schema import events, submissions
+
+PAGE = 100  # rows of a page, unless told otherwise
+CHUNK = 500  # rows changed in one transaction
+
+REQUEUE_FROM = (Status.IN_DOUBT, Status.FAILED, Status.REJECTED)
+RESOLVE_FROM = (Status.IN_DOUBT, Status.FAILED, Status.PENDING, Status.REJECTED)
+REJECT_FROM = (Status.IN_DOUBT, Status.FAILED, Status.PENDING)
+PRUNE_FROM = (Status.DELIVERED, Status.REJECTED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowFilter:
+    """Which rows: every part given must hold. `search` is found in the row key, the user id or the session id."""
+
+    namespace: str | None = None
+    statuses: tuple[Status, ...] = ()
+    row_keys: tuple[str, ...] = ()
+    dag_ids: tuple[str, ...] | None = None
+    run_id: str | None = None
+    task_id: str | None = None
+    map_index: int | None = None
+    search: str | None = None
+
+    def conditions(self) -> list[Any]:
+        """The same as SQL."""
+        columns = submissions.c
+        conditions: list[Any] = []
+        for column, wanted in (
+            (columns.namespace, self.namespace),
+            (columns.run_id, self.run_id),
+            (columns.task_id, self.task_id),
+            (columns.map_index, self.map_index),
+        ):
+            if wanted is not None:
+                conditions.append(column == wanted)
+        if self.statuses:
+            conditions.append(columns.status.in_([status.value for status in self.statuses]))
+        if self.row_keys:
+            conditions.append(columns.row_key.in_(self.row_keys))
+        if self.dag_ids is not None:
+            conditions.append(columns.dag_id.in_(self.dag_ids))
+        if self.search:
+            found_in = (columns.row_key, columns.user_id, columns.session_id)
+            conditions.append(or_(*(column.contains(self.search, autoescape=True) for column in found_in)))
+        return conditions
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a page ends: the next one begins behind it."""
+
+    namespace: str
+    row_key: str
+
+
+class Records:
+    """Looks rows up and settles them; `actor` is who does it, for the history.
+
+    Every method raises LedgerError where the database cannot be used. Rows that a run holds at this moment are never
+    touched. Each settling method answers how many rows it changed.
+    """
+
+    def __init__(self, ledger: Ledger, *, actor: str) -> None:
+        self._ledger = ledger
+        self._actor = actor
+
+    def page(self, wanted: RowFilter, *, after: Place | None = None, limit: int = PAGE) -> list[Any]:
+        """One page of rows, in the order of namespace and key."""
+        columns = submissions.c
+        statement = select(submissions).where(*wanted.conditions())
+        if after is not None:
+            behind = and_(columns.namespace == after.namespace, columns.row_key > after.row_key)
+            statement = statement.where(or_(columns.namespace > after.namespace, behind))
+        statement = statement.order_by(columns.namespace, columns.row_key).limit(limit)
+        return self._all(statement)
+
+    def counts(self, wanted: RowFilter) -> dict[Status, int]:
+        """How many rows there are of each status."""
+        statement = (
+            select(submissions.c.status, func.count()).where(*wanted.conditions()).group_by(submissions.c.status)
+        )
+        return {Status(status): count for status, count in self._all(statement)}
+
+    def row(self, namespace: str, row_key: str) -> Any | None:
+        """One row."""
+        found = self._all(
+            select(submissions).where(submissions.c.namespace == namespace, submissions.c.row_key == row_key)
+        )
+        return found[0] if found else None
+
+    def history(self, namespace: str, row_key: str) -> list[Any]:
+        """What went wrong with a row and what people did about it, oldest first."""
+        return self._all(
+            select(events).where(events.c.namespace == namespace, events.c.row_key == row_key).order_by(events.c.id)
+        )
+
+    def requeue(self, wanted: RowFilter, *, reason: str | None = None) -> int:
+        """Let the next run send rows that are in doubt, failed or rejected; in doubt, that may be a second time."""
+        return self._settle(wanted, REQUEUE_FROM, "requeued", reason, status=Status.PENDING, payload_hash=None)
+
+    def resolve(self, wanted: RowFilter, *, session_id: str, reason: str | None = None) -> int:
+        """Take rows as delivered, with the session that was found in Halo: they are never sent again."""
+        detail = f"session {session_id}" + (f": {reason}" if reason else "")
+        return self._settle(
+            wanted, RESOLVE_FROM, "resolved", detail, status=Status.DELIVERED, session_id=session_id, error=None
+        )
+
+    def reject(self, wanted: RowFilter, *, reason: str) -> int:
+        """Take rows as rejected: they are sent again only when their content changes."""
+        return self._settle(wanted, REJECT_FROM, "rejected", reason, status=Status.REJECTED, error=reason)
+
+    def prune(self, wanted: RowFilter, *, before: datetime) -> int:
+        """Forget delivered and rejected rows untouched since `before`; a forgotten row that is read is sent again."""
+
+        def forget(db: Connection, some: Sequence[Any], keys: Any) -> None:
+            db.execute(delete(events).where(_keys_of(events, some)))
+            db.execute(delete(submissions).where(keys))
+
+        return self._in_chunks(wanted, PRUNE_FROM, [submissions.c.updated_at < before], forget)
+
+    def _settle(
+        self, wanted: RowFilter, before: tuple[Status, ...], event: str, detail: str | None, **values: Any
+    ) -> int:
+        def change(db: Connection, some: Sequence[Any], keys: Any) -> None:
+            now = self._ledger.now()
+            db.execute(update(submissions).where(keys).values(updated_at=now, lease_expires_at=None, **values))
+            common = {"at": now, "actor": self._actor, "event": event, "detail": detail}
+            db.execute(insert(events), [{"namespace": row.namespace, "row_key": row.row_key, **common} for row in some])
+
+        return self._in_chunks(wanted, before, [], change)
+
+    def _in_chunks(
+        self,
+        wanted: RowFilter,
+        before: tuple[Status, ...],
+        conditions: list[Any],
+        change: Callable[[Connection, Sequence[Any], Any], None],
+    ) -> int:
+        """Change every row that is wanted, in one of these states and in nobody's hands, some in each transaction."""
+        changed = 0
+        after: Place | None = None
+
+        def one_chunk(db: Connection) -> list[Any]:
+            columns = submissions.c
+            free = or_(columns.lease_expires_at.is_(None), columns.lease_expires_at <= self._ledger.now())
+            allowed = columns.status.in_([status.value for status in before])
+            statement = select(columns.namespace, columns.row_key).where(
+                *wanted.conditions(), *conditions, free, allowed
+            )
+            if after is not None:
+                behind = and_(columns.namespace == after.namespace, columns.row_key > after.row_key)
+                statement = statement.where(or_(columns.namespace > after.namespace, behind))
+            statement = statement.order_by(columns.namespace, columns.row_key).limit(CHUNK).with_for_update()
+            some = list(db.execute(statement))
+            if some:
+                change(db, some, _keys_of(submissions, some))
+            return some
+
+        while some := self._ledger.transaction(one_chunk):
+            changed += len(some)
+            after = Place(some[-1].namespace, some[-1].row_key)
+        return changed
+
+    def _all(self, statement: Select[Any]) -> list[Any]:
+        return self._ledger.transaction(lambda db: list(db.execute(statement)))
+
+
+def _keys_of(table: Any, rows: Sequence[Any]) -> Any:
+    by_namespace: dict[str, list[str]] = {}
+    for row in rows:
+        by_namespace.setdefault(row.namespace, []).append(row.row_key)
+    return or_(
+        *(
+            and_(table.c.namespace == namespace, table.c.row_key.in_(row_keys))
+            for namespace, row_keys in by_namespace.items()
+        )
+    )

@@ -1,0 +1,160 @@
+"""The ledger's tables, and how an older ledger is brought up to them in place."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Connection,
+    DateTime,
+    Dialect,
+    Engine,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    delete,
+    insert,
+    inspect,
+    select,
+)
+from sqlalchemy.dialects import mysql
+from sqlalchemy.exc import DBAPIError
+
+from halo_provider.exceptions import LedgerError
+from halo_provider.submission import MAX_ROW_KEY
+
+SCHEMA_VERSION = 2  # 1 had no version table, no events and no count of changes
+MAX_NAMESPACE = 250  # characters; with KEY_WIDTH the widest primary key that MySQL's 3,072 bytes hold
+KEY_WIDTH = MAX_ROW_KEY + 20  # characters: a row's key, and the mark of a follow-up
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC in Python, microseconds in every database."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        """Ask MySQL for microseconds, which it leaves out by default."""
+        if dialect.name in {"mysql", "mariadb"}:
+            return dialect.type_descriptor(mysql.DATETIME(fsp=6))
+        return dialect.type_descriptor(DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Drop the zone, which is UTC, where the database has none."""
+        return value if value is None or dialect.name == "postgresql" else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 -- SQLAlchemy's signature
+        """Put the zone back."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _exact(length: int) -> String:
+    """Text that is compared to the letter: MySQL's default collations fold case and accents."""
+    exact = mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
+    return String(length).with_variant(exact, "mysql", "mariadb")
+
+
+_LONG_TEXT = Text().with_variant(mysql.LONGTEXT(charset="utf8mb4"), "mysql", "mariadb")
+
+metadata = MetaData()
+submissions = Table(
+    "halo_submissions",
+    metadata,
+    Column("namespace", _exact(MAX_NAMESPACE), primary_key=True),
+    Column("row_key", _exact(KEY_WIDTH), primary_key=True),
+    Column("status", String(16), nullable=False),
+    Column("user_id", _LONG_TEXT),
+    Column("session_id", _LONG_TEXT),
+    Column("agent_id", _LONG_TEXT),
+    Column("payload_hash", String(64)),
+    Column("changes", Integer),  # follow-ups delivered since; NULL is none
+    Column("attempts", Integer, nullable=False),
+    Column("error", _LONG_TEXT),
+    Column("reply", _LONG_TEXT),
+    Column("response", JSON(none_as_null=True)),
+    Column("owner", String(100)),
+    Column("lease_expires_at", UtcDateTime()),
+    Column("dag_id", String(250)),
+    Column("run_id", String(250)),
+    Column("task_id", String(250)),
+    Column("map_index", Integer),
+    Column("try_number", Integer),
+    Column("logical_date", UtcDateTime()),
+    Column("created_at", UtcDateTime(), nullable=False),
+    Column("updated_at", UtcDateTime(), nullable=False),
+    Index("halo_submissions_by_status", "status", "namespace", "row_key"),
+    Index("halo_submissions_by_run", "dag_id", "run_id"),
+)
+events = Table(
+    "halo_submission_events",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("namespace", _exact(MAX_NAMESPACE), nullable=False),
+    Column("row_key", _exact(KEY_WIDTH), nullable=False),
+    Column("at", UtcDateTime(), nullable=False),
+    Column("actor", _LONG_TEXT, nullable=False),  # a person, or the task instance's own words for itself
+    Column("event", String(32), nullable=False),
+    Column("detail", _LONG_TEXT),
+    Index("halo_submission_events_by_row", "namespace", "row_key", "id"),
+)
+version = Table("halo_ledger_version", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
+
+
+def bring_up(engine: Engine) -> None:
+    """Create what is missing, in a new ledger or an older one, whose rows stay as they are.
+
+    Every step looks first and adds only, so that it can be cut off and run again. Raises LedgerError for a ledger of a
+    newer version, and SQLAlchemy's errors.
+    """
+    try:
+        _bring_up(engine)
+    except DBAPIError:
+        _bring_up(engine)  # another process may have created the same thing in between
+
+
+def _bring_up(engine: Engine) -> None:
+    with engine.begin() as db:
+        found = _version(db)
+        if found == SCHEMA_VERSION:
+            return
+        if found is not None and found > SCHEMA_VERSION:
+            raise LedgerError(
+                f"the ledger has schema version {found}, this package knows {SCHEMA_VERSION}: "
+                "upgrade airflow-provider-halo on this host too"
+            )
+        metadata.create_all(db)
+        for table in metadata.sorted_tables:
+            _add_what_is_missing(db, table)
+        db.execute(delete(version))
+        db.execute(insert(version).values(version=SCHEMA_VERSION))
+
+
+def _version(db: Connection) -> int | None:
+    if not inspect(db).has_table(version.name):
+        return None
+    found: int | None = db.execute(select(version.c.version)).scalar()
+    return found
+
+
+def _add_what_is_missing(db: Connection, table: Table) -> None:
+    operations = Operations(MigrationContext.configure(db))
+    inspector = inspect(db)
+    columns = {column["name"] for column in inspector.get_columns(table.name)}
+    for column in table.columns:
+        if column.name not in columns:
+            operations.add_column(table.name, Column(column.name, column.type))
+    indexes = {index["name"] for index in inspector.get_indexes(table.name)}
+    for index in table.indexes:
+        if index.name not in indexes:
+            index.create(db)
