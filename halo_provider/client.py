@@ -1,12 +1,5 @@
-"""HaloClient: one call is one HTTP attempt, and every way it can fail is one typed error.
+"""HaloClient: one call is one HTTP attempt, and every way it can fail is one typed error."""
 
-The API is httpx's and the connections are aiohttp's, through httpx-aiohttp's transport. That transport names some
-failures wrongly: a connection lost after the request was sent arrives as ``httpx.ConnectTimeout``. What a failure says
-about the request is therefore read off aiohttp's own error, kept as the cause, and whatever is not certainly a failure
-before sending counts as sent (httpx-aiohttp 0.2, seen on real sockets; tests/core/test_client.py drives each case).
-"""
-
-import asyncio
 import re
 import time
 from collections.abc import Callable
@@ -28,6 +21,7 @@ from halo_provider.exceptions import (
     HaloConfigurationError,
     HaloConnectionError,
     HaloPermissionError,
+    HaloProxyAuthenticationError,
     HaloRateLimitError,
     HaloRedirectError,
     HaloRejectedError,
@@ -48,12 +42,12 @@ from halo_provider.models import (
     UpdateUsers,
     UpdateUsersAnswer,
 )
+from halo_provider.transport import AiohttpTransport, Reply, aiohttp_transport
 
 DEFAULT_BASE_URL = "https://api.haloagents.ai"
 SDK_PATH = "/api/sdk"
 CONNECT_TIMEOUT = 10.0  # seconds at most for name, connection and TLS, within the time of the attempt
 MAX_RETRY_AFTER = 86_400.0  # seconds: a longer wish is taken for a day
-KEEPALIVE = 5.0  # seconds an idle connection is kept: a server that closes one first leaves a request in doubt
 USER_TOKEN_LIFETIME = 300  # seconds
 UPDATE_TOKEN_LIFETIME = 900  # seconds; Halo accepts at most one hour
 
@@ -104,8 +98,8 @@ def retry_after(header: str | None, *, now: datetime) -> float | None:
     """
     if header is None:
         return None
-    if _SECONDS.fullmatch(header.strip()):
-        return min(float(header), MAX_RETRY_AFTER)
+    if _SECONDS.fullmatch(seconds := header.strip()):
+        return min(float(seconds), MAX_RETRY_AFTER)
     try:
         moment = parsedate_to_datetime(header)
     except (ValueError, OverflowError):
@@ -135,8 +129,12 @@ def status_error(path: str, *, status: int, content: bytes, wait: float | None) 
             kind: type[HaloStatusError] = HaloAuthenticationError
         case 403:
             kind = HaloPermissionError
+        case 407:
+            kind = HaloProxyAuthenticationError
         case 429:
             kind = HaloRateLimitError
+        case 408 | 425:
+            kind = HaloServerError
         case _ if 400 <= status < 500:  # noqa: PLR2004 -- the class of client errors
             kind = HaloRejectedError
         case _ if 300 <= status < 400:  # noqa: PLR2004 -- the class of redirects
@@ -175,10 +173,7 @@ class HaloClient:
             "accept": "application/json",
             "user-agent": f"airflow-provider-halo/{__version__}",
         }
-        # aiohttp's time for getting a connection, which httpx calls pool; it ends before the attempt's own time does,
-        # because only then is it certain that nothing was sent.
-        self._extensions = {"timeout": {"pool": min(CONNECT_TIMEOUT, timeout / 2)}}
-        self._transport: httpx.AsyncBaseTransport | None = None
+        self._transport: AiohttpTransport | None = None
 
     def __repr__(self) -> str:
         """The address alone: keys have no place in a representation."""
@@ -190,15 +185,13 @@ class HaloClient:
         return self._identity_secret is not None
 
     async def __aenter__(self) -> Self:
-        import aiohttp  # noqa: PLC0415 -- slow to import, and not needed where a DAG is parsed
-        from httpx_aiohttp import AiohttpTransport  # noqa: PLC0415
-
-        # Not aiohttp's trust_env: it reads ~/.netrc at every request, and an entry there refuses our own key.
-        proxy = environment_proxy(self.base_url)
-        certificates = httpx.create_ssl_context()
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE, ssl=certificates)
-        session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
-        self._transport = AiohttpTransport(client=session, verify=certificates, proxy=proxy)
+        self._transport = aiohttp_transport(
+            headers=self._headers,
+            timeout=self.timeout,
+            # It ends before the attempt's own time does: only then is it certain that nothing was sent.
+            connect_timeout=min(CONNECT_TIMEOUT, self.timeout / 2),
+            proxy=environment_proxy(self.base_url),
+        )
         return self
 
     async def __aexit__(
@@ -251,61 +244,26 @@ class HaloClient:
         return jwt.encode({**claims, "iat": now, "exp": now + lifetime}, secret, algorithm="HS256")
 
     async def _post(self, path: str, body: Request, answer: type[_ResponseT]) -> _ResponseT:
-        response, content = await self._attempt(path, body.model_dump_json(exclude_none=True).encode())
-        if not response.is_success:
-            wait = retry_after(response.headers.get("retry-after"), now=datetime.now(UTC))
-            raise status_error(path, status=response.status_code, content=content, wait=wait)
+        reply = await self._attempt(path, body.model_dump_json(exclude_none=True).encode())
+        if not 200 <= reply.status < 300:  # noqa: PLR2004 -- the class of successes
+            wait = retry_after(reply.headers.get("retry-after"), now=datetime.now(UTC))
+            raise status_error(path, status=reply.status, content=reply.content, wait=wait)
         try:
-            return answer.model_validate_json(content)
+            return answer.model_validate_json(reply.content)
         except ValidationError as error:
-            reply = content.decode("utf-8", errors="replace")
+            words = reply.content.decode("utf-8", errors="replace")
             place = ".".join(str(part) for part in error.errors(include_url=False, include_input=False)[0]["loc"])
             reason = f"the answer has no usable {place}" if place else "the answer is not a JSON object"
-            raise HaloResponseError(path, reason=reason, reply=reply) from None
+            raise HaloResponseError(path, reason=reason, reply=words) from None
 
-    async def _attempt(self, path: str, body: bytes) -> tuple[httpx.Response, bytes]:
+    async def _attempt(self, path: str, body: bytes) -> Reply:
         if self._transport is None:
             raise RuntimeError("HaloClient is an async context manager: async with client: …")
-        request = httpx.Request(
-            "POST", self.base_url + path, headers=self._headers, content=body, extensions=self._extensions
-        )
         try:
-            async with asyncio.timeout(self.timeout):
-                response = await self._transport.handle_async_request(request)
-                try:
-                    content = await response.aread()
-                finally:
-                    await response.aclose()
-        except TimeoutError as error:
+            return await self._transport.post(self.base_url + path, body=body)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
+            raise HaloConnectionError(path, sent=False, reason=str(error)) from error
+        except httpx.ReadTimeout as error:
             raise HaloConnectionError(path, sent=True, reason=f"no answer within {self.timeout:g} s") from error
-        except Exception as error:
-            cause = error.__cause__ or error
-            failure = HaloConnectionError(path, sent=_may_have_been_sent(cause), reason=_failure(cause))
-            if _may_quote(error) or _may_quote(cause):
-                raise failure from None
-            raise failure from error
-        return response, content
-
-
-def _may_have_been_sent(cause: BaseException) -> bool:
-    """False only for aiohttp's errors from before the request: refused, DNS, TLS, proxy, connect timeout."""
-    import aiohttp  # noqa: PLC0415 -- see __aenter__
-
-    before_sending = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
-    return not isinstance(cause, before_sending)
-
-
-def _may_quote(error: BaseException) -> bool:
-    """Whether the error's text may repeat what the other side sent, which could be our own request."""
-    import aiohttp  # noqa: PLC0415 -- see __aenter__
-
-    return isinstance(error, aiohttp.ClientResponseError | aiohttp.ClientPayloadError)
-
-
-def _failure(cause: BaseException) -> str:
-    """The error's name, with its text only where the system wrote it."""
-    import aiohttp  # noqa: PLC0415 -- see __aenter__
-
-    if isinstance(cause, aiohttp.ClientHttpProxyError):
-        return f"the proxy answered {cause.status}"
-    return f"{type(cause).__name__}: {cause}" if isinstance(cause, OSError) and str(cause) else type(cause).__name__
+        except httpx.TransportError as error:
+            raise HaloConnectionError(path, sent=True, reason=str(error)) from error

@@ -165,14 +165,16 @@ async def deliver(
     stop: Stop | None = None,
     alive: Callable[[], bool] = lambda: True,
     on_outcome: Callable[[Outcome], None] = lambda _: None,
+    on_attempt: Callable[[float, HaloCallError | None], None] = lambda _seconds, _error: None,
 ) -> DeliveryReport:
     """Deliver the source's rows and account for every one of them.
 
     Never raises for what rows, Halo, the source or the ledger do: `DeliveryReport.error` then holds the typed error,
     and the counts balance. `alive` tells whether this process may still send; `on_outcome` is called on the loop for
-    every row, once its fate is committed. `requests_per_second` and `concurrency` are upper bounds. `on_change` decides
-    about delivered rows whose content is another one now: leave them (skip), leave them and report an error (fail), or
-    send the new content into the session they have (follow_up), once per change.
+    every row, once its fate is committed, `on_attempt` after every request, with its seconds and its error.
+    `requests_per_second` and `concurrency` are upper bounds. `on_change` decides about delivered rows whose content is
+    another one now: leave them (skip), leave them and report an error (fail), or send the new content into the session
+    they have (follow_up), once per change.
     """
     delivery = _Delivery(
         reader=Reader(source, submission, batch_size=batch_size),
@@ -188,6 +190,7 @@ async def deliver(
         stop=stop or Stop(),
         alive=alive,
         on_outcome=on_outcome,
+        on_attempt=on_attempt,
     )
     return await delivery.run()
 
@@ -224,6 +227,11 @@ class _Work:
     def resting_status(self) -> Status:
         """What it is between attempts, and when it is given back."""
         return Status.IN_DOUBT if self.doubtful else Status.PENDING
+
+    @property
+    def resting_fate(self) -> Fate:
+        """How it ends when it is given back: what Halo may have is in doubt, whenever it was sent."""
+        return Fate.IN_DOUBT if self.doubtful else Fate.NOT_ATTEMPTED
 
     def outcome(self, fate: Fate, reason: str | None = None, *, session_id: str | None = None) -> Outcome:
         return Outcome(
@@ -347,7 +355,7 @@ class _Committer:
             except LedgerError as error:
                 self._stop.request(str(error), error=error)
             intents = ()
-            if not settlements or self._stop.grace is not None or time.monotonic() >= give_up_at:
+            if not settlements or self._stop.ends_at is not None or time.monotonic() >= give_up_at:
                 return None
             await asyncio.sleep(LEDGER_POLL)
 
@@ -379,6 +387,7 @@ class _Delivery:
         stop: Stop,
         alive: Callable[[], bool],
         on_outcome: Callable[[Outcome], None],
+        on_attempt: Callable[[float, HaloCallError | None], None],
     ) -> None:
         self._reader = reader
         self._client = client
@@ -393,6 +402,7 @@ class _Delivery:
         self._stop = stop
         self._alive = alive
         self._on_outcome = on_outcome
+        self._on_attempt = on_attempt
         self._report = DeliveryReport()
         self._source_thread = ThreadPoolExecutor(1, thread_name_prefix="halo-source")
         self._ledger_thread = ThreadPoolExecutor(1, thread_name_prefix="halo-ledger")
@@ -403,7 +413,6 @@ class _Delivery:
         self._open: dict[str, _Work] = {}  # claimed, and not yet committed as settled
         self._deferred: list[_Work] = []  # may go, but another run holds them
         self._looked_at_deferred = time.monotonic()
-        self._limits: set[asyncio.Timeout] = set()
         self._given_up_in_a_row = 0
         self._moved = asyncio.Event()
 
@@ -435,8 +444,7 @@ class _Delivery:
         """Where the run was cut off: what was being sent is in doubt, the rest is given back."""
         for work in list(self._open.values()):
             if not work.settled:
-                work.doubtful = work.doubtful or work.attempts > 0
-                self._settle(work, Fate.IN_DOUBT if work.doubtful else Fate.NOT_ATTEMPTED, "the run was cut off")
+                self._settle(work, work.resting_fate, "the run was cut off", entered=False)
         await self._committer.flush()
         await asyncio.get_running_loop().run_in_executor(self._source_thread, self._reader.close)
 
@@ -453,14 +461,16 @@ class _Delivery:
             else:
                 await self._movement()
                 await self._claim([])
-            if self._open or not exhausted:
+            if self._open or self._moved.is_set() or (room and not exhausted):
                 last_progress = time.monotonic()
             elif time.monotonic() - last_progress > CLAIM_WAIT:
                 break
-        for work in self._deferred:
-            self._end(work, Fate.NOT_ATTEMPTED, "another run holds the row at this moment")
-        while self._open:
-            await self._movement()
+        while self._open or self._deferred:
+            deferred, self._deferred = self._deferred, []
+            for work in deferred:
+                self._end(work, Fate.NOT_ATTEMPTED, "another run holds the row at this moment")
+            if self._open:
+                await self._movement()
 
     async def _movement(self) -> None:
         """Wait until something ends, or it is time to look at another run's rows again."""
@@ -581,8 +591,8 @@ class _Delivery:
         outcome = Outcome(row=reading.row, row_key=reading.row_key, user_id=None, fate=Fate.DUPLICATE)
         if not reading.duplicate:
             outcome = replace(outcome, fate=Fate.REJECTED, error=reading.error)
-        if claim is not None and claim.standing is Standing.DELIVERED:
-            outcome = replace(outcome, fate=Fate.ALREADY_DELIVERED, session_id=claim.session_id, error=None)
+            if claim is not None and claim.standing is Standing.DELIVERED:
+                outcome = replace(outcome, fate=Fate.ALREADY_DELIVERED, session_id=claim.session_id, error=None)
         self._count(outcome)
 
     def _ended_by(self, claim: Claim | None, work: _Work, *, entered: bool = True) -> bool:
@@ -625,7 +635,7 @@ class _Delivery:
     def _hold_back(self, work: _Work, *, entered: bool) -> None:
         reason = self._stop.reason or "an earlier row of the same user is not delivered yet"
         if work.claimed:
-            self._settle(work, Fate.NOT_ATTEMPTED, reason, entered=entered)
+            self._settle(work, work.resting_fate, reason, entered=entered)
         else:
             self._end(work, Fate.NOT_ATTEMPTED, reason, entered=entered)
 
@@ -641,7 +651,9 @@ class _Delivery:
             try:
                 if not await self._may_send(work):
                     return
+                began = time.monotonic()
                 error = await self._attempt(work)
+                self._on_attempt(time.monotonic() - began, error)
             finally:
                 self._pacer.release()
             if error is None:
@@ -663,7 +675,7 @@ class _Delivery:
         if not await self._committer.intend(work):
             del self._open[work.ledger_key]
             reason = self._stop.reason or "another run has taken the row over"
-            self._end(work, Fate.NOT_ATTEMPTED, reason)
+            self._end(work, work.resting_fate, reason)
             return False
         if not self._alive():
             self._stop.request("the task's supervisor is gone, and another try may already be running")
@@ -678,16 +690,15 @@ class _Delivery:
         work.attempts += 1
         self._report.requests += 1
         try:
-            async with asyncio.timeout(None) as limit:
-                self._limits.add(limit)
-                try:
-                    answer = await self._client.chat(work.submission.request)
-                finally:
-                    self._limits.discard(limit)
+            async with self._stop.limit():
+                answer = await self._client.chat(work.submission.request)
         except HaloCallError as error:
             return error
         except TimeoutError:
             return HaloConnectionError("/chat", sent=True, reason="the run ended before the answer came")
+        except BaseException:
+            work.doubtful = True
+            raise
         self._settle(work, Fate.DELIVERED, answer=answer)
         return None
 
@@ -697,17 +708,15 @@ class _Delivery:
             self._given_up_in_a_row = 0
             self._settle(work, Fate.REJECTED, str(error))
             return True
+        work.doubtful = work.doubtful or error.verdict is Verdict.IN_DOUBT
         if error.verdict is Verdict.FORBIDDEN:
             self._stop.request(str(error), error=error)
-        doubt = error.verdict is Verdict.IN_DOUBT
-        work.doubtful = work.doubtful or doubt
-        held = work.doubtful and self._on_in_doubt == "hold"
-        if failures >= self._max_attempts or held or (doubt and self._stop.requested):
+        elif failures >= self._max_attempts or (work.doubtful and self._on_in_doubt == "hold"):
             self._settle(work, Fate.IN_DOUBT if work.doubtful else Fate.FAILED, str(error), reply=_reply(error))
             self._gave_up(error)
             return True
         if self._stop.requested:
-            self._settle(work, Fate.NOT_ATTEMPTED, str(error))
+            self._settle(work, work.resting_fate, str(error), reply=_reply(error))
             return True
         resting = Settlement(row_key=work.ledger_key, status=work.resting_status, final=False, error=str(error))
         self._committer.settle(resting, work, None)
@@ -736,7 +745,7 @@ class _Delivery:
             session_id=answer.session_id if answer else None,
             agent_id=answer.agent_id if answer else None,
             error=reason,
-            reply=answer.text if answer else reply,
+            reply=_text_of(answer) if answer else reply,
             response=_undocumented(answer) if answer else None,
             change=work.change,
         )
@@ -780,16 +789,16 @@ class _Delivery:
                 self._stop.request(str(error), error=error)
 
     async def _watch(self) -> None:
-        """Notice the supervisor's death between attempts, and see to a stop's grace."""
+        """Notice the supervisor's death between attempts."""
         while True:
-            await (asyncio.sleep(LIVENESS_POLL) if self._stop.requested else self._stop.sleep(LIVENESS_POLL))
+            await asyncio.sleep(LIVENESS_POLL)
             if not self._alive():
                 self._stop.request("the task's supervisor is gone, and another try may already be running")
-            if self._stop.grace is not None:
-                end = asyncio.get_running_loop().time() + self._stop.grace
-                for limit in self._limits:
-                    if limit.when() is None:
-                        limit.reschedule(end)
+
+
+def _text_of(answer: ChatAnswer) -> str | None:
+    """The agent's words, whatever their shape: only the session is needed to call a row delivered."""
+    return answer.text if answer.text is None or isinstance(answer.text, str) else to_json(answer.text).decode()
 
 
 def _reply(error: HaloCallError) -> str | None:

@@ -10,13 +10,15 @@ HaloError
 │   └── HaloStatusError         an answer with an error status
 │       ├── HaloAuthenticationError   401
 │       ├── HaloPermissionError       403
+│       ├── HaloProxyAuthenticationError  407
 │       ├── HaloRejectedError         400, 404, 413, 422 and the other 4xx
 │       ├── HaloRateLimitError        429
-│       ├── HaloServerError           5xx
+│       ├── HaloServerError           5xx, 408 and 425
 │       └── HaloRedirectError         3xx
 ├── LedgerError                 the ledger cannot be reached, or is not what it should be
 └── DeliveryError               a run that ended without every row delivered
     ├── AccountingError         the sum of the statuses is not the number of rows read
+    ├── IdentifyIncompleteError users or companies were not identified: another try may do it
     ├── DeliveryIncompleteError rows failed, in doubt or not attempted: another try may settle them
     ├── RowsChangedError        delivered rows have another content now, and on_change is fail
     ├── TooManySubmissionsError more rows to send than max_submissions allows: nothing was sent
@@ -133,6 +135,13 @@ class HaloPermissionError(HaloStatusError):
     )
 
 
+class HaloProxyAuthenticationError(HaloStatusError):
+    """407: a proxy on the way wants credentials."""
+
+    verdict = Verdict.FORBIDDEN
+    remedy = ". The proxy that the environment names needs a user and a password in its address."
+
+
 class HaloRedirectError(HaloStatusError):
     """3xx: the address on the connection is not the API's own."""
 
@@ -153,7 +162,7 @@ class HaloRateLimitError(HaloStatusError):
 
 
 class HaloServerError(HaloStatusError):
-    """5xx: in doubt, except a 503 that says when to come back."""
+    """5xx, and 408 and 425, which are about the moment: in doubt, except a 503 that says when to come back."""
 
     @property
     def verdict(self) -> Verdict:  # type: ignore[override]  # depends on the answer here
@@ -177,6 +186,16 @@ class AccountingError(DeliveryError):
         self.counts = dict(counts)
         super().__init__(
             f"the accounts do not balance: {self.counts}. Please report this; the ledger holds each row's fate."
+        )
+
+
+class IdentifyIncompleteError(DeliveryError):
+    """A run was stopped before every user and company was identified."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"not every user and company was identified: {reason}. Run the task again: identifying can be repeated."
         )
 
 

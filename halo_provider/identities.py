@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel
-from pydantic_core import from_json, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from halo_provider.client import HaloClient
 from halo_provider.exceptions import (
@@ -25,6 +25,7 @@ from halo_provider.exceptions import (
     HaloError,
     HaloRateLimitError,
     HaloRejectedError,
+    IdentifyIncompleteError,
     RowError,
     Verdict,
 )
@@ -121,16 +122,18 @@ class _Identities:
             self._db.execute(f"CREATE TABLE {table} (id TEXT PRIMARY KEY, request TEXT, row_number INTEGER, row TEXT)")
 
     def put(self, table: Literal["users", "companies"], identity: str, request: BaseModel, row: Row) -> None:
-        """Remember what the row says; it replaces what an earlier row said, in the earlier row's place."""
+        """Remember what the row says; it replaces what an earlier row said, in the earlier row's place.
+
+        Raises RowError for a row that holds what is no Unicode.
+        """
+        try:
+            values = to_json(row.values, fallback=str, bytes_mode="base64").decode()
+        except PydanticSerializationError:
+            raise RowError("a text of this row is not valid Unicode; clean it at the source") from None
         self._db.execute(
             f"INSERT INTO {table} VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "  # noqa: S608 -- one of two names
             "SET request = excluded.request, row_number = excluded.row_number, row = excluded.row",
-            (
-                identity,
-                request.model_dump_json(exclude_none=True),
-                row.number,
-                to_json(row.values, fallback=str, bytes_mode="base64").decode(),
-            ),
+            (identity, request.model_dump_json(exclude_none=True), row.number, values),
         )
 
     def each(self, table: Literal["users", "companies"]) -> Iterator[_Identity]:
@@ -193,7 +196,8 @@ class _Identification:
                 self._report.error = error
             finally:
                 await self._in_thread(identities.close)
-        self._report.error = self._report.error or self._stop.error
+        if self._stop.reason is not None and self._report.error is None:
+            self._report.error = self._stop.error or IdentifyIncompleteError(self._stop.reason)
         self._report.seconds = time.monotonic() - started
         return self._report
 
@@ -309,9 +313,14 @@ class _Identification:
         while not self._stop.requested:
             started = await self._pacer.acquire()
             try:
-                answer = await call()
+                if self._stop.requested:
+                    return None
+                async with self._stop.limit():
+                    answer = await call()
             except HaloRejectedError:
                 raise
+            except TimeoutError:
+                return None  # whatever Halo did about it may be done again
             except HaloCallError as error:
                 self._pacer.failed(error, started=started)
                 failures += not isinstance(error, HaloRateLimitError)

@@ -23,7 +23,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from pydantic_core import from_json, to_json
 from sqlalchemy import (
+    URL,
     Connection,
     Engine,
     Insert,
@@ -49,6 +51,8 @@ MAX_RESPONSE = 10_000  # characters of JSON kept of an answer's undocumented fie
 LEASE = 60.0  # seconds a claim lives without being renewed
 TRANSACTION_ATTEMPTS = 5  # a transaction the database gave up for another's sake is simply run again
 BUSY_TIMEOUT = 30.0  # seconds a writer waits for SQLite's lock
+
+_CHANGE_MARK = "\tchange "
 
 OnInDoubt = Literal["resend", "hold"]
 _T = TypeVar("_T")
@@ -130,7 +134,13 @@ class Change(NamedTuple):
     @property
     def ledger_key(self) -> str:
         """The follow-up's own key in the ledger: a row's key never holds a tab."""
-        return f"{self.row_key}\tchange {self.number}"
+        return f"{self.row_key}{_CHANGE_MARK}{self.number}"
+
+    @classmethod
+    def at(cls, ledger_key: str, payload_hash: str) -> "Change | None":
+        """The change whose key this is; None for a row's own key."""
+        row_key, mark, number = ledger_key.partition(_CHANGE_MARK)
+        return cls(row_key, int(number), payload_hash) if mark else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,28 +181,31 @@ class Ledger:
         self._clock_offset = timedelta()
 
     @classmethod
-    def at(cls, url: str) -> "Ledger":
+    def at(cls, url: str | URL) -> "Ledger":
         """Open the ledger at a SQLAlchemy URL and create what is missing. Raises LedgerError."""
-        ledger = cls(create_engine(url, pool_pre_ping=True))
+        try:
+            ledger = cls(create_engine(url, pool_pre_ping=True))
+        except (SQLAlchemyError, ImportError) as error:
+            raise LedgerError(f"the ledger cannot be opened: {_reason(error)}") from error
         ledger.prepare()
         return ledger
 
     @classmethod
     def at_path(cls, path: Path) -> "Ledger":
         """Open the SQLite ledger in a file: for tasks that all run on one host. Raises LedgerError."""
-        return cls.at(f"sqlite:///{path}")
+        return cls.at(URL.create("sqlite", database=str(path)))
 
     def prepare(self) -> None:
         """Create the table where it is missing and read the database's clock. Raises LedgerError."""
         if self.engine.dialect.name == "sqlite":
             _tune_sqlite(self.engine)
         else:
-            self.engine = self.engine.execution_options(isolation_level="READ COMMITTED")
+            _tune_server(self.engine)
         try:
             bring_up(self.engine)
             self.read_clock()
         except SQLAlchemyError as error:
-            raise LedgerError(f"the ledger cannot be opened: {redact(str(error.args[0]))}") from error
+            raise LedgerError(f"the ledger cannot be opened: {_reason(error)}") from error
 
     def exists(self) -> bool:
         """Whether the database has the table. Raises LedgerError where it cannot be reached."""
@@ -203,7 +216,7 @@ class Ledger:
         self.engine.dispose()
 
     def read_clock(self) -> None:
-        """Learn how far this host's clock is from the database's, which decides about leases."""
+        """Learn how far this host's clock is from the database's, which decides about leases. Raises LedgerError."""
         match self.engine.dialect.name:
             case "postgresql":
                 moment = select(func.clock_timestamp())
@@ -211,8 +224,7 @@ class Ledger:
                 moment = select(func.utc_timestamp(6))
             case _:
                 return
-        with self.engine.connect() as db:
-            found: datetime = db.execute(moment).scalar_one()
+        found: datetime = self.transaction(lambda db: db.execute(moment).scalar_one())
         aware = found if found.tzinfo else found.replace(tzinfo=UTC)
         self._clock_offset = aware - datetime.now(UTC)
 
@@ -220,20 +232,21 @@ class Ledger:
         """The database's time."""
         return datetime.now(UTC) + self._clock_offset
 
-    def transaction(self, work: Callable[[Connection], _T]) -> _T:
+    def transaction(self, work: Callable[[Connection], _T], *, read_only: bool = False) -> _T:
         """Run `work` in one transaction, again where the database chose it as a deadlock's victim.
 
+        One that is `read_only` neither waits for SQLite's writer nor keeps it waiting.
         Raises LedgerError where the database cannot be reached or refuses.
         """
         for attempt in range(1, TRANSACTION_ATTEMPTS + 1):
             try:
-                with self.engine.begin() as db:
+                with self.engine.execution_options(read_only=read_only).begin() as db:
                     return work(db)
             except OperationalError as error:
                 if attempt == TRANSACTION_ATTEMPTS or not _is_contention(error):
-                    raise LedgerError(f"the ledger cannot be used: {redact(str(error.orig))}") from error
+                    raise LedgerError(f"the ledger cannot be used: {_reason(error)}") from error
             except SQLAlchemyError as error:
-                raise LedgerError(f"the ledger cannot be used: {redact(str(error.args[0]))}") from error
+                raise LedgerError(f"the ledger cannot be used: {_reason(error)}") from error
         raise AssertionError  # the last attempt returns or raises
 
     def find(self, namespace: str, row_keys: Sequence[str]) -> dict[str, Any]:
@@ -304,7 +317,7 @@ class Claimant:
         claims: dict[str, Claim] = {}
         fresh: list[dict[str, Any]] = []
         taken: list[dict[str, Any]] = []
-        for candidate in candidates:
+        for candidate in sorted(candidates, key=_row_key):  # all writers in one order, or they deadlock
             row = found.get(candidate.row_key)
             standing = self._standing(row, candidate, now, on_in_doubt)
             claims[candidate.row_key] = _claim_of(standing, row, candidate)
@@ -407,19 +420,18 @@ class Claimant:
             group = [settlement for settlement in settlements if settlement.status is status]
             if group and not _execute_counted(db, statement, [self._settled(settlement, now) for settlement in group]):
                 lost_settlements |= self._not_mine(db, [settlement.row_key for settlement in group], status)
-        changes = [
-            {
-                "b_namespace": self.namespace,
-                "b_row_key": change.row_key,
-                "b_before": change.number - 1,
-                "number": change.number,
-                "payload_hash": change.payload_hash,
-            }
-            for settlement in settlements
-            if (change := settlement.change) and settlement.status is Status.DELIVERED
-        ]
-        if changes:
-            db.execute(_COUNT_CHANGE, changes)
+        count_changes(
+            db,
+            self.namespace,
+            [
+                settlement.change
+                for settlement in settlements
+                if settlement.change
+                and settlement.status is Status.DELIVERED
+                and settlement.row_key not in lost_settlements
+            ],
+            now=now,
+        )
         troubles = [
             self._event(settlement.row_key, settlement.status, settlement.error, now)
             for settlement in settlements
@@ -451,18 +463,24 @@ class Claimant:
         return set(row_keys) - set(db.scalars(mine))
 
     def _intended(self, row_keys: Sequence[str], now: datetime) -> dict[str, Any]:
-        return {"b_namespace": self.namespace, "b_owner": self.owner, "b_keys": list(row_keys), "updated_at": now}
+        return {
+            "b_namespace": self.namespace,
+            "b_owner": self.owner,
+            "b_keys": list(row_keys),
+            "lease_expires_at": now + timedelta(seconds=self.lease),
+            "updated_at": now,
+        }
 
     def _settled(self, settlement: Settlement, now: datetime) -> dict[str, Any]:
         return {
             "b_namespace": self.namespace,
             "b_row_key": settlement.row_key,
             "b_owner": self.owner,
-            "session_id": settlement.session_id,
-            "agent_id": settlement.agent_id,
+            "session_id": _storable(settlement.session_id),
+            "agent_id": _storable(settlement.agent_id),
             "error": _shortened(settlement.error),
             "reply": _shortened(settlement.reply),
-            "response": dict(settlement.response) if settlement.response else None,
+            "response": _plain(settlement.response) if settlement.response else None,
             "lease_expires_at": None if settlement.final else now + timedelta(seconds=self.lease),
             "updated_at": now,
         }
@@ -488,6 +506,25 @@ class Claimant:
         )
 
 
+def count_changes(db: Connection, namespace: str, changes: Sequence[Change], *, now: datetime) -> None:
+    """Note beside the rows that these changes of theirs are with Halo; one that is noted already stays as it is."""
+    if changes:
+        db.execute(
+            _COUNT_CHANGE,
+            [
+                {
+                    "b_namespace": namespace,
+                    "b_row_key": change.row_key,
+                    "b_before": change.number - 1,
+                    "number": change.number,
+                    "payload_hash": change.payload_hash,
+                    "updated_at": now,
+                }
+                for change in changes
+            ],
+        )
+
+
 def _keys(namespace: str, row_keys: Sequence[str]) -> Any:
     return and_(submissions.c.namespace == namespace, submissions.c.row_key.in_(row_keys))
 
@@ -506,6 +543,10 @@ def _find(db: Connection, namespace: str, row_keys: Sequence[str]) -> dict[str, 
         columns.lease_expires_at,
     ).where(_keys(namespace, row_keys))
     return {row.row_key: row for row in db.execute(statement)}
+
+
+def _row_key(candidate: Candidate) -> str:
+    return candidate.row_key
 
 
 def _claim_of(standing: Standing, row: Any, candidate: Candidate) -> Claim:
@@ -536,7 +577,17 @@ def _attempt_columns(attempt: Attempt) -> dict[str, Any]:
 
 
 def _shortened(value: str | None) -> str | None:
-    return redact(value)[:MAX_TEXT] if value else None
+    return _storable(redact(value)[:MAX_TEXT]) if value else None
+
+
+def _storable(value: str | None) -> str | None:
+    """Without NUL, which PostgreSQL's text has no room for."""
+    return value.replace("\0", "\N{REPLACEMENT CHARACTER}") if value else None
+
+
+def _plain(response: Mapping[str, Any]) -> Any:
+    """Without secrets, and without NaN and Infinity, which the parser takes but no database holds as JSON."""
+    return from_json(redact(to_json(response, inf_nan_mode="null").decode()))
 
 
 def _insert_or_leave(dialect: str) -> Insert:
@@ -579,7 +630,8 @@ _INTEND = (
         submissions.c.owner == bindparam("b_owner"),
         submissions.c.status.in_([Status.PENDING, Status.IN_DOUBT]),
     )
-    .values(status=Status.IN_FLIGHT, attempts=submissions.c.attempts + 1, updated_at=bindparam("updated_at"))
+    .values(status=Status.IN_FLIGHT, attempts=submissions.c.attempts + 1)
+    .values({name: bindparam(name) for name in ("lease_expires_at", "updated_at")})
 )
 
 # Where a settlement may come from. In doubt stands beside in_flight because another owner's look at an expired lease
@@ -603,7 +655,7 @@ _TROUBLE = frozenset({Status.REJECTED, Status.IN_DOUBT, Status.FAILED})
 _COUNT_CHANGE = (
     update(submissions)
     .where(_ONE_ROW, func.coalesce(submissions.c.changes, 0) == bindparam("b_before"))
-    .values(changes=bindparam("number"), payload_hash=bindparam("payload_hash"))
+    .values(changes=bindparam("number"), payload_hash=bindparam("payload_hash"), updated_at=bindparam("updated_at"))
 )
 _SETTLED_COLUMNS = ("session_id", "agent_id", "error", "reply", "response", "lease_expires_at", "updated_at")
 _SETTLE = {
@@ -614,11 +666,26 @@ _SETTLE = {
 }
 
 
+def _reason(error: Exception) -> str:
+    """The first line of the driver's words: those after it may quote the statement with its values."""
+    words = error.orig if isinstance(error, DBAPIError) else error.args[0]
+    return redact(str(words).partition("\n")[0])
+
+
 def _is_contention(error: DBAPIError) -> bool:
     """Whether the database gave this transaction up for another's sake: a deadlock, a lock waited for too long."""
     sql_state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
     mysql_code = error.orig.args[0] if error.orig and error.orig.args else None
     return sql_state in {"40001", "40P01"} or mysql_code in {1205, 1213} or "database is locked" in str(error.orig)
+
+
+def _tune_server(engine: Engine) -> None:
+    """Set READ COMMITTED once for each connection: by an option, it would be anew for each transaction, errors raw."""
+    engine.dispose()
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _record: Any) -> None:
+        engine.dialect.set_isolation_level(connection, "READ COMMITTED")
 
 
 def _tune_sqlite(engine: Engine) -> None:
@@ -633,4 +700,5 @@ def _tune_sqlite(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        read_only = connection.get_execution_options().get("read_only")
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

@@ -247,7 +247,7 @@ class ChatAnswer(Response):
     """The answer of /chat. Whether a ticket was created is not among the documented fields."""
 
     session_id: Identifier
-    text: str | None = None
+    text: Any = None
     agent_id: str | None = None
 
 

@@ -3,6 +3,8 @@
 import asyncio
 import random
 from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from halo_provider.exceptions import HaloCallError, HaloRateLimitError, HaloServerError
@@ -26,14 +28,15 @@ class Backoff:
 class Stop:
     """The wish to end a run early. Requests may come from a signal handler through the loop.
 
-    `grace` is how long, in seconds, attempts in flight may still take; None leaves them their own timeout.
+    A grace is how long, in seconds, attempts in flight may still take; without one they have their own timeout.
     """
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
         self.reason: str | None = None
         self.error: Exception | None = None
-        self.grace: float | None = None
+        self.ends_at: float | None = None  # the end of the grace, on the loop's clock
+        self._limits: set[asyncio.Timeout] = set()
 
     @property
     def requested(self) -> bool:
@@ -46,12 +49,22 @@ class Stop:
             self.reason = reason
             self.error = error
         if grace is not None:
-            self.grace = grace if self.grace is None else min(self.grace, grace)
+            end = asyncio.get_running_loop().time() + grace
+            self.ends_at = end if self.ends_at is None else min(self.ends_at, end)
+            for limit in self._limits:
+                if not limit.expired():
+                    limit.reschedule(self.ends_at)
         self._event.set()
 
-    async def wait(self) -> None:
-        """Wait until somebody asks."""
-        await self._event.wait()
+    @asynccontextmanager
+    async def limit(self) -> AsyncIterator[None]:
+        """Break the block off when a grace is over; it then raises TimeoutError."""
+        async with asyncio.timeout_at(self.ends_at) as limit:
+            self._limits.add(limit)
+            try:
+                yield
+            finally:
+                self._limits.discard(limit)
 
     async def sleep(self, seconds: float) -> None:
         """Wait, but no longer than until somebody asks."""
@@ -99,7 +112,9 @@ class Pacer:
                 self._next_start = start + self._interval
                 self.in_flight += 1
                 await self._stop.sleep(start - now)
-                return loop.time()
+                if self._stop.requested or self._paused_until <= loop.time():
+                    return loop.time()
+                self.release()
             else:
                 self._next_start = now + self._interval
                 self.in_flight += 1

@@ -56,12 +56,16 @@ class SeenKeys:
         self._db.close()
 
 
+def _rows(source: Source, submission: Submission) -> Generator[Row, None, None]:
+    yield from source.rows(required=submission.columns)  # asked for only when the first one is wanted
+
+
 class Reader:
     """Reads `batch_size` rows at a time. Blocks: belongs on a thread of its own."""
 
     def __init__(self, source: Source, submission: Submission, *, batch_size: int) -> None:
         self.batch_size = batch_size
-        self._rows = source.rows(required=submission.columns)
+        self._rows = _rows(source, submission)
         self._submission = submission
         self._seen = SeenKeys()
         self._error: SourceError | None = None
@@ -74,9 +78,9 @@ class Reader:
         try:
             readings.extend(self._reading(row) for row in islice(self._rows, self.batch_size))
         except SourceError as error:
+            self._error = error
             if not readings:
                 raise
-            self._error = error
         return readings
 
     def _reading(self, row: Row) -> Reading:
@@ -93,6 +97,5 @@ class Reader:
 
     def close(self) -> None:
         """Close the source and forget the keys."""
-        if isinstance(self._rows, Generator):
-            self._rows.close()
+        self._rows.close()
         self._seen.close()

@@ -1,22 +1,31 @@
 """The ledger's rows for people: looked up, and settled by hand, which the row's history tells."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Select, and_, delete, func, insert, or_, select, update
 
-from halo_provider.ledger import Ledger, Status
+from halo_provider.ledger import Change, Ledger, Status, count_changes
 from halo_provider.schema import events, submissions
 
 PAGE = 100  # rows of a page, unless told otherwise
 CHUNK = 500  # rows changed in one transaction
 
-REQUEUE_FROM = (Status.IN_DOUBT, Status.FAILED, Status.REJECTED)
-RESOLVE_FROM = (Status.IN_DOUBT, Status.FAILED, Status.PENDING, Status.REJECTED)
-REJECT_FROM = (Status.IN_DOUBT, Status.FAILED, Status.PENDING)
+# In flight and in nobody's hands, its lease run out, is in doubt: only the next run would write that.
+REQUEUE_FROM = (Status.IN_FLIGHT, Status.IN_DOUBT, Status.FAILED, Status.REJECTED)
+RESOLVE_FROM = (Status.IN_FLIGHT, Status.IN_DOUBT, Status.FAILED, Status.PENDING, Status.REJECTED)
+REJECT_FROM = (Status.IN_FLIGHT, Status.IN_DOUBT, Status.FAILED, Status.PENDING)
 PRUNE_FROM = (Status.DELIVERED, Status.REJECTED)
+BY_URGENCY = (  # those that wait for a decision first
+    Status.IN_DOUBT,
+    Status.FAILED,
+    Status.REJECTED,
+    Status.PENDING,
+    Status.IN_FLIGHT,
+    Status.DELIVERED,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +73,19 @@ class Place:
     row_key: str
 
 
+@dataclass(frozen=True, slots=True)
+class UrgentPlace:
+    """Where a page of `Records.urgent_first` ends."""
+
+    status: Status
+    place: Place
+
+    @classmethod
+    def of(cls, row: Any) -> "UrgentPlace":
+        """Where this row stands."""
+        return cls(Status(row.status), Place(row.namespace, row.row_key))
+
+
 class Records:
     """Looks rows up and settles them; `actor` is who does it, for the history.
 
@@ -84,6 +106,32 @@ class Records:
             statement = statement.where(or_(columns.namespace > after.namespace, behind))
         statement = statement.order_by(columns.namespace, columns.row_key).limit(limit)
         return self._all(statement)
+
+    def urgent_first(self, wanted: RowFilter, *, after: UrgentPlace | None = None, limit: int = PAGE) -> list[Any]:
+        """One page of rows, those that wait for a decision first, then in the order of namespace and key.
+
+        One look for each status: an index has the rows of one DAG, status and run in this order, however many they are.
+        """
+        statuses = [status for status in BY_URGENCY if status in wanted.statuses or not wanted.statuses]
+        if after is not None:
+            statuses = [status for status in statuses if BY_URGENCY.index(status) >= BY_URGENCY.index(after.status)]
+        found: list[Any] = []
+        for status in statuses:
+            behind = after.place if after is not None and status is after.status else None
+            found += self.page(replace(wanted, statuses=(status,)), after=behind, limit=limit - len(found))
+            if len(found) == limit:
+                break
+        return found
+
+    def dag_ids(self) -> list[str]:
+        """The DAGs that rows belong to. One step of the index for each, however many rows it has."""
+        column = submissions.c.dag_id
+        found: list[str] = []
+        while True:
+            following = self._all(select(func.min(column)).where(column > found[-1] if found else column.is_not(None)))
+            if following[0][0] is None:
+                return found
+            found.append(following[0][0])
 
     def counts(self, wanted: RowFilter) -> dict[Status, int]:
         """How many rows there are of each status."""
@@ -107,7 +155,7 @@ class Records:
 
     def requeue(self, wanted: RowFilter, *, reason: str | None = None) -> int:
         """Let the next run send rows that are in doubt, failed or rejected; in doubt, that may be a second time."""
-        return self._settle(wanted, REQUEUE_FROM, "requeued", reason, status=Status.PENDING, payload_hash=None)
+        return self._settle(wanted, REQUEUE_FROM, "requeued", reason, status=Status.PENDING)
 
     def resolve(self, wanted: RowFilter, *, session_id: str, reason: str | None = None) -> int:
         """Take rows as delivered, with the session that was found in Halo: they are never sent again."""
@@ -121,11 +169,19 @@ class Records:
         return self._settle(wanted, REJECT_FROM, "rejected", reason, status=Status.REJECTED, error=reason)
 
     def prune(self, wanted: RowFilter, *, before: datetime) -> int:
-        """Forget delivered and rejected rows untouched since `before`; a forgotten row that is read is sent again."""
+        """Forget delivered and rejected rows untouched since `before`; a forgotten row that is read is sent again.
 
-        def forget(db: Connection, some: Sequence[Any], keys: Any) -> None:
-            db.execute(delete(events).where(_keys_of(events, some)))
-            db.execute(delete(submissions).where(keys))
+        With a row go its follow-ups: changes are counted from 1 again.
+        """
+
+        def forget(db: Connection, some: Sequence[Any], _keys: Any) -> None:
+            follow_ups = [
+                Place(row.namespace, Change(row.row_key, number, "").ledger_key)
+                for row in some
+                for number in range(1, (row.changes or 0) + 1)
+            ]
+            for table in (events, submissions):
+                db.execute(delete(table).where(_keys_of(table, [*some, *follow_ups])))
 
         return self._in_chunks(wanted, PRUNE_FROM, [submissions.c.updated_at < before], forget)
 
@@ -137,6 +193,10 @@ class Records:
             db.execute(update(submissions).where(keys).values(updated_at=now, lease_expires_at=None, **values))
             common = {"at": now, "actor": self._actor, "event": event, "detail": detail}
             db.execute(insert(events), [{"namespace": row.namespace, "row_key": row.row_key, **common} for row in some])
+            if values["status"] is Status.DELIVERED:
+                for row in some:
+                    if follow_up := Change.at(row.row_key, row.payload_hash):
+                        count_changes(db, row.namespace, [follow_up], now=now)
 
         return self._in_chunks(wanted, before, [], change)
 
@@ -155,7 +215,7 @@ class Records:
             columns = submissions.c
             free = or_(columns.lease_expires_at.is_(None), columns.lease_expires_at <= self._ledger.now())
             allowed = columns.status.in_([status.value for status in before])
-            statement = select(columns.namespace, columns.row_key).where(
+            statement = select(columns.namespace, columns.row_key, columns.payload_hash, columns.changes).where(
                 *wanted.conditions(), *conditions, free, allowed
             )
             if after is not None:
@@ -173,7 +233,7 @@ class Records:
         return changed
 
     def _all(self, statement: Select[Any]) -> list[Any]:
-        return self._ledger.transaction(lambda db: list(db.execute(statement)))
+        return self._ledger.transaction(lambda db: list(db.execute(statement)), read_only=True)
 
 
 def _keys_of(table: Any, rows: Sequence[Any]) -> Any:

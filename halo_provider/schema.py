@@ -1,5 +1,7 @@
 """The ledger's tables, and how an older ledger is brought up to them in place."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +15,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     Engine,
+    Float,
     Index,
     Integer,
     MetaData,
@@ -21,18 +24,30 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     delete,
+    func,
     insert,
     inspect,
     select,
 )
 from sqlalchemy.dialects import mysql
-from sqlalchemy.exc import DBAPIError
 
 from halo_provider.exceptions import LedgerError
 from halo_provider.submission import MAX_ROW_KEY
 
-SCHEMA_VERSION = 2  # 1 had no version table, no events and no count of changes
+SCHEMA_VERSION = 3  # 1 had no version table, no events and no count of changes; 2 had no deliveries
 MAX_NAMESPACE = 250  # characters; with KEY_WIDTH the widest primary key that MySQL's 3,072 bytes hold
+DELIVERY_COUNTS = (  # what a delivery counts: rows by their fate, requests, and how many of them Halo refused for now
+    "delivered",
+    "already_delivered",
+    "duplicate",
+    "rejected",
+    "in_doubt",
+    "failed",
+    "not_attempted",
+    "requests",
+    "refused",
+)
+LOCK_WAIT = 60  # seconds for another process to bring the tables up
 KEY_WIDTH = MAX_ROW_KEY + 20  # characters: a row's key, and the mark of a follow-up
 
 
@@ -51,6 +66,23 @@ class UtcDateTime(TypeDecorator[datetime]):
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Drop the zone, which is UTC, where the database has none."""
         return value if value is None or dialect.name == "postgresql" else value.astimezone(UTC).replace(tzinfo=None)
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[datetime | None], Any] | None:
+        """Convert a moment once where, as in a batch, the same one is written many times in a row."""
+        convert = super().bind_processor(dialect)
+        if convert is None:
+            return None
+        latest: tuple[datetime | None, Any] = (None, None)
+
+        def process(value: datetime | None) -> Any:
+            nonlocal latest
+            known, converted = latest
+            if value is not known:
+                converted = convert(value)
+                latest = (value, converted)
+            return converted
+
+        return process
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 -- SQLAlchemy's signature
         """Put the zone back."""
@@ -94,7 +126,14 @@ submissions = Table(
     Column("created_at", UtcDateTime(), nullable=False),
     Column("updated_at", UtcDateTime(), nullable=False),
     Index("halo_submissions_by_status", "status", "namespace", "row_key"),
-    Index("halo_submissions_by_run", "dag_id", "run_id"),
+    # For the pages: a DAG's counts, and a run's rows of one status in the order of their keys. MySQL, whose indexes
+    # hold 3,072 bytes, ends every index with the primary key by itself.
+    Index("halo_submissions_by_dag", "dag_id", "status", "run_id").ddl_if(
+        dialect=("mysql", "mariadb")  # type: ignore[arg-type]  # documented, but not typed
+    ),
+    Index("halo_submissions_by_dag", "dag_id", "status", "run_id", "namespace", "row_key").ddl_if(
+        dialect=("sqlite", "postgresql")  # type: ignore[arg-type]
+    ),
 )
 events = Table(
     "halo_submission_events",
@@ -108,6 +147,27 @@ events = Table(
     Column("detail", _LONG_TEXT),
     Index("halo_submission_events_by_row", "namespace", "row_key", "id"),
 )
+deliveries = Table(
+    "halo_deliveries",
+    metadata,
+    Column("owner", String(100), primary_key=True),  # of the claims: one for each start of a task's process
+    Column("namespace", _exact(MAX_NAMESPACE), nullable=False),
+    Column("dag_id", String(250)),
+    Column("run_id", String(250)),
+    Column("task_id", String(250)),
+    Column("map_index", Integer),
+    Column("try_number", Integer),
+    Column("started_at", UtcDateTime(), nullable=False),
+    Column("updated_at", UtcDateTime(), nullable=False),
+    Column("ended_at", UtcDateTime()),  # NULL while it runs, and for ever if its process was killed
+    Column("total", Integer),  # rows of the source, where that is known
+    *(Column(name, Integer, nullable=False) for name in DELIVERY_COUNTS),
+    Column("request_seconds", Float, nullable=False),  # of all requests together
+    Column("seconds", Float, nullable=False),
+    Column("error", _LONG_TEXT),  # the last one
+    Index("halo_deliveries_by_start", "started_at"),
+    Index("halo_deliveries_by_run", "dag_id", "run_id"),
+)
 version = Table("halo_ledger_version", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
 
 
@@ -117,27 +177,44 @@ def bring_up(engine: Engine) -> None:
     Every step looks first and adds only, so that it can be cut off and run again. Raises LedgerError for a ledger of a
     newer version, and SQLAlchemy's errors.
     """
-    try:
-        _bring_up(engine)
-    except DBAPIError:
-        _bring_up(engine)  # another process may have created the same thing in between
-
-
-def _bring_up(engine: Engine) -> None:
     with engine.begin() as db:
-        found = _version(db)
-        if found == SCHEMA_VERSION:
+        if _version(db) == SCHEMA_VERSION:
             return
-        if found is not None and found > SCHEMA_VERSION:
-            raise LedgerError(
-                f"the ledger has schema version {found}, this package knows {SCHEMA_VERSION}: "
-                "upgrade airflow-provider-halo on this host too"
-            )
-        metadata.create_all(db)
-        for table in metadata.sorted_tables:
-            _add_what_is_missing(db, table)
-        db.execute(delete(version))
-        db.execute(insert(version).values(version=SCHEMA_VERSION))
+        with _alone(db):
+            _bring_up(db)
+
+
+@contextmanager
+def _alone(db: Connection) -> Iterator[None]:
+    """Keep processes that start together out of each other's way; SQLite's transactions do so by themselves."""
+    match db.dialect.name:
+        case "postgresql":
+            db.execute(select(func.pg_advisory_xact_lock(func.hashtext(version.name))))
+            yield
+        case "mysql" | "mariadb":  # whose DDL ends transactions
+            db.execute(select(func.get_lock(version.name, LOCK_WAIT)))
+            try:
+                yield
+            finally:
+                db.execute(select(func.release_lock(version.name)))
+        case _:
+            yield
+
+
+def _bring_up(db: Connection) -> None:
+    found = _version(db)
+    if found == SCHEMA_VERSION:
+        return
+    if found is not None and found > SCHEMA_VERSION:
+        raise LedgerError(
+            f"the ledger has schema version {found}, this package knows {SCHEMA_VERSION}: "
+            "upgrade airflow-provider-halo on this host too"
+        )
+    metadata.create_all(db)
+    for table in metadata.sorted_tables:
+        _add_what_is_missing(db, table)
+    db.execute(delete(version))
+    db.execute(insert(version).values(version=SCHEMA_VERSION))
 
 
 def _version(db: Connection) -> int | None:

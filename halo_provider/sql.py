@@ -12,13 +12,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import IO, Any
 
-from sqlalchemy import Engine, text
+from sqlalchemy import CursorResult, Engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from halo_provider.exceptions import HaloConfigurationError, SourceError, redact
 from halo_provider.sources import Row
 
 FETCH_SIZE = 1_000  # rows fetched and stored together
+
+# Between a moment and a column without a zone the session's own zone would decide, a setting of the server's.
+SESSION_IN_UTC = {
+    "postgresql": "SET TIME ZONE 'UTC'",
+    "mysql": "SET time_zone = '+00:00'",
+    "mariadb": "SET time_zone = '+00:00'",
+}
 
 
 class SqlSource:
@@ -62,26 +69,33 @@ class SqlSource:
                 yield Row(number, dict(zip(columns, values, strict=True)))
 
     def _fetch(self) -> list[str]:
-        options = {"stream_results": True, "yield_per": FETCH_SIZE}
+        dialect = self._engine.dialect.name
+        options = {"stream_results": True, "max_row_buffer": FETCH_SIZE}
         try:
             with self._engine.connect() as db:
-                result = db.execute(self._statement, self._parameters, execution_options=options)
-                if not result.returns_rows:
-                    raise SourceError(f"{self.description}: the query yields no rows by its nature; is it a SELECT?")
-                columns = list(result.keys())
-                for some in result.partitions():
-                    pickle.dump([_storable(row) for row in some], self._spool, protocol=pickle.HIGHEST_PROTOCOL)
-                pickle.dump([], self._spool)
-        except SQLAlchemyError as error:
+                if dialect in SESSION_IN_UTC:
+                    db.exec_driver_sql(SESSION_IN_UTC[dialect])
+                with db.execute(self._statement, self._parameters, execution_options=options) as result:
+                    return self._store(result)
+        except (SQLAlchemyError, ValueError) as error:  # ValueError: a value Python has no room for, such as a year BC
             raise SourceError(f"{self.description}: the query failed: {self._words_of(error)}") from None
+
+    def _store(self, result: CursorResult[Any]) -> list[str]:
+        if not result.returns_rows:
+            raise SourceError(f"{self.description}: the query yields no rows by its nature; is it a SELECT?")
+        columns = list(result.keys())
         doubled = sorted({name for name in columns if columns.count(name) > 1})
         if doubled:
             raise SourceError(
                 f"{self.description}: the query selects {', '.join(map(repr, doubled))} twice; give each an alias"
             )
+        # With their size, since SQLAlchemy's yield_per does nothing for text().
+        for some in result.partitions(FETCH_SIZE):
+            pickle.dump([_storable(row) for row in some], self._spool, protocol=pickle.HIGHEST_PROTOCOL)
+        pickle.dump([], self._spool)
         return columns
 
-    def _words_of(self, error: SQLAlchemyError) -> str:
+    def _words_of(self, error: Exception) -> str:
         words = str(error.orig if isinstance(error, DBAPIError) and error.orig else error).strip()
         password = self._engine.url.password
         return redact(words.replace(str(password), "***") if password else words)
@@ -98,7 +112,10 @@ class SqlSource:
         unknown = sorted(self._parameters.keys() - known.keys())
         missing = sorted(known.keys() - self._parameters.keys())
         if unknown:
-            raise HaloConfigurationError(f"sql_parameters has {unknown[0]!r}, but the query has no :{unknown[0]}")
+            raise HaloConfigurationError(
+                f"sql_parameters has {unknown[0]!r}, but the query has no :{unknown[0]}; "
+                f"a cast of it is written CAST(:{unknown[0]} AS …), not with ::"
+            )
         if missing:
             raise HaloConfigurationError(
                 f"the query needs sql_parameters for {', '.join(f':{name}' for name in missing)}; "

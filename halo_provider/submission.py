@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from functools import cached_property
 from hashlib import sha256
 from string import Formatter
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeGuard, TypeVar
 from uuid import UUID
 
 from pydantic import (
@@ -16,11 +17,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PrivateAttr,
     ValidationError,
     model_validator,
 )
 from pydantic_core import PydanticSerializationError, from_json, to_json
+
 
 from halo_provider.exceptions import RowError
 from halo_provider.models import (
@@ -105,6 +106,8 @@ def _json_number(number: float | Decimal) -> float | str | None:
 
 def text(value: Any) -> str:
     """The text of a value in a message or a label; nothing for a missing one."""
+    if _is_plain(value):
+        return value
     match value:
         case Decimal() if value.is_finite():
             return f"{value:f}"
@@ -137,7 +140,13 @@ def _in_column(column: str, convert: Any, value: Any) -> Any:
 
 
 def _column(row: RowValues, column: str) -> Any:
-    return _in_column(column, json_value, row[column])
+    value = row[column]
+    return value if _is_plain(value) else _in_column(column, json_value, value)
+
+
+def _is_plain(value: Any) -> TypeGuard[str]:
+    """Whether it is what most values are, text that needs no conversion: looked at first, as rows come in millions."""
+    return type(value) is str and value.isascii()
 
 
 def _is_empty(value: Any) -> bool:
@@ -168,10 +177,13 @@ class Template:
 
     def render(self, row: RowValues) -> str:
         """Fill the placeholders with the row's values."""
-        return "".join(
-            literal if column is None else literal + _in_column(column, text, row[column])
-            for literal, column in self._parts
-        )
+        filled = []
+        for literal, column in self._parts:
+            filled.append(literal)
+            if column is not None:
+                value = row[column]
+                filled.append(value if _is_plain(value) else _in_column(column, text, value))
+        return "".join(filled)
 
 
 def _checked_template(source: Any) -> Any:
@@ -241,8 +253,6 @@ class Entry(_Definition):
     type: EntryType | None = None
     fields: list[ColumnName] | dict[str, ColumnName] | Literal["*"] | None = None
     column: ColumnName | None = None
-    _label: Template = PrivateAttr()
-    _fields: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -250,12 +260,17 @@ class Entry(_Definition):
             raise ValueError("give exactly one of fields and column")
         if self.fields is not None and not self.fields:
             raise ValueError("fields is empty")
-        self._label = Template(self.label)
-        if isinstance(self.fields, dict):
-            self._fields = self.fields
-        elif isinstance(self.fields, list):
-            self._fields = {column: column for column in self.fields}
         return self
+
+    @cached_property
+    def _label(self) -> Template:
+        return Template(self.label)
+
+    @cached_property
+    def _fields(self) -> dict[str, str]:
+        if isinstance(self.fields, dict):
+            return self.fields
+        return {column: column for column in self.fields} if isinstance(self.fields, list) else {}
 
     @property
     def columns(self) -> list[str]:
@@ -284,19 +299,21 @@ class Entry(_Definition):
     def _value(self, row: RowValues) -> Any:
         if self.column is not None:
             value = _column(row, self.column)
-            return self._parsed(value) if self.type in _LISTS and isinstance(value, str) else value
+            return self._items(self.column, value) if self.type in _LISTS else value
         if self.fields == "*":
             value = {column: _column(row, column) for column in row if column not in REJECT_COLUMNS}
         else:
             value = {name: _column(row, column) for name, column in self._fields.items()}
         return [value] if self.type in _LISTS else value
 
-    def _parsed(self, value: str) -> Any:
-        try:
-            parsed = from_json(value, allow_inf_nan=False)
-        except ValueError as error:
-            raise RowError(f"an entry of type {self.type} needs JSON text: {error}", column=self.column) from None
-        return parsed if isinstance(parsed, list) else [parsed]
+    def _items(self, column: str, value: Any) -> Any:
+        if isinstance(value, str):
+            try:
+                value = from_json(value, allow_inf_nan=False)
+            except ValueError as error:
+                raise RowError(f"an entry of type {self.type} needs JSON text: {error}", column=column) from None
+            value = _in_column(column, json_value, value)  # 1e999 is a number to the parser
+        return value if value is None or isinstance(value, list) else [value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,12 +352,10 @@ class Submission(_Definition):
     custom_fields: dict[str, ColumnName] | None = None
     follows: tuple[SubmissionName, Annotated[KeyColumns, BeforeValidator(_as_columns)]] | None = None
     follows_missing: Literal["follow_up", "new", "reject"] = "new"
-    _message: Template = PrivateAttr()
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        self._message = Template(self.message)
-        return self
+    @cached_property
+    def _message(self) -> Template:
+        return Template(self.message)
 
     @property
     def identity_columns(self) -> list[str]:

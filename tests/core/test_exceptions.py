@@ -1,0 +1,177 @@
+"""What the errors say, what they keep to themselves, and what each means for the request it is about."""
+
+import inspect
+import re
+
+import pytest
+
+from halo_provider import exceptions
+from halo_provider.exceptions import (
+    MAX_ERROR_TEXT,
+    AccountingError,
+    DeliveryIncompleteError,
+    HaloAuthenticationError,
+    HaloConfigurationError,
+    HaloConnectionError,
+    HaloError,
+    HaloPermissionError,
+    HaloRateLimitError,
+    HaloRedirectError,
+    HaloRejectedError,
+    HaloResponseError,
+    HaloServerError,
+    HaloStatusError,
+    RowError,
+    RowsRejectedError,
+    TooManySubmissionsError,
+    Verdict,
+    redact,
+)
+
+TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJ1c2VyX2lkIjoidSJ9.c2lnbmF0dXJlX29mX3RoZV90b2tlbg"
+SECRETS = ("ab_live_example_widget_key", "ha_secret_example_identity_secret", TOKEN)
+
+
+def drawn_tree() -> dict[str, str]:
+    """Each error's parent, as the module's docstring draws it."""
+    parents: dict[str, str] = {}
+    branch: list[str] = []
+    for line in inspect.getdoc(exceptions).splitlines()[2:]:
+        prefix, name = re.fullmatch(r"([│├└─ ]*)(\w+).*", line).groups()
+        del branch[len(prefix) // 4 :]
+        if branch:
+            parents[name] = branch[-1]
+        branch.append(name)
+    return parents
+
+
+def test_error_tree_is_the_one_drawn() -> None:
+    """The module's docstring draws every error under its parent, and no other."""
+    errors = {
+        name: kind for name, kind in vars(exceptions).items() if isinstance(kind, type) and issubclass(kind, HaloError)
+    }
+
+    assert drawn_tree() == {name: kind.__base__.__name__ for name, kind in errors.items() if kind is not HaloError}
+
+
+def test_configuration_error_is_a_value_error() -> None:
+    """Whoever knows only Python's own errors catches it as the one it is."""
+    assert issubclass(HaloConfigurationError, ValueError)
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize(
+    "text",
+    ["{}", "Bearer {}", "Bearer%20{}", "key={}&x=1", '{{"detail": ["bad\\n{}"]}}', "_{}.", "{} {}"],
+)
+def test_secrets_are_redacted_wherever_they_stand(text: str, secret: str) -> None:
+    """Keys, secrets and tokens become ***, whatever is glued to their front."""
+    redacted = redact(text.format(secret, secret))
+
+    assert secret not in redacted
+    assert "***" in redacted
+
+
+def test_other_text_is_left_alone() -> None:
+    """Words that only look a little like a secret stay readable."""
+    text = "The key must begin with ab_live_ or ha_secret_; eyJ alone is no token, nor is v1.2.3."
+
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize("kept", [9, 30, 60])
+def test_secret_at_the_cut_is_not_shown_in_part(secret: str, kept: int) -> None:
+    """Shortening comes after redaction: half a token would pass for harmless text."""
+    text = "x" * (MAX_ERROR_TEXT - kept) + secret
+
+    for error in (
+        HaloStatusError("/chat", status=400, message=text),
+        HaloResponseError("/chat", reason="the answer has no usable session_id", reply=text),
+    ):
+        shown = f"{error} {getattr(error, 'message', '')} {getattr(error, 'reply', '')}"
+        assert secret[:9] not in shown
+
+
+def test_halos_words_are_shortened() -> None:
+    """An error page does not become an error message as a whole."""
+    error = HaloStatusError("/chat", status=500, message="x" * 10_000)
+
+    assert error.message == "x" * MAX_ERROR_TEXT
+    assert len(str(error)) < MAX_ERROR_TEXT + 100
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        (HaloConnectionError("/chat", sent=False, reason="refused"), Verdict.NOT_ACCEPTED),
+        (HaloConnectionError("/chat", sent=True, reason="lost"), Verdict.IN_DOUBT),
+        (HaloResponseError("/chat", reason="no session_id", reply=""), Verdict.IN_DOUBT),
+        (HaloAuthenticationError("/chat", status=401, message=""), Verdict.FORBIDDEN),
+        (HaloPermissionError("/chat", status=403, message=""), Verdict.FORBIDDEN),
+        (HaloRedirectError("/chat", status=307, message=""), Verdict.FORBIDDEN),
+        (HaloRejectedError("/chat", status=400, message=""), Verdict.REJECTED),
+        (HaloRateLimitError("/chat", status=429, message=""), Verdict.NOT_ACCEPTED),
+        (HaloServerError("/chat", status=500, message=""), Verdict.IN_DOUBT),
+        (HaloServerError("/chat", status=503, message=""), Verdict.IN_DOUBT),
+        (HaloServerError("/chat", status=503, message="", retry_after=0.0), Verdict.NOT_ACCEPTED),
+        (HaloServerError("/chat", status=502, message="", retry_after=1.0), Verdict.IN_DOUBT),
+    ],
+    ids=lambda value: f"{type(value).__name__}-{getattr(value, 'status', '')}",
+)
+def test_each_failed_call_has_its_verdict(error: exceptions.HaloCallError, verdict: Verdict) -> None:
+    """What is known about the request after each kind of failure."""
+    assert error.verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (HaloAuthenticationError("/chat", status=401, message="no"), "connection's password"),
+        (HaloPermissionError("/chat", status=403, message="no"), "identity_secret"),
+        (HaloRedirectError("/chat", status=301, message="no"), "connection's host"),
+    ],
+)
+def test_what_stops_everything_names_its_remedy(error: HaloStatusError, remedy: str) -> None:
+    """An error that only a person can put right says where."""
+    assert remedy in str(error)
+
+
+@pytest.mark.parametrize(("sent", "fate"), [(True, "unknown"), (False, "not sent")])
+def test_connection_error_says_what_became_of_the_request(sent: bool, fate: str) -> None:  # noqa: FBT001 -- a parameter
+    """The reader learns whether Halo may have taken it."""
+    assert fate in str(HaloConnectionError("/chat", sent=sent, reason="refused"))
+
+
+def test_row_error_keeps_the_rows_values_to_itself() -> None:
+    """`detail`, which may hold values, is for the rejects file and never part of the text."""
+    error = RowError("too long; shorten it", column="note", detail="the note itself")
+
+    assert str(error) == "column 'note': too long; shorten it"
+    assert "the note itself" not in repr(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (AccountingError({"read": 3, "delivered": 2}), ["'read': 3", "'delivered': 2", "report this"]),
+        (
+            DeliveryIncompleteError(failed=1, in_doubt=2, not_attempted=3, reason="429", retry_after=None),
+            ["1 rows failed", "2 are in doubt", "3 were not attempted", "429", "Run the task again"],
+        ),
+        (
+            DeliveryIncompleteError(failed=1, in_doubt=0, not_attempted=0, reason=None, retry_after=None),
+            ["not attempted. Run"],
+        ),
+        (
+            RowsRejectedError(rejected=2, read=9, first="row 3: empty", rejects_path="rejects.csv"),
+            ["2 of 9", "rejects.csv", "row 3: empty", "Repair"],
+        ),
+        (RowsRejectedError(rejected=1, read=1, first="row 1", rejects_path=None), ["set rejects_path"]),
+        (TooManySubmissionsError(would_send=1_200, max_submissions=1_000), ["1,200", "1,000", "nothing was sent"]),
+    ],
+)
+def test_end_of_a_run_is_told_with_its_figures_and_the_next_step(error: HaloError, words: list[str]) -> None:
+    """Counts, the first reason, and what to do next."""
+    for word in words:
+        assert word in str(error)
