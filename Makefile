@@ -3,13 +3,19 @@ ARGS ?=
 BIN := .venv/bin
 UV := $(BIN)/uv
 
-.PHONY: demo test lint types constraints clean
+.PHONY: demo test bench proof lint types constraints clean
 
 demo: .venv  ## run the main job: simulator, Airflow, both example DAGs
 	@$(BIN)/python -m halo_provider.demo $(ARGS)
 
 test: .venv  ## every test, the acceptance tests included
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: .venv  ## the benchmarks: ratios within one run, against a bare loop and others
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+proof: .venv  ## kill, cut off and overlap deliveries in every way, and print the table of what came of the rows
+	$(BIN)/python -m tests.acceptance.proof $(ARGS)
 
 .venv: pyproject.toml constraints.txt
 	test -x $(UV) || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --constraint constraints.txt uv; }

@@ -3,11 +3,12 @@
 import argparse
 import getpass
 import json
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 from halo_provider.exceptions import HaloError
 from halo_provider.ledger import Ledger, Status
@@ -26,6 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HaloError as error:
         print(f"halo-ledger: {error}", file=sys.stderr)
         return 1
+
+
+def _user() -> str:
+    """The name of who is logged in; in containers some have only a number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # KeyError before Python 3.13
+        return f"uid {os.getuid()}"
 
 
 def _ledger(parsed: argparse.Namespace) -> Ledger:
@@ -116,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--ledger-conn-id", help="the Airflow connection of the ledger; by default as in the tasks")
     place.add_argument("--url", help="a SQLAlchemy URL, where Airflow is not at hand")
-    parser.add_argument("--actor", default=getpass.getuser(), help="who does it, for the history; by default you")
+    parser.add_argument("--actor", default=_user(), help="who does it, for the history; by default you")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     listing = commands.add_parser("list", help="rows, and how many there are of each status")
@@ -137,7 +146,8 @@ def _parser() -> argparse.ArgumentParser:
         ("prune", _prune, "forgotten", "forget old delivered and rejected rows: read again, they are sent again"),
     ):
         settling = commands.add_parser(name, help=explanation, description=explanation)
-        _add_filter(settling, namespace_required=True)
+        # One session is one row's: resolving takes rows by name only.
+        _add_filter(settling, namespace_required=True, row_keys="+" if name == "resolve" else "*")
         settling.set_defaults(command=command, done=done)
         if name == "resolve":
             settling.add_argument("--session-id", required=True)
@@ -148,13 +158,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_filter(parser: argparse.ArgumentParser, *, namespace_required: bool = False) -> None:
+def _add_filter(
+    parser: argparse.ArgumentParser, *, namespace_required: bool = False, row_keys: Literal["*", "+"] = "*"
+) -> None:
     parser.add_argument("--namespace", required=namespace_required, help="<connection id>/<submission name>")
     parser.add_argument("--status", action="append", choices=[status.value for status in Status])
     parser.add_argument("--dag-id")
     parser.add_argument("--run-id")
     parser.add_argument("--search", help="part of a row key, user id or session id")
-    parser.add_argument("row_key", nargs="*", help="rows by key; without any, all that the options name")
+    parser.add_argument("row_key", nargs=row_keys, help="rows by key; without any, all that the options name")
 
 
 if __name__ == "__main__":

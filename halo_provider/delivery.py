@@ -7,11 +7,12 @@ none of them goes where an earlier one is still to come.
 """
 
 import asyncio
+import gc
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
@@ -60,6 +61,7 @@ LIVENESS_POLL = 0.5  # seconds between looks at whether this process may still s
 LEASE_MARGIN = 2.0  # seconds before the end of the claims in which nothing more is sent
 LEDGER_PATIENCE = 30.0  # seconds in which outcomes are offered again to a ledger that went away
 LEDGER_POLL = 0.5  # seconds between the offers
+GARBAGE_THRESHOLD = 50_000  # objects more than before that set off the search for cycles; Python's own is 700
 MAX_GIVEN_UP = 50  # rows given up one after the other before the run itself gives up
 
 OnChange = Literal["skip", "fail", "follow_up"]
@@ -103,6 +105,7 @@ class DeliveryReport:
     refused: int = 0
     changed: int = 0
     changed_error: RowsChangedError | None = None
+    first_given_up: str | None = None
     seconds: float = 0.0
     stopped: str | None = None
     error: Exception | None = None
@@ -126,7 +129,7 @@ class DeliveryReport:
             failed=counts[Fate.FAILED],
             in_doubt=counts[Fate.IN_DOUBT],
             not_attempted=counts[Fate.NOT_ATTEMPTED],
-            reason=self.stopped,
+            reason=self.stopped or self.first_given_up,
             retry_after=error.retry_after if error is not None else None,
         )
 
@@ -233,7 +236,9 @@ class _Work:
         """How it ends when it is given back: what Halo may have is in doubt, whenever it was sent."""
         return Fate.IN_DOUBT if self.doubtful else Fate.NOT_ATTEMPTED
 
-    def outcome(self, fate: Fate, reason: str | None = None, *, session_id: str | None = None) -> Outcome:
+    def outcome(
+        self, fate: Fate, reason: str | None = None, *, detail: str | None = None, session_id: str | None = None
+    ) -> Outcome:
         return Outcome(
             row=self.row,
             row_key=self.row_key,
@@ -241,7 +246,7 @@ class _Work:
             fate=fate,
             session_id=session_id,
             attempts=self.attempts,
-            error=RowError(reason) if reason else None,
+            error=RowError(reason, detail=detail) if reason else None,
         )
 
 
@@ -368,6 +373,17 @@ def _unrecorded(outcome: Outcome) -> Outcome:
     return replace(outcome, fate=Fate.IN_DOUBT, error=RowError(reason))
 
 
+@contextmanager
+def _rare_garbage_collection() -> Iterator[None]:
+    """Look for reference cycles less often: rows bring none, and the search took a quarter of the time."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(GARBAGE_THRESHOLD, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+
+
 class _Delivery:
     """One run of deliver()."""
 
@@ -418,7 +434,7 @@ class _Delivery:
 
     async def run(self) -> DeliveryReport:
         started = time.monotonic()
-        with self._source_thread, self._ledger_thread:
+        with self._source_thread, self._ledger_thread, _rare_garbage_collection():
             try:
                 await self._run()
             finally:
@@ -603,10 +619,11 @@ class _Delivery:
             case Claim(standing=Standing.DELIVERED):
                 self._end(work, Fate.ALREADY_DELIVERED, session_id=claim.session_id, entered=entered)
             case Claim(standing=Standing.REJECTED):
-                self._end(work, Fate.REJECTED, claim.error or "rejected by an earlier run", entered=entered)
+                reason = "rejected by an earlier run, and its content is the same"
+                self._end(work, Fate.REJECTED, reason, detail=claim.error, entered=entered)
             case Claim(standing=Standing.IN_DOUBT):
-                reason = f"{claim.error or 'sent by an earlier run, answer unknown'}; held back (on_in_doubt='hold')"
-                self._end(work, Fate.IN_DOUBT, reason, entered=entered)
+                reason = "sent by an earlier run, answer unknown; held back (on_in_doubt='hold')"
+                self._end(work, Fate.IN_DOUBT, reason, detail=claim.error, entered=entered)
             case Claim(standing=Standing.CLAIMED):
                 work.claimed = True
                 work.doubtful = claim.doubtful
@@ -706,26 +723,28 @@ class _Delivery:
         """Record what an unsuccessful attempt means; whether it was the last one of this run."""
         if error.verdict is Verdict.REJECTED:
             self._given_up_in_a_row = 0
-            self._settle(work, Fate.REJECTED, str(error))
+            self._settle(work, Fate.REJECTED, error.brief, detail=str(error))
             return True
         work.doubtful = work.doubtful or error.verdict is Verdict.IN_DOUBT
         if error.verdict is Verdict.FORBIDDEN:
             self._stop.request(str(error), error=error)
         elif failures >= self._max_attempts or (work.doubtful and self._on_in_doubt == "hold"):
-            self._settle(work, Fate.IN_DOUBT if work.doubtful else Fate.FAILED, str(error), reply=_reply(error))
-            self._gave_up(error)
+            fate = Fate.IN_DOUBT if work.doubtful else Fate.FAILED
+            self._settle(work, fate, error.brief, detail=str(error), reply=_reply(error))
+            self._gave_up(work, error)
             return True
         if self._stop.requested:
-            self._settle(work, work.resting_fate, str(error), reply=_reply(error))
+            self._settle(work, work.resting_fate, error.brief, detail=str(error), reply=_reply(error))
             return True
         resting = Settlement(row_key=work.ledger_key, status=work.resting_status, final=False, error=str(error))
         self._committer.settle(resting, work, None)
         return False
 
-    def _gave_up(self, error: HaloCallError) -> None:
+    def _gave_up(self, work: _Work, error: HaloCallError) -> None:
+        self._report.first_given_up = self._report.first_given_up or f"row {work.row.number}: {error.brief}"
         self._given_up_in_a_row += 1
         if self._given_up_in_a_row >= MAX_GIVEN_UP:
-            self._stop.request(f"{MAX_GIVEN_UP} rows in a row were given up: {error}", error=error)
+            self._stop.request(f"{MAX_GIVEN_UP} rows in a row were given up: {error.brief}", error=error)
 
     def _settle(
         self,
@@ -733,6 +752,7 @@ class _Delivery:
         fate: Fate,
         reason: str | None = None,
         *,
+        detail: str | None = None,
         answer: ChatAnswer | None = None,
         reply: str | None = None,
         entered: bool = True,
@@ -744,12 +764,12 @@ class _Delivery:
             status=work.resting_status if fate is Fate.NOT_ATTEMPTED else Status(fate.value),
             session_id=answer.session_id if answer else None,
             agent_id=answer.agent_id if answer else None,
-            error=reason,
+            error=detail or reason,
             reply=_text_of(answer) if answer else reply,
             response=_undocumented(answer) if answer else None,
             change=work.change,
         )
-        outcome = work.outcome(fate, reason, session_id=settlement.session_id)
+        outcome = work.outcome(fate, reason, detail=detail, session_id=settlement.session_id)
         self._committer.settle(settlement, work, outcome)
         if entered:
             self._leave(work, fate)
@@ -760,11 +780,12 @@ class _Delivery:
         fate: Fate,
         reason: str | None = None,
         *,
+        detail: str | None = None,
         session_id: str | None = None,
         entered: bool = True,
     ) -> None:
         """End a submission that this run holds no claim on."""
-        self._count(work.outcome(fate, reason, session_id=session_id))
+        self._count(work.outcome(fate, reason, detail=detail, session_id=session_id))
         if entered:
             self._leave(work, fate)
         elif fate in HOLDS_BACK:

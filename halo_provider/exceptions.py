@@ -80,6 +80,11 @@ class HaloCallError(HaloError):
     verdict: Verdict
     retry_after: float | None = None  # seconds
 
+    @property
+    def brief(self) -> str:
+        """The error without Halo's own words, which may quote the row: for logs."""
+        return str(self)
+
 
 class HaloConnectionError(HaloCallError):
     """No answer came. `sent` is False only where the request certainly never left."""
@@ -116,6 +121,11 @@ class HaloStatusError(HaloCallError):
         self.message = redact(message)[:MAX_ERROR_TEXT]
         self.retry_after = retry_after
         super().__init__(f"POST {path}: Halo answered {status}: {self.message}{self.remedy}")
+
+    @property
+    def brief(self) -> str:
+        """The status alone; Halo's words are in the ledger and the rejects file."""
+        return f"POST {self.path}: Halo answered {self.status}"
 
 
 class HaloAuthenticationError(HaloStatusError):

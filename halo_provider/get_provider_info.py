@@ -21,6 +21,7 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "hooks": [{"integration-name": "Halo", "python-modules": ["halo_provider.hooks.halo"]}],
         "operators": [{"integration-name": "Halo", "python-modules": ["halo_provider.operators.halo"]}],
+        "extra-links": ["halo_provider.operators.links.HaloDeliveriesLink"],
         "connection-types": [
             {
                 "connection-type": "halo",
@@ -70,7 +71,7 @@ def get_provider_info() -> dict[str, Any]:
                         "version_added": "0.1.0",
                         "type": "string",
                         "example": "halo_ledger",
-                        "default": None,
+                        "default": "",
                     },
                 },
             }

@@ -238,9 +238,10 @@ class Ledger:
         One that is `read_only` neither waits for SQLite's writer nor keeps it waiting.
         Raises LedgerError where the database cannot be reached or refuses.
         """
+        engine = self.engine.execution_options(read_only=True) if read_only else self.engine
         for attempt in range(1, TRANSACTION_ATTEMPTS + 1):
             try:
-                with self.engine.execution_options(read_only=read_only).begin() as db:
+                with engine.begin() as db:
                     return work(db)
             except OperationalError as error:
                 if attempt == TRANSACTION_ATTEMPTS or not _is_contention(error):
@@ -272,6 +273,7 @@ class Claimant:
         self.lease = lease
         self._ledger = ledger
         self._attempt = attempt
+        self._attempt_columns = {name: getattr(attempt, name) for name in Attempt.__dataclass_fields__}
         self._held: set[str] = set()
         self._renewed = time.monotonic()
 
@@ -312,6 +314,7 @@ class Claimant:
 
     def _claim(self, db: Connection, candidates: Sequence[Candidate], on_in_doubt: OnInDoubt) -> dict[str, Claim]:
         now = self._ledger.now()
+        lease_end = now + timedelta(seconds=self.lease)
         keys = [candidate.row_key for candidate in candidates]
         found = _find(db, self.namespace, keys)
         claims: dict[str, Claim] = {}
@@ -322,14 +325,14 @@ class Claimant:
             standing = self._standing(row, candidate, now, on_in_doubt)
             claims[candidate.row_key] = _claim_of(standing, row, candidate)
             if row is None:
-                fresh.append(self._new_row(candidate, standing, now))
+                fresh.append(self._new_row(candidate, standing, now, lease_end))
             elif standing is Standing.CLAIMED or _must_be_written(row, standing, candidate):
-                taken.append(self._takeover(row, candidate, standing, now))
+                taken.append(self._takeover(row, candidate, standing, now, lease_end))
         if fresh:
             db.execute(_insert_or_leave(db.dialect.name), fresh)
         if taken:
             _execute_counted(db, _TAKE_OVER, taken)
-        if fresh or taken:
+        if (fresh or taken) and db.dialect.name != "sqlite":  # whose transaction keeps other writers out from the start
             self._confirm(db, claims)
         expired = [
             self._event(candidate.row_key, Status.IN_DOUBT, "the lease of the run that was sending it ran out", now)
@@ -366,7 +369,7 @@ class Claimant:
                 return Standing.IN_DOUBT
         return Standing.CLAIMED
 
-    def _new_row(self, candidate: Candidate, standing: Standing, now: datetime) -> dict[str, Any]:
+    def _new_row(self, candidate: Candidate, standing: Standing, now: datetime, lease_end: datetime) -> dict[str, Any]:
         claimed = standing is Standing.CLAIMED
         return {
             "namespace": self.namespace,
@@ -377,15 +380,17 @@ class Claimant:
             "attempts": 0,
             "error": _shortened(candidate.error),
             "owner": self.owner,
-            "lease_expires_at": now + timedelta(seconds=self.lease) if claimed else None,
+            "lease_expires_at": lease_end if claimed else None,
             "created_at": now,
             "updated_at": now,
-            **_attempt_columns(self._attempt),
+            **self._attempt_columns,
         }
 
-    def _takeover(self, row: Any, candidate: Candidate, standing: Standing, now: datetime) -> dict[str, Any]:
+    def _takeover(
+        self, row: Any, candidate: Candidate, standing: Standing, now: datetime, lease_end: datetime
+    ) -> dict[str, Any]:
         claimed = standing is Standing.CLAIMED
-        doubtful = row.status in {Status.IN_FLIGHT, Status.IN_DOUBT}
+        doubtful = row.status in _DOUBTFUL
         certain = Status.PENDING if claimed else Status.REJECTED
         return {
             "b_namespace": self.namespace,
@@ -398,9 +403,9 @@ class Claimant:
             "payload_hash": row.payload_hash if standing is Standing.IN_DOUBT else candidate.payload_hash,
             "error": _shortened(candidate.error) or row.error,
             "owner": self.owner if claimed else row.owner,
-            "lease_expires_at": now + timedelta(seconds=self.lease) if claimed else None,
+            "lease_expires_at": lease_end if claimed else None,
             "updated_at": now,
-            **_attempt_columns(self._attempt),
+            **self._attempt_columns,
         }
 
     def commit(self, *, settlements: Sequence[Settlement] = (), intents: Sequence[str] = ()) -> Commit:
@@ -556,7 +561,7 @@ def _claim_of(standing: Standing, row: Any, candidate: Candidate) -> Claim:
         standing,
         session_id=row.session_id,
         error=candidate.error or row.error,
-        doubtful=row.status in {Status.IN_FLIGHT, Status.IN_DOUBT},
+        doubtful=row.status in _DOUBTFUL,
         changed=None not in (row.payload_hash, candidate.payload_hash) and row.payload_hash != candidate.payload_hash,
         changes=row.changes or 0,
     )
@@ -570,10 +575,6 @@ def _must_be_written(row: Any, standing: Standing, candidate: Candidate) -> bool
         case Standing.REJECTED if candidate.error is not None:
             return bool(row.status != Status.REJECTED or row.error != _shortened(candidate.error))
     return False
-
-
-def _attempt_columns(attempt: Attempt) -> dict[str, Any]:
-    return {name: getattr(attempt, name) for name in Attempt.__dataclass_fields__}
 
 
 def _shortened(value: str | None) -> str | None:
@@ -651,6 +652,7 @@ _KNOWN = {
     Status.PENDING: Standing.BUSY,
     Status.IN_FLIGHT: Standing.BUSY,
 }
+_DOUBTFUL = frozenset({Status.IN_FLIGHT, Status.IN_DOUBT})
 _TROUBLE = frozenset({Status.REJECTED, Status.IN_DOUBT, Status.FAILED})
 _COUNT_CHANGE = (
     update(submissions)

@@ -3,9 +3,8 @@
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import TracebackType
 
 from halo_provider.exceptions import HaloCallError, HaloRateLimitError, HaloServerError
 
@@ -56,15 +55,9 @@ class Stop:
                     limit.reschedule(self.ends_at)
         self._event.set()
 
-    @asynccontextmanager
-    async def limit(self) -> AsyncIterator[None]:
+    def limit(self) -> "_Limit":
         """Break the block off when a grace is over; it then raises TimeoutError."""
-        async with asyncio.timeout_at(self.ends_at) as limit:
-            self._limits.add(limit)
-            try:
-                yield
-            finally:
-                self._limits.discard(limit)
+        return _Limit(self._limits, asyncio.timeout_at(self.ends_at))
 
     async def sleep(self, seconds: float) -> None:
         """Wait, but no longer than until somebody asks."""
@@ -73,6 +66,26 @@ class Stop:
                 await self._event.wait()
         except TimeoutError:
             return
+
+
+class _Limit:
+    """A timeout that can be found, and put earlier, while its block runs; every request has one."""
+
+    __slots__ = ("_limits", "_timeout")
+
+    def __init__(self, limits: set[asyncio.Timeout], timeout: asyncio.Timeout) -> None:
+        self._limits = limits
+        self._timeout = timeout
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+        self._limits.add(self._timeout)
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._limits.discard(self._timeout)
+        await self._timeout.__aexit__(exc_type, exc, traceback)
 
 
 class Pacer:

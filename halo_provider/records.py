@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Select, and_, delete, func, insert, not_, or_, select, tuple_, update
 
 from halo_provider.ledger import Change, Ledger, Status, count_changes
 from halo_provider.schema import events, submissions
 
 PAGE = 100  # rows of a page, unless told otherwise
+SEARCHED = 50_000  # rows of a status that one page of a search looks at
 CHUNK = 500  # rows changed in one transaction
 
 # In flight and in nobody's hands, its lease run out, is in doubt: only the next run would write that.
@@ -86,6 +87,14 @@ class UrgentPlace:
         return cls(Status(row.status), Place(row.namespace, row.row_key))
 
 
+@dataclass(frozen=True, slots=True)
+class UrgentPage:
+    """Rows, and where the next page begins; None where there is none."""
+
+    rows: list[Any]
+    following: UrgentPlace | None
+
+
 class Records:
     """Looks rows up and settles them; `actor` is who does it, for the history.
 
@@ -97,31 +106,46 @@ class Records:
         self._ledger = ledger
         self._actor = actor
 
-    def page(self, wanted: RowFilter, *, after: Place | None = None, limit: int = PAGE) -> list[Any]:
-        """One page of rows, in the order of namespace and key."""
+    def page(
+        self, wanted: RowFilter, *, after: Place | None = None, until: Place | None = None, limit: int = PAGE
+    ) -> list[Any]:
+        """One page of rows, in the order of namespace and key, none of them beyond `until`."""
         columns = submissions.c
         statement = select(submissions).where(*wanted.conditions())
         if after is not None:
-            behind = and_(columns.namespace == after.namespace, columns.row_key > after.row_key)
-            statement = statement.where(or_(columns.namespace > after.namespace, behind))
-        statement = statement.order_by(columns.namespace, columns.row_key).limit(limit)
-        return self._all(statement)
+            statement = statement.where(self._behind(after, wanted))
+        if until is not None:
+            statement = statement.where(not_(self._behind(until, wanted)))
+        return self._all(statement.order_by(columns.namespace, columns.row_key).limit(limit))
 
-    def urgent_first(self, wanted: RowFilter, *, after: UrgentPlace | None = None, limit: int = PAGE) -> list[Any]:
+    def urgent_first(self, wanted: RowFilter, *, after: UrgentPlace | None = None, limit: int = PAGE) -> UrgentPage:
         """One page of rows, those that wait for a decision first, then in the order of namespace and key.
 
         One look for each status: an index has the rows of one DAG, status and run in this order, however many they are.
+        A search looks at `SEARCHED` rows of a status and leaves the rest to the next page, so that none takes long.
         """
         statuses = [status for status in BY_URGENCY if status in wanted.statuses or not wanted.statuses]
-        if after is not None:
-            statuses = [status for status in statuses if BY_URGENCY.index(status) >= BY_URGENCY.index(after.status)]
         found: list[Any] = []
-        for status in statuses:
-            behind = after.place if after is not None and status is after.status else None
-            found += self.page(replace(wanted, statuses=(status,)), after=behind, limit=limit - len(found))
-            if len(found) == limit:
-                break
-        return found
+        for status in statuses[statuses.index(after.status) :] if after else statuses:
+            behind = after.place if after and status is after.status else None
+            one = replace(wanted, statuses=(status,))
+            until = self._place(replace(one, search=None), after=behind, distance=SEARCHED) if wanted.search else None
+            found += self.page(one, after=behind, until=until, limit=limit - len(found) + 1)
+            if len(found) > limit:
+                return UrgentPage(found[:limit], UrgentPlace.of(found[limit - 1]))
+            if until is not None:
+                return UrgentPage(found, UrgentPlace(status, until))
+        return UrgentPage(found, None)
+
+    def _place(self, wanted: RowFilter, *, after: Place | None, distance: int) -> Place | None:
+        """Where the row stands that is so many rows behind; None where there are not so many."""
+        columns = submissions.c
+        statement = select(columns.namespace, columns.row_key).where(*wanted.conditions())
+        if after is not None:
+            statement = statement.where(self._behind(after, wanted))
+        statement = statement.order_by(columns.namespace, columns.row_key).offset(distance - 1).limit(1)
+        found = self._all(statement)
+        return Place(*found[0]) if found else None
 
     def dag_ids(self) -> list[str]:
         """The DAGs that rows belong to. One step of the index for each, however many rows it has."""
@@ -219,8 +243,7 @@ class Records:
                 *wanted.conditions(), *conditions, free, allowed
             )
             if after is not None:
-                behind = and_(columns.namespace == after.namespace, columns.row_key > after.row_key)
-                statement = statement.where(or_(columns.namespace > after.namespace, behind))
+                statement = statement.where(self._behind(after, wanted))
             statement = statement.order_by(columns.namespace, columns.row_key).limit(CHUNK).with_for_update()
             some = list(db.execute(statement))
             if some:
@@ -231,6 +254,16 @@ class Records:
             changed += len(some)
             after = Place(some[-1].namespace, some[-1].row_key)
         return changed
+
+    def _behind(self, place: Place, wanted: RowFilter) -> Any:
+        """What comes after the place: in the words that let each database begin there in its index."""
+        columns = submissions.c
+        if wanted.namespace is not None:
+            return columns.row_key > place.row_key
+        if self._ledger.engine.dialect.name in {"mysql", "mariadb"}:
+            behind = and_(columns.namespace == place.namespace, columns.row_key > place.row_key)
+            return or_(columns.namespace > place.namespace, behind)
+        return tuple_(columns.namespace, columns.row_key) > tuple_(place.namespace, place.row_key)
 
     def _all(self, statement: Select[Any]) -> list[Any]:
         return self._ledger.transaction(lambda db: list(db.execute(statement)), read_only=True)

@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
-from typing import NamedTuple, Self
+from typing import Self
 
 from halo_provider.exceptions import HaloConfigurationError, RowError
 from halo_provider.sources import Row, Source
@@ -12,7 +13,8 @@ from halo_provider.submission import Submission
 _SHARD = re.compile(r"(\d{1,6})/(\d{1,6})")
 
 
-class Shard(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Shard:
     """The share `index` of `count`. Counting may start at 0 or at 1: the shares ``n/n`` and ``0/n`` are the same."""
 
     index: int

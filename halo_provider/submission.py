@@ -22,7 +22,6 @@ from pydantic import (
 )
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-
 from halo_provider.exceptions import RowError
 from halo_provider.models import (
     ANONYMOUS,

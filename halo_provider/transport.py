@@ -1,5 +1,4 @@
-"""aiohttp's connections with httpx's errors: many times the requests of httpx's own pool, and errors that mean what they
-say.
+"""aiohttp's connections under httpx's errors: many times httpx's own requests a second, and errors that can be trusted.
 
 The promise of this package stands on knowing whether a request was sent. httpx-aiohttp 0.2, the transport that could be
 had, reports a connection lost *after* sending as ``httpx.ConnectTimeout``, like one refused before (seen on real
@@ -38,19 +37,21 @@ def aiohttp_transport(
 
     # Without aiohttp's trust_env: it reads ~/.netrc at every request, and an entry there refuses our own key.
     session = aiohttp.ClientSession(
-        headers=headers,
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE, ssl=httpx.create_ssl_context()),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=timeout, connect=connect_timeout),
     )
-    return AiohttpTransport(session, proxy=proxy)
+    return AiohttpTransport(session, headers=headers, proxy=proxy)
 
 
 class AiohttpTransport:
     """Sends whole requests through an aiohttp session, which it closes, and reads whole answers."""
 
-    def __init__(self, session: "aiohttp.ClientSession", *, proxy: httpx.Proxy | None = None) -> None:
+    def __init__(
+        self, session: "aiohttp.ClientSession", *, headers: Mapping[str, str], proxy: httpx.Proxy | None
+    ) -> None:
         self._session = session
+        self._headers = headers  # not the session's own, which would go to a proxy too
         self._proxy = None
         if proxy is not None:
             username, password = proxy.auth or (None, None)
@@ -59,7 +60,9 @@ class AiohttpTransport:
     async def post(self, url: str, *, body: bytes) -> Reply:
         """Make one attempt, within the session's timeouts. Raises httpx.TransportError."""
         try:
-            async with self._session.post(url, data=body, allow_redirects=False, proxy=self._proxy) as response:
+            async with self._session.post(
+                url, data=body, headers=self._headers, allow_redirects=False, proxy=self._proxy
+            ) as response:
                 return Reply(response.status, response.headers, await response.read())
         except Exception as error:  # noqa: BLE001 -- translated, every one
             raise httpx_kind(error)(_text(error)) from (None if _may_quote(error) else error)

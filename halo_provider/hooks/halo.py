@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook
@@ -122,12 +123,15 @@ class HaloHook(BaseHook):
 
     def _timeout(self) -> float:
         configured = self._extra("timeout")
-        try:
-            return float(configured) if configured else DEFAULT_TIMEOUT
-        except ValueError:
-            raise HaloConfigurationError(
-                f"connection {self.halo_conn_id!r}: timeout must be a number of seconds"
-            ) from None
+        if configured is None:
+            return DEFAULT_TIMEOUT
+        with suppress(ValueError):
+            seconds = float(configured)
+            if 0 < seconds < math.inf:
+                return seconds
+        raise HaloConfigurationError(
+            f"connection {self.halo_conn_id!r}: timeout must be a number of seconds, and more than 0"
+        )
 
     def _extra(self, name: str) -> str | None:
         value = self.connection.extra_dejson.get(name)

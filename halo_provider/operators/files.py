@@ -6,9 +6,11 @@ import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from airflow.sdk import ObjectStoragePath
+
+from halo_provider.exceptions import HaloConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,9 +22,10 @@ def is_object_storage(path: str) -> bool:
 
 
 def open_binary(path: str) -> IO[bytes]:
-    """Open a local path or an ObjectStoragePath URL for reading. Raises OSError."""
+    """Open a local path or an ObjectStoragePath URL for reading. Raises OSError and HaloConfigurationError."""
     if is_object_storage(path):
-        return _open_object(path, "rb")
+        stream: IO[bytes] = _object(path).open("rb")
+        return stream
     return Path(path).open("rb")
 
 
@@ -30,10 +33,11 @@ def open_binary(path: str) -> IO[bytes]:
 def whole_file(path: str) -> Iterator[IO[bytes]]:
     """A stream whose content appears at `path` when the block ends well, and not at all when it raises."""
     if is_object_storage(path):
+        stored = _object(path)
         with tempfile.TemporaryFile() as temporary:
             yield temporary
             temporary.seek(0)
-            with _open_object(path, "wb") as target:
+            with stored.open("wb") as target:
                 shutil.copyfileobj(temporary, target)
         return
     target_path = Path(path)
@@ -50,6 +54,11 @@ def whole_file(path: str) -> Iterator[IO[bytes]]:
             raise
 
 
-def _open_object(path: str, mode: str) -> IO[bytes]:
-    stream: IO[bytes] = ObjectStoragePath(path).open(mode)  # type: ignore[no-untyped-call]  # untyped in Airflow
-    return stream
+def _object(path: str) -> Any:
+    """The object, whether it is there or not. Raises HaloConfigurationError where nothing serves such URLs."""
+    try:
+        stored = ObjectStoragePath(path)
+        stored.fs  # noqa: B018 -- finds the filesystem, or raises
+    except ValueError as error:
+        raise HaloConfigurationError(f"{path}: {error}; is the provider package for it installed?") from None
+    return stored

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import time
+from collections.abc import Sized
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -13,12 +14,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
+from halo_provider.deliveries import Deliveries
 from halo_provider.delivery import DeliveryReport, Fate, OnChange, Outcome, SessionIds, deliver
 from halo_provider.exceptions import (
     HaloCallError,
     HaloConfigurationError,
     RowError,
     RowsRejectedError,
+    SourceError,
     TooManySubmissionsError,
     Verdict,
 )
@@ -27,9 +30,14 @@ from halo_provider.hooks.halo import HaloHook
 from halo_provider.hooks.ledger import DEFAULT_LEDGER, attempt_of, ledger_connection_id, open_ledger
 from halo_provider.identities import IdentifyMode, IdentifyReport, identify
 from halo_provider.operators.files import open_binary, whole_file
+from halo_provider.operators.lineage import announce, lineage
+from halo_provider.operators.links import HaloDeliveriesLink, deliveries_address
+from halo_provider.operators.progress import Progress, StateStoreWatcher, Watcher
+from halo_provider.operators.telemetry import Metrics, delivery_span
 from halo_provider.pacing import Stop
 from halo_provider.rehearsal import Rehearsal, rehearse
 from halo_provider.results import ResultsFile, results_writer
+from halo_provider.sharding import Shard, ShardedSource
 from halo_provider.sources import CsvOptions, CsvSource, ListSource, RejectsFile, Row, Source
 from halo_provider.sql import SqlSource
 
@@ -41,15 +49,16 @@ except ImportError:  # Airflow 3.2 has no retry policies; there, only AirflowFai
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
     from halo_provider.client import HaloClient
-    from halo_provider.ledger import Claimant, OnInDoubt
+    from halo_provider.ledger import Attempt, Claimant, OnInDoubt
     from halo_provider.submission import Submission
 
 KILL_GRACE = 2.0  # seconds for what is in flight when the task is killed: Airflow's SIGKILL follows after about 5
+KILLED = "the task was killed"
 TIMEOUT_MARGIN = 5.0  # seconds before execution_timeout in which the run is wound up
-PROGRESS_INTERVAL = 5.0  # seconds between progress lines
 BACKFILL = "backfill"  # a run's type; Airflow's enum is a string, and another class on workers than elsewhere
 
 
@@ -108,12 +117,14 @@ class _RowsOperator(BaseOperator):
         self.rehearsal = dry_run  # BaseOperator.dry_run is a method, which `airflow tasks test --dry-run` calls
         if HaloRetryPolicy is not None and self.retry_policy is None:
             self.retry_policy = HaloRetryPolicy()
+        self._killed = False
         self._stop_soon: Any = None
 
     def on_kill(self) -> None:
         """Stop sending, give what is in flight a short while, commit: inside Airflow's five seconds."""
+        self._killed = True
         if self._stop_soon is not None:
-            self._stop_soon("the task was killed", KILL_GRACE)
+            self._stop_soon(KILLED, KILL_GRACE)
 
     def _check(self) -> None:
         """Refuse parameters that cannot work, before anything is read."""
@@ -169,6 +180,8 @@ class _RowsOperator(BaseOperator):
                 loop.call_soon_threadsafe(partial(stop.request, reason, grace=grace))
 
             self._stop_soon = stop_soon
+            if self._killed:  # before the loop was there to be told
+                stop.request(KILLED, grace=KILL_GRACE)
             if self.execution_timeout is not None:
                 seconds = self.execution_timeout.total_seconds()
                 margin = min(TIMEOUT_MARGIN, seconds / 2)
@@ -192,6 +205,15 @@ class _RowsOperator(BaseOperator):
                 stack.callback(file.close)
             yield _Rejects(file)
 
+    @staticmethod
+    def _unreadable(source: Source) -> SourceError | None:
+        """Why the source cannot be read at all, if so: then the files of the last run are left alone."""
+        try:
+            source.columns()
+        except SourceError as error:
+            return error
+        return None
+
     def _too_many_rejected(self, rejects: _Rejects, *, read: int, rejected: int) -> RowsRejectedError | None:
         allowed = self.max_rejected * read if isinstance(self.max_rejected, float) else self.max_rejected
         if rejected <= allowed:
@@ -199,6 +221,14 @@ class _RowsOperator(BaseOperator):
         return RowsRejectedError(
             rejected=rejected, read=read, first=rejects.first or "", rejects_path=self.rejects_path
         )
+
+    def _complete(self, files: ExitStack) -> Exception | None:
+        """Put the files in their places; what keeps them from there is one more reason for a red end."""
+        try:
+            files.close()
+        except Exception as error:  # noqa: BLE001 -- every storage has errors of its own
+            return error
+        return None
 
     def _finish(self, context: Context, summary: dict[str, Any], error: Exception | None) -> dict[str, Any]:
         """Return the summary, or push it and raise: a red task tells its counts too."""
@@ -258,11 +288,22 @@ class HaloIdentifyOperator(_RowsOperator):
         self._check()
         mode = self._mode(context)
         client = HaloHook(self.halo_conn_id).client(timeout=self.timeout)
-        with self._source() as source, self._rejects(source) as rejects:
+        with self._source() as source, ExitStack() as files:
+            if self.rejects_path and (unreadable := self._unreadable(source)):
+                return self._finish(context, self._counts(IdentifyReport(mode=mode)), unreadable)
+            rejects = files.enter_context(self._rejects(source))
             report: IdentifyReport = self._run(
                 partial(self._identify, source=source, client=client, mode=mode, rejects=rejects)
             )
-        summary = {
+            unstored = self._complete(files)
+        summary = self._counts(report)
+        self.log.info("would identify" if self.rehearsal else "identified", **summary, seconds=round(report.seconds, 2))
+        error = report.error or self._too_many_rejected(rejects, read=report.read, rejected=report.rejected)
+        return self._finish(context, summary, error or unstored)
+
+    @staticmethod
+    def _counts(report: IdentifyReport) -> dict[str, Any]:
+        return {
             "read": report.read,
             "users": report.users,
             "companies": report.companies,
@@ -270,9 +311,6 @@ class HaloIdentifyOperator(_RowsOperator):
             "rejected": report.rejected,
             "mode": report.mode,
         }
-        self.log.info("would identify" if self.rehearsal else "identified", **summary, seconds=round(report.seconds, 2))
-        error = report.error or self._too_many_rejected(rejects, read=report.read, rejected=report.rejected)
-        return self._finish(context, summary, error)
 
     def _mode(self, context: Context) -> IdentifyMode:
         match self.mode:
@@ -335,9 +373,12 @@ class HaloTicketOperator(_RowsOperator):
     :param max_submissions: refuse, before the first send, to send more rows than this
     :param dry_run: read, map, validate and look the ledger up; send nothing, write nothing
     :param xcom_limit: rows whose session_id goes to XCom
+    :param shard: ``"i/n"``: this task's share of the rows, by their users; with ``.partial(…).expand(shard=[…])`` many
+        workers share one source. ``requests_per_second`` is then for all shares together.
     """
 
-    template_fields: Sequence[str] = (*_RowsOperator.template_fields, "ledger_conn_id", "results_path")
+    template_fields: Sequence[str] = (*_RowsOperator.template_fields, "ledger_conn_id", "results_path", "shard")
+    operator_extra_links = (HaloDeliveriesLink(),)
 
     def __init__(
         self,
@@ -349,6 +390,7 @@ class HaloTicketOperator(_RowsOperator):
         results_path: str | None = None,
         max_submissions: int | None = None,
         xcom_limit: int = 1000,
+        shard: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -359,6 +401,8 @@ class HaloTicketOperator(_RowsOperator):
         self.results_path = results_path
         self.max_submissions = max_submissions
         self.xcom_limit = xcom_limit
+        self.shard = shard
+        self._counts: dict[str, int] | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Deliver, and return the summary; push it, too, before a red end."""
@@ -368,12 +412,62 @@ class HaloTicketOperator(_RowsOperator):
             self._source() as source,
             closing(open_ledger(self.ledger_conn_id, create=not self.rehearsal)) as ledger,
         ):
-            claimant = ledger.claimant(f"{self.halo_conn_id}/{self.submission.name}", attempt=attempt_of(context))
+            attempt = attempt_of(context)
+            claimant = ledger.claimant(f"{self.halo_conn_id}/{self.submission.name}", attempt=attempt)
             if self.rehearsal:
                 return self._rehearse(context, source, claimant)
             if self.max_submissions is not None:
                 self._refuse_too_many(context, source, claimant)
-            return self._deliver(context, source, claimant, client)
+            self._push_link(context, attempt)
+            total = self._total(source)
+            deliveries = Deliveries(ledger)
+            deliveries.begin(claimant.owner, namespace=claimant.namespace, attempt=attempt, total=total)
+            watchers: dict[str, Watcher] = {
+                "the ledger": partial(deliveries.update, claimant.owner),
+                "metrics": Metrics(attempt),
+            }
+            if (store := context.get("task_state_store")) is not None:  # which Airflow 3.2 does not have
+                watchers["the task state store"] = StateStoreWatcher(store)
+            progress = Progress(log=self.log, batch_size=self.batch_size, total=total, watchers=watchers)
+            with delivery_span(claimant.namespace, attempt) as span:
+                return self._deliver(context, source, claimant, client, progress=progress, span=span)
+
+    def _push_link(self, context: Context, attempt: Attempt) -> None:
+        """Let the button to the rows work from the start."""
+        address = deliveries_address(
+            dag_id=attempt.dag_id or "",
+            run_id=attempt.run_id or "",
+            task_id=attempt.task_id or "",
+            map_index=attempt.map_index,
+        )
+        context["ti"].xcom_push(self.operator_extra_links[0].xcom_key, address)
+
+    def _total(self, source: Source) -> int | None:
+        """How many rows there are, where finding out costs little: in a list, or a file on this host."""
+        if self.rows is not None:
+            return len(self.rows) if isinstance(self.rows, Sized) else None
+        if self.csv_path is None or "://" in os.fspath(self.csv_path):
+            return None
+        try:
+            return sum(1 for _ in source.rows(required=()))
+        except SourceError:
+            return None  # the delivery meets it too, and accounts for it
+
+    @contextmanager
+    def _source(self) -> Iterator[Source]:
+        """This task's share of the rows."""
+        with super()._source() as source:
+            yield (
+                source
+                if self.shard is None
+                else ShardedSource(source, shard=Shard.parse(self.shard), submission=self.submission)
+            )
+
+    def _rate(self) -> float | None:
+        """This task's share of requests_per_second."""
+        if self.requests_per_second is None or self.shard is None:
+            return self.requests_per_second
+        return self.requests_per_second / Shard.parse(self.shard).count
 
     def _rehearse(self, context: Context, source: Source, claimant: Claimant) -> dict[str, Any]:
         """Say what would happen, and leave no trace."""
@@ -418,10 +512,23 @@ class HaloTicketOperator(_RowsOperator):
             summary = self._summary(rehearsal.summary(), SessionIds(0), seconds=seconds, results_path=None)
             self._finish(context, summary, error)
 
-    def _deliver(self, context: Context, source: Source, claimant: Claimant, client: HaloClient) -> dict[str, Any]:
+    def _deliver(
+        self,
+        context: Context,
+        source: Source,
+        claimant: Claimant,
+        client: HaloClient,
+        *,
+        progress: Progress,
+        span: dict[str, Any],
+    ) -> dict[str, Any]:
         session_ids = SessionIds(self.xcom_limit)
-        progress = _Progress(self.log)
-        with self._rejects(source) as rejects, self._results() as results:
+        if self.rejects_path and (unreadable := self._unreadable(source)):
+            nothing = self._summary(DeliveryReport().summary(), session_ids, seconds=0.0, results_path=None)
+            return self._finish(context, {**nothing, "changed": 0}, unreadable)
+        with ExitStack() as files:
+            rejects = files.enter_context(self._rejects(source))
+            results = files.enter_context(self._results())
 
             def on_outcome(outcome: Outcome) -> None:
                 session_ids.add(outcome)
@@ -432,16 +539,26 @@ class HaloTicketOperator(_RowsOperator):
                     rejects.add(outcome.row, outcome.error)
 
             report: DeliveryReport = self._run(
-                partial(self._send, source=source, claimant=claimant, client=client, on_outcome=on_outcome)
+                partial(
+                    self._send,
+                    source=source,
+                    claimant=claimant,
+                    client=client,
+                    progress=progress,
+                    on_outcome=on_outcome,
+                )
             )
-        counts = report.summary()
+            unstored = self._complete(files)
+        counts = self._counts = report.summary()
+        span.update(counts, requests=report.requests)
+        announce(self.outlets, context, counts)
         self.log.info("delivery ended", **counts, requests=report.requests, seconds=round(report.seconds, 2))
         summary = self._summary(counts, session_ids, seconds=report.seconds, results_path=self.results_path)
         summary["changed"] = report.changed
         error = report.failure() or self._too_many_rejected(
             rejects, read=report.read, rejected=report.counts[Fate.REJECTED]
         )
-        return self._finish(context, summary, error)
+        return self._finish(context, summary, error or unstored)
 
     def _summary(
         self, counts: dict[str, int], session_ids: SessionIds, *, seconds: float, results_path: str | None
@@ -484,40 +601,51 @@ class HaloTicketOperator(_RowsOperator):
         source: Source,
         claimant: Claimant,
         client: HaloClient,
+        progress: Progress,
         on_outcome: Callable[[Outcome], None],
     ) -> DeliveryReport:
         supervisor = os.getppid()
-        async with client:
-            return await deliver(
+        async with client, progress.reported():
+            report = await deliver(
                 source,
                 submission=self.submission,
                 client=client,
                 claimant=claimant,
                 batch_size=self.batch_size,
                 concurrency=self.concurrency,
-                requests_per_second=self.requests_per_second,
+                requests_per_second=self._rate(),
                 max_attempts=self.max_attempts,
                 on_in_doubt=self.on_in_doubt,
                 on_change=self.on_change,
                 stop=stop,
                 alive=lambda: os.getppid() == supervisor,
                 on_outcome=on_outcome,
+                on_attempt=progress.attempted,
             )
+            progress.stopped(report.stopped)
+            return report
 
+    def get_openlineage_facets_on_start(self) -> OperatorLineage:
+        """What OpenLineage is told before the rows are read."""
+        return self._lineage()
 
-class _Progress:
-    """A log line every few seconds: ids and counts, never what is in a row."""
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage:  # noqa: ARG002 -- its signature
+        """What OpenLineage is told at the end: how many rows were delivered, too."""
+        return self._lineage()
 
-    def __init__(self, log: Any) -> None:
-        self._log = log
-        self._counts = dict.fromkeys(Fate, 0)
-        self._logged_at = time.monotonic()
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage:  # noqa: ARG002 -- its signature
+        """What OpenLineage is told after a red end: the same."""
+        return self._lineage()
 
-    def add(self, outcome: Outcome) -> None:
-        self._counts[outcome.fate] += 1
-        if time.monotonic() - self._logged_at >= PROGRESS_INTERVAL:
-            self._logged_at = time.monotonic()
-            self._log.info("delivering", **{fate.value: count for fate, count in self._counts.items() if count})
+    def _lineage(self) -> OperatorLineage:
+        return lineage(
+            halo_conn_id=self.halo_conn_id,
+            submission_name=self.submission.name,
+            csv_path=self.csv_path,
+            sql=self.sql,
+            sql_conn_id=self.sql_conn_id,
+            counts=self._counts,
+        )
 
 
 def _is_final(error: Exception) -> bool:

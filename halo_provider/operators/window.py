@@ -52,6 +52,7 @@ def _moment(name: str, value: str | datetime | None) -> datetime:
         raise HaloConfigurationError("params: give both start and end, or neither")
     try:
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-    except ValueError:
+    except (TypeError, ValueError):
         raise HaloConfigurationError(f"params: {name} must be a date or a moment in ISO 8601") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    # In UTC, since Airflow's XCom cannot give back a moment with a fixed offset.
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -13,11 +13,13 @@ import httpx
 import psutil
 import pytest
 
-from halo_provider.demo import CHECKOUT, COUNTS, IDENTITY_SECRET, WIDGET_KEY
+from halo_provider.demo import BACKFILL, CHECKOUT, COUNTS, IDENTITY_SECRET, WIDGET_KEY
 
 pytestmark = pytest.mark.acceptance
 
 APPLICATIONS, CANCELLATIONS = 60, 25  # rows of the example files
+DAY = 12  # rows of a day in the source table
+ROWS = APPLICATIONS + CANCELLATIONS + BACKFILL * DAY
 PRIVATE_COLUMNS = {  # what becomes a message, a context or a trait, and is long enough to be recognised
     "contact_name", "contact_email", "company_name", "use_case", "customer_name", "customer_email", "reason",
 }  # fmt: skip
@@ -79,9 +81,9 @@ def _fates(said: str) -> list[str]:
 
 
 def _counts(said: str) -> dict[str, dict[str, int]]:
-    """The counts of each run: the DAG's id, then the numbers."""
-    lines = re.findall(r"^(halo_\w+_csv)((?: +\d+)+)$", said, flags=re.MULTILINE)
-    return {dag: dict(zip(("read", *COUNTS), map(int, numbers.split()), strict=True)) for dag, numbers in lines}
+    """The counts of each run: the DAG's id, its day if it has one, then the numbers."""
+    lines = re.findall(r"^(halo_\w+(?: \d{4}-\d\d-\d\d)?)((?: +\d+)+)$", said, flags=re.MULTILINE)
+    return {run: dict(zip(("read", *COUNTS), map(int, numbers.split()), strict=True)) for run, numbers in lines}
 
 
 def _processes_of(home: Path) -> list[str]:
@@ -97,16 +99,16 @@ def _processes_of(home: Path) -> list[str]:
 
 
 def test_first_demo_delivers_every_row(demos: Demos) -> None:
-    """All rows of both files reach the simulated Halo, each with a session in the table."""
+    """All rows of both files and of the backfilled days reach the simulated Halo, each with a session in the table."""
     assert demos.first.returncode == 0, demos.first.stdout
-    assert _fates(demos.first.stdout) == ["delivered"] * (APPLICATIONS + CANCELLATIONS)
-    assert f"Halo got {APPLICATIONS + CANCELLATIONS} chats" in demos.first.stdout
+    assert _fates(demos.first.stdout) == ["delivered"] * ROWS
+    assert f"Halo got {ROWS} chats" in demos.first.stdout
 
 
 def test_second_demo_sends_nothing(demos: Demos) -> None:
     """The ledger remembers every row, and the new, empty Halo stays empty."""
     assert demos.second.returncode == 0, demos.second.stdout
-    assert _fates(demos.second.stdout) == ["already_delivered"] * (APPLICATIONS + CANCELLATIONS)
+    assert _fates(demos.second.stdout) == ["already_delivered"] * ROWS
     assert "Halo got 0 chats" in demos.second.stdout
 
 
@@ -114,10 +116,24 @@ def test_second_demo_sends_nothing(demos: Demos) -> None:
 def test_counts_of_both_runs_balance(demos: Demos, demo: str, status: str) -> None:
     """Every row read has one fate, and the demo prints the proof."""
     nothing = dict.fromkeys(COUNTS, 0)
-    assert _counts(getattr(demos, demo).stdout) == {
-        "halo_applications_csv": nothing | {"read": APPLICATIONS, status: APPLICATIONS},
-        "halo_cancellations_csv": nothing | {"read": CANCELLATIONS, status: CANCELLATIONS},
-    }
+    counts = _counts(getattr(demos, demo).stdout)
+    assert len(counts) == 2 + BACKFILL
+    assert counts.pop("halo_applications_csv") == nothing | {"read": APPLICATIONS, status: APPLICATIONS}
+    assert counts.pop("halo_cancellations_csv") == nothing | {"read": CANCELLATIONS, status: CANCELLATIONS}
+    assert all(day.startswith("halo_applications_daily ") for day in counts)
+    assert list(counts.values()) == [nothing | {"read": DAY, status: DAY}] * BACKFILL
+
+
+@pytest.mark.parametrize("demo", ["first", "second"])
+def test_backfill_makes_nobody_active_today(demos: Demos, demo: str) -> None:
+    """History is told by users/update alone."""
+    said = f"The backfill of {BACKFILL} days: 0 identify calls, {BACKFILL * DAY} users updated"
+    assert said in getattr(demos, demo).stdout
+
+
+def test_second_demo_is_about_the_same_days(demos: Demos) -> None:
+    """The source table is kept, so that what was delivered can be recognised."""
+    assert list(_counts(demos.first.stdout)) == list(_counts(demos.second.stdout))
 
 
 def test_pages_can_be_opened_while_the_demo_stays(demos: Demos) -> None:

@@ -1,0 +1,182 @@
+"""The ledger's account of deliveries: one line for every start of a delivering task, kept current while it runs.
+
+It is there to be watched and looked back on. No row's fate depends on it, and unlike a row, a line never changes hands.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, insert, select, update
+
+from halo_provider.exceptions import redact
+from halo_provider.ledger import MAX_TEXT, Attempt, Ledger
+from halo_provider.schema import DELIVERY_COUNTS, deliveries
+
+SILENCE = 60.0  # seconds without a word after which a delivery that has not ended counts as lost
+MINUTE = 60.0  # seconds
+HOUR = 3600.0  # seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """How far a delivery is: rows by their fate, requests, and how many of these Halo answered with 429.
+
+    `request_seconds` is the time of all requests together, `total` how many rows the source has, where that is known,
+    and `error` the last one, of a request, a row or the run.
+    """
+
+    delivered: int = 0
+    already_delivered: int = 0
+    duplicate: int = 0
+    rejected: int = 0
+    in_doubt: int = 0
+    failed: int = 0
+    not_attempted: int = 0
+    requests: int = 0
+    refused: int = 0
+    request_seconds: float = 0.0
+    seconds: float = 0.0
+    total: int | None = None
+    error: str | None = None
+
+    @property
+    def settled(self) -> int:
+        """Rows whose fate in this delivery is known."""
+        return self.delivered + self.already_delivered + self.duplicate + self.trouble
+
+    @property
+    def trouble(self) -> int:
+        """Rows that did not get where they should."""
+        return self.rejected + self.in_doubt + self.failed + self.not_attempted
+
+    @property
+    def seconds_per_request(self) -> float:
+        """The mean."""
+        return self.request_seconds / self.requests if self.requests else 0.0
+
+    @property
+    def rows_per_second(self) -> float:
+        """Settled rows by elapsed time."""
+        return self.settled / self.seconds if self.seconds else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """An estimate, where the total is known and something has been settled."""
+        if self.total is None or not self.settled:
+            return None
+        return max(0, self.total - self.settled) / self.rows_per_second
+
+    def sentence(self, *, ended: bool) -> str:
+        """The same for people, in one line."""
+        of_total = f" of {self.total:,}" if self.total is not None and not ended else ""
+        fates = [
+            f"{count:,} {name.replace('_', ' ')}"
+            for name in DELIVERY_COUNTS[: DELIVERY_COUNTS.index("requests")]
+            if (count := getattr(self, name))
+        ]
+        left = self.seconds_left
+        pace = [f"{self.rows_per_second:,.0f} rows/s" if self.rows_per_second >= 1 else ""]
+        pace.append(f"in {duration(self.seconds)}" if ended else f"about {duration(left)} left" if left else "")
+        noun = "row" if self.settled == 1 and not of_total else "rows"
+        parts = (f"{self.settled:,}{of_total} {noun}", ", ".join(fates), ", ".join(filter(None, pace)))
+        return "; ".join(filter(None, parts))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery(Tally):
+    """One line: the tally, and whose it is."""
+
+    namespace: str
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    try_number: int
+    started_at: datetime
+    updated_at: datetime
+    ended_at: datetime | None
+
+    def is_running(self, now: datetime) -> bool:
+        """Whether it has neither ended nor fallen silent."""
+        return self.ended_at is None and (now - self.updated_at).total_seconds() < SILENCE
+
+    def is_lost(self, now: datetime) -> bool:
+        """Whether it fell silent without an end: its process was killed."""
+        return self.ended_at is None and not self.is_running(now)
+
+
+class Deliveries:
+    """Writes and reads the lines. Every method raises LedgerError where the database cannot be used."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def begin(self, owner: str, *, namespace: str, attempt: Attempt, total: int | None) -> None:
+        """Start a line; `owner` is the one of the claims."""
+        now = self._ledger.now()
+        line = {
+            "owner": owner,
+            "namespace": namespace,
+            "dag_id": attempt.dag_id,
+            "run_id": attempt.run_id,
+            "task_id": attempt.task_id,
+            "map_index": attempt.map_index,
+            "try_number": attempt.try_number,
+            "started_at": now,
+            "updated_at": now,
+            "total": total,
+            **dict.fromkeys(DELIVERY_COUNTS, 0),
+            "request_seconds": 0.0,
+            "seconds": 0.0,
+        }
+        self._ledger.transaction(lambda db: db.execute(insert(deliveries).values(line)))
+
+    def update(self, owner: str, tally: Tally, *, ended: bool = False) -> None:
+        """Bring a line up to date; the last update is the one with `ended`."""
+        now = self._ledger.now()
+        values = {name: getattr(tally, name) for name in (*DELIVERY_COUNTS, "request_seconds", "seconds")}
+        error = redact(tally.error)[:MAX_TEXT] if tally.error else None
+        statement = (
+            update(deliveries)
+            .where(deliveries.c.owner == owner)
+            .values(**values, error=error, updated_at=now, ended_at=now if ended else None)
+        )
+        self._ledger.transaction(lambda db: db.execute(statement))
+
+    def dag_ids(self) -> list[str]:
+        """The DAGs that have delivered."""
+        statement = select(deliveries.c.dag_id).distinct().where(deliveries.c.dag_id.is_not(None))
+        return self._ledger.transaction(lambda db: list(db.scalars(statement)), read_only=True)
+
+    def latest(
+        self,
+        *,
+        dag_ids: Sequence[str],
+        limit: int,
+        run_id: str | None = None,
+        task_id: str | None = None,
+        map_index: int | None = None,
+    ) -> list[Delivery]:
+        """The last deliveries of these DAGs, or of one run, task or mapped task instance, the newest first."""
+        columns = deliveries.c
+        conditions: list[ColumnElement[bool]] = [columns.dag_id.in_(dag_ids)]
+        for column, wanted in ((columns.run_id, run_id), (columns.task_id, task_id), (columns.map_index, map_index)):
+            if wanted is not None:
+                conditions.append(column == wanted)
+        fields = [columns[name] for name in Delivery.__dataclass_fields__]
+        statement = select(*fields).where(*conditions).order_by(columns.started_at.desc()).limit(limit)
+        return self._ledger.transaction(
+            lambda db: [Delivery(**row) for row in db.execute(statement).mappings()], read_only=True
+        )
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < MINUTE:
+        return f"{seconds:.1f} s" if seconds < MINUTE / 6 else f"{seconds:.0f} s"
+    if seconds < HOUR:
+        return f"{seconds / MINUTE:.0f} min"
+    return f"{seconds / HOUR:.1f} h"

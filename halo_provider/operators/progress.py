@@ -1,0 +1,171 @@
+"""What a delivery tells while it runs: to the log, the task state store, the ledger's account and the metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+from halo_provider.deliveries import Tally, duration
+from halo_provider.exceptions import HaloRateLimitError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from halo_provider.delivery import Outcome
+    from halo_provider.exceptions import HaloCallError
+
+REPORT_INTERVAL = 1.5  # seconds between reports
+LOG_INTERVAL = 10.0  # seconds after which a batch that is not full yet gets its line all the same
+LAST_REPORT_PATIENCE = 1.0  # seconds the task waits for its last report: a killed one has 4 in all
+STATE_KEY = "halo_progress"  # in the task state store
+
+
+class Watcher(Protocol):
+    """Told about a delivery now and then, and once when it has ended."""
+
+    def __call__(self, tally: Tally, *, ended: bool) -> None:
+        """Show, or keep, how far it is."""
+
+
+class Progress:
+    """
+    Counts what becomes of the rows, and reports it.
+
+    ``add`` and ``attempted`` are called on the loop, for every row and every request, and only count. The watchers are
+    called in one thread of their own, one after the other: they block, and Airflow's supervisor serves one thread at a
+    time. A watcher that fails is left out from then on: no report is worth a delivery.
+
+    :param log: the task's
+    :param batch_size: settled rows for which there is a line in the log
+    :param total: rows of the source, where that is known
+    :param watchers: by what the log calls them
+    """
+
+    def __init__(self, *, log: Any, batch_size: int, total: int | None, watchers: Mapping[str, Watcher]) -> None:
+        self._log = log
+        self._batch_size = batch_size
+        self._total = total
+        self._watchers = dict(watchers)
+        self._counts: Counter[str] = Counter()
+        self._request_seconds = 0.0
+        self._error: str | None = None
+        self._started = time.monotonic()
+        self._logged = Tally()
+        self._unlogged = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """Count a row whose fate is committed."""
+        self._counts[outcome.fate.value] += 1
+        self._unlogged += 1
+        if outcome.error is not None:
+            self._error = str(outcome.error)
+        if self._unlogged >= self._batch_size or self._elapsed - self._logged.seconds >= LOG_INTERVAL:
+            self._log_batch()
+
+    def attempted(self, seconds: float, error: HaloCallError | None) -> None:
+        """Count a request, the seconds it took, and what became of it."""
+        self._counts["requests"] += 1
+        self._request_seconds += seconds
+        if error is not None:
+            self._counts["refused"] += isinstance(error, HaloRateLimitError)
+            self._error = str(error)
+
+    def stopped(self, reason: str | None) -> None:
+        """Remember why the run ended before its time, if it did."""
+        self._error = reason or self._error
+
+    @asynccontextmanager
+    async def reported(self) -> AsyncIterator[None]:
+        """Report while the block runs, and once more after it."""
+        thread = ThreadPoolExecutor(1, thread_name_prefix="halo-progress")
+        reporting = asyncio.create_task(self._report_always(thread))
+        self._log.info("::group::Batches")
+        try:
+            yield
+        finally:
+            reporting.cancel()
+            if self._unlogged:
+                self._log_batch()
+            self._log.info("::endgroup::")
+            last_report = asyncio.get_running_loop().run_in_executor(thread, self._report, True)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(last_report), LAST_REPORT_PATIENCE)
+            thread.shutdown(wait=False)
+            self._log.info(self._tally().sentence(ended=True))
+
+    async def _report_always(self, thread: ThreadPoolExecutor) -> None:
+        while True:
+            await asyncio.get_running_loop().run_in_executor(thread, self._report, False)
+            await asyncio.sleep(REPORT_INTERVAL)
+
+    def _report(self, ended: bool) -> None:  # noqa: FBT001 -- run_in_executor passes by place
+        tally = self._tally()
+        for name, watcher in list(self._watchers.items()):
+            try:
+                watcher(tally, ended=ended)
+            except Exception as error:  # noqa: BLE001 -- every watcher has errors of its own
+                del self._watchers[name]
+                self._log.warning("progress is no longer reported here", to=name, reason=str(error))
+
+    def _tally(self) -> Tally:
+        return Tally(
+            **self._counts,
+            request_seconds=self._request_seconds,
+            seconds=self._elapsed,
+            total=self._total,
+            error=self._error,
+        )
+
+    @property
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started
+
+    def _log_batch(self) -> None:
+        before, now = self._logged, self._tally()
+        fates = {name: count - getattr(before, name) for name, count in self._counts.items()}
+        self._log.info(
+            "batch settled",
+            rows=self._unlogged,
+            **{name: count for name, count in fates.items() if count},
+            seconds=round(now.seconds - before.seconds, 1),
+            settled_so_far=now.settled,
+            total=self._total,
+        )
+        self._logged, self._unlogged = now, 0
+
+
+class StateStoreWatcher:
+    """
+    Shows the tally in Airflow's task state store, which its UI shows while the task runs. Needs Airflow 3.3.
+
+    :param store: ``context["task_state_store"]``
+    """
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def __call__(self, tally: Tally, *, ended: bool) -> None:
+        """Write it under ``halo_progress``."""
+        left = tally.seconds_left
+        self._store.set(
+            STATE_KEY,
+            {
+                "progress": tally.sentence(ended=ended),
+                "state": "ended" if ended else "running",
+                "total": tally.total,
+                "settled": tally.settled,
+                **{name: getattr(tally, name) for name in ("delivered", "already_delivered", "duplicate")},
+                **{name: getattr(tally, name) for name in ("rejected", "in_doubt", "failed", "not_attempted")},
+                "requests": tally.requests,
+                "refused": tally.refused,
+                "rows_per_second": round(tally.rows_per_second, 1),
+                "time_left": duration(left) if left is not None and not ended else None,
+                "last_error": tally.error,
+                "updated_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            },
+        )

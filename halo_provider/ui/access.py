@@ -1,0 +1,53 @@
+"""Who may see and do what in the pages, by Airflow's own authentication and authorisation."""
+
+from collections.abc import Iterable
+from typing import Literal
+from urllib.parse import urlsplit
+
+from airflow.api_fastapi.app import get_auth_manager
+from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
+from airflow.api_fastapi.core_api.security import requires_access_dag
+from airflow.models.dag import DagModel
+from airflow.sdk.configuration import conf
+from fastapi import Depends, HTTPException, Request, status
+
+# Airflow's own dependency takes the DAG from the path, where every route that shows rows has it.
+SEES_ROWS = Depends(requires_access_dag("GET", DagAccessEntity.TASK_INSTANCE))
+DECIDES = Depends(requires_access_dag("POST", DagAccessEntity.RUN))
+
+
+def visible(dag_ids: Iterable[str], user: BaseUser) -> list[str]:
+    """Those of the DAGs whose rows the user may see."""
+    return [dag_id for dag_id in dag_ids if _is_allowed("GET", DagAccessEntity.TASK_INSTANCE, dag_id, user)]
+
+
+def decides(dag_id: str, user: BaseUser) -> bool:
+    """Whether the user may decide about the DAG's rows, as whoever may trigger it."""
+    return _is_allowed("POST", DagAccessEntity.RUN, dag_id, user)
+
+
+def _is_allowed(method: Literal["GET", "POST"], entity: DagAccessEntity, dag_id: str, user: BaseUser) -> bool:
+    details = DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id))
+    return get_auth_manager().is_authorized_dag(method=method, access_entity=entity, details=details, user=user)
+
+
+def same_origin(request: Request) -> None:
+    """Refuse what another site may have sent in the user's name: Airflow's cookie alone proves nothing.
+
+    A bearer token does, for no site can add it. Browsers say themselves where a request comes from, in Sec-Fetch-Site
+    or, on plain HTTP, in Origin. Raises HTTPException 403.
+    """
+    fetched_from = request.headers.get("sec-fetch-site")
+    if fetched_from is not None:
+        proven = fetched_from == "same-origin"
+    elif origin := request.headers.get("origin"):
+        own = {request.url.netloc, urlsplit(conf.get("api", "base_url", fallback="")).netloc}
+        proven = urlsplit(origin).netloc in own - {""}  # a sandboxed page's origin is "null", without a host
+    else:
+        proven = request.headers.get("authorization", "").lower().startswith("bearer ")
+    if not proven:
+        raise HTTPException(status.HTTP_403_FORBIDDEN, "this request does not come from Airflow's own pages")
+
+
+SAME_ORIGIN = Depends(same_origin)

@@ -1,0 +1,309 @@
+"""The application behind /halo: server-rendered pages, each for whom Airflow says may see it.
+
+The ledger is opened for each request, in the thread that answers it: a ledger that is missing, down or slow costs a
+page of explanation, and Airflow's own pages nothing.
+"""
+
+import csv
+import io
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.resources import files
+from threading import BoundedSemaphore
+from typing import Annotated, Any, Literal
+
+from airflow.api_fastapi.core_api.security import GetUserDep
+from fastapi import APIRouter, Depends, FastAPI, Form, HTTPException, Request, Response, status
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
+
+from halo_provider.deliveries import Deliveries
+from halo_provider.exceptions import LedgerError
+from halo_provider.hooks.halo import HaloHook
+from halo_provider.hooks.ledger import open_ledger
+from halo_provider.ledger import Ledger, Status
+from halo_provider.records import (
+    BY_URGENCY,
+    PAGE,
+    REJECT_FROM,
+    REQUEUE_FROM,
+    RESOLVE_FROM,
+    Records,
+    RowFilter,
+    UrgentPage,
+    UrgentPlace,
+)
+from halo_provider.ui import charts
+from halo_provider.ui.access import DECIDES, SAME_ORIGIN, SEES_ROWS, decides, visible
+from halo_provider.ui.queries import After, Wanted, address, following_page
+from halo_provider.ui.templates import page
+
+SEATS = (
+    8  # requests that may use the ledger at a time; a ledger that hangs must not take all of the API server's threads
+)
+DELIVERIES_SHOWN = 40  # in the charts of the overview
+STUCK_SHOWN = 10  # rows on the overview
+CSV_PAGE = 1000  # rows read from the ledger at a time for a download
+STUCK = (Status.IN_DOUBT, Status.FAILED, Status.REJECTED)  # those that need a decision come first
+CSV_COLUMNS = (
+    "namespace",
+    "row_key",
+    "status",
+    "user_id",
+    "session_id",
+    "attempts",
+    "error",
+    "dag_id",
+    "run_id",
+    "task_id",
+    "map_index",
+    "try_number",
+    "created_at",
+    "updated_at",
+)
+ASSETS = {"halo.css": "text/css", "halo.js": "text/javascript"}
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'self'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+Action = Literal["requeue", "resolve", "reject"]
+ACTIONS_FROM = {"requeue": REQUEUE_FROM, "resolve": RESOLVE_FROM, "reject": REJECT_FROM}
+WantedDep = Annotated[Wanted, Depends()]
+
+router = APIRouter()
+_seats = BoundedSemaphore(SEATS)
+
+
+def create_app() -> FastAPI:
+    """Make the application that Airflow mounts."""
+    app = FastAPI(title="Halo", openapi_url=None)
+    app.include_router(router)
+    app.add_exception_handler(LedgerError, _ledger_is_away)
+    app.add_exception_handler(HTTPException, _refusal)
+
+    @app.middleware("http")
+    async def protect(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = await answer(request)
+        response.headers.update(HEADERS)
+        return response
+
+    return app
+
+
+@contextmanager
+def _ledger() -> Iterator[Ledger]:
+    """The ledger of the configuration, for one request; an empty one where none is there yet. Raises LedgerError."""
+    if not _seats.acquire(blocking=False):
+        raise LedgerError("too many pages are waiting for the ledger at this moment")
+    try:
+        try:
+            ledger = open_ledger(create=False)
+        except LedgerError:
+            raise
+        except Exception as error:  # a connection that is not there, a driver that is not installed
+            raise LedgerError(f"the ledger cannot be opened: {error}") from error
+        try:
+            yield ledger
+        finally:
+            ledger.close()
+    finally:
+        _seats.release()
+
+
+@router.get("/")
+def overview(request: Request, user: GetUserDep) -> HTMLResponse:
+    """What happened lately in every DAG the user may see, and what got stuck."""
+    with _ledger() as ledger:
+        records, deliveries = Records(ledger, actor=user.get_name()), Deliveries(ledger)
+        dag_ids = tuple(visible(sorted({*records.dag_ids(), *deliveries.dag_ids()}), user))
+        shown = deliveries.latest(dag_ids=dag_ids, limit=DELIVERIES_SHOWN)
+        counts = records.counts(RowFilter(dag_ids=dag_ids))
+        stuck = records.urgent_first(RowFilter(dag_ids=dag_ids, statuses=STUCK), limit=STUCK_SHOWN).rows
+        now = ledger.now()
+    return page(
+        request,
+        "overview.html",
+        deliveries=shown,
+        counts={each: counts.get(each, 0) for each in BY_URGENCY},
+        stuck=stuck,
+        stuck_count=sum(counts.get(each, 0) for each in STUCK),
+        shares=charts.share_bar({each.value: counts.get(each, 0) for each in reversed(BY_URGENCY)}),
+        fates=charts.fates(shown, places=DELIVERIES_SHOWN),
+        throughput=charts.throughput(shown, places=DELIVERIES_SHOWN),
+        errors=charts.errors(shown, places=DELIVERIES_SHOWN),
+        running=any(delivery.is_running(now) for delivery in shown),
+        now=now,
+    )
+
+
+@router.get("/dags/{dag_id}/rows", dependencies=[SEES_ROWS])
+def rows(
+    request: Request, user: GetUserDep, dag_id: str, wanted: WantedDep, behind: Annotated[After, Depends()]
+) -> HTMLResponse:
+    """The rows of a DAG, one of its runs or one of its task instances."""
+    with _ledger() as ledger:
+        records = Records(ledger, actor=user.get_name())
+        place = wanted.place(dag_id)
+        counts = records.counts(place)
+        found = _found(records, wanted.filter(dag_id), after=behind.place)
+        deliveries = Deliveries(ledger).latest(
+            dag_ids=(dag_id,), run_id=place.run_id, task_id=place.task_id, map_index=place.map_index, limit=PAGE
+        )
+        now = ledger.now()
+    return page(
+        request,
+        "rows.html",
+        dag_id=dag_id,
+        wanted=wanted,
+        counts={each: counts.get(each, 0) for each in BY_URGENCY},
+        shares=charts.share_bar({each.value: counts.get(each, 0) for each in reversed(BY_URGENCY)}),
+        rows=found.rows,
+        following=following_page(found.following) if found.following else None,
+        searched_in_part=bool(wanted.search and found.following and len(found.rows) < PAGE),
+        is_first=behind.place is None,
+        deliveries=deliveries,
+        running=any(delivery.is_running(now) for delivery in deliveries),
+        may_decide=decides(dag_id, user),
+        now=now,
+    )
+
+
+@router.get("/dags/{dag_id}/rows.csv", dependencies=[SEES_ROWS])
+def rows_as_csv(user: GetUserDep, dag_id: str, wanted: WantedDep) -> StreamingResponse:
+    """The same rows, all of them, as a file."""
+    with _ledger():  # so that a ledger that is away is told before the file begins
+        pass
+
+    def lines() -> Iterator[str]:
+        yield _csv_line(CSV_COLUMNS)
+        place = None
+        with _ledger() as ledger:
+            records = Records(ledger, actor=user.get_name())
+            while True:
+                found = records.urgent_first(wanted.filter(dag_id), after=place, limit=CSV_PAGE)
+                yield "".join(_csv_line([getattr(row, name) for name in CSV_COLUMNS]) for row in found.rows)
+                place = found.following
+                if place is None:
+                    return
+
+    headers = {"Content-Disposition": 'attachment; filename="halo-rows.csv"'}
+    return StreamingResponse(lines(), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+@router.get("/dags/{dag_id}/row", dependencies=[SEES_ROWS])
+def row(request: Request, user: GetUserDep, dag_id: str, namespace: str, row_key: str) -> HTMLResponse:
+    """One row's story."""
+    with _ledger() as ledger:
+        records = Records(ledger, actor=user.get_name())
+        found = records.row(namespace, row_key)
+        if found is None or found.dag_id != dag_id:
+            raise HTTPException(status.HTTP_404_NOT_FOUND, f"the ledger has no such row of {dag_id}")
+        history = records.history(namespace, row_key)
+        now = ledger.now()
+    is_held = found.lease_expires_at is not None and found.lease_expires_at > now
+    return page(
+        request,
+        "row.html",
+        dag_id=dag_id,
+        row=found,
+        history=history,
+        dashboard_url=_dashboard_url(namespace.rpartition("/")[0]),
+        actions=[name for name, allowed in ACTIONS_FROM.items() if found.status in allowed and not is_held],
+        may_decide=decides(dag_id, user),
+        wanted=Wanted(namespace=namespace, row_key=row_key),
+    )
+
+
+@router.get("/dags/{dag_id}/decision", dependencies=[SEES_ROWS, DECIDES])
+def decision(request: Request, user: GetUserDep, dag_id: str, action: Action, wanted: WantedDep) -> HTMLResponse:
+    """Ask for confirmation: which rows, how many, and what it means."""
+    with _ledger() as ledger:
+        chosen = wanted.filter(dag_id)
+        statuses = tuple(each for each in ACTIONS_FROM[action] if each in chosen.statuses or not chosen.statuses)
+        possible = Records(ledger, actor=user.get_name()).counts(replace(chosen, statuses=statuses)) if statuses else {}
+    return page(request, "decision.html", dag_id=dag_id, action=action, wanted=wanted, possible=possible, user=user)
+
+
+@router.post("/dags/{dag_id}/decision", dependencies=[SAME_ORIGIN, SEES_ROWS, DECIDES])
+def decide(  # noqa: PLR0917 -- FastAPI passes by name
+    request: Request,
+    user: GetUserDep,
+    dag_id: str,
+    action: Action,
+    wanted: WantedDep,
+    session_id: Annotated[str, Form()] = "",
+    reason: Annotated[str, Form()] = "",
+) -> RedirectResponse:
+    """Do it, through the ledger's own functions, in the user's name."""
+    session_id, reason = session_id.strip(), reason.strip()
+    if (action == "resolve" and not session_id) or (action == "reject" and not reason):
+        missing = "the session that was found in Halo" if action == "resolve" else "a reason"
+        raise HTTPException(status.HTTP_400_BAD_REQUEST, f"to {action} rows, give {missing}")
+    with _ledger() as ledger:
+        records = Records(ledger, actor=user.get_name())
+        chosen = wanted.filter(dag_id)
+        match action:
+            case "requeue":
+                changed = records.requeue(chosen, reason=reason or None)
+            case "resolve":
+                changed = records.resolve(chosen, session_id=session_id, reason=reason or None)
+            case "reject":
+                changed = records.reject(chosen, reason=reason)
+    back = "row" if wanted.row_key else "rows"
+    query = wanted.query(done=action, changed=changed)
+    return RedirectResponse(address(request.scope["root_path"], dag_id, back, query), status.HTTP_303_SEE_OTHER)
+
+
+@router.get("/assets/{name}")
+def asset(user: GetUserDep, name: str) -> Response:  # noqa: ARG001 -- only for people who are logged in, like all of it
+    """The stylesheet and the script."""
+    if name not in ASSETS:
+        raise HTTPException(status.HTTP_404_NOT_FOUND)
+    content = files("halo_provider.ui").joinpath("assets", name).read_bytes()
+    return Response(content, media_type=ASSETS[name])
+
+
+def _found(records: Records, wanted: RowFilter, *, after: UrgentPlace | None) -> UrgentPage:
+    """The page; a search for a whole row key is answered from an index, however many rows there are."""
+    if wanted.search and after is None:
+        exact = records.page(replace(wanted, search=None, row_keys=(wanted.search,)))
+        if exact:
+            return UrgentPage(exact, None)
+    return records.urgent_first(wanted, after=after)
+
+
+async def _ledger_is_away(request: Request, error: Exception) -> Response:
+    return page(request, "unavailable.html", status.HTTP_503_SERVICE_UNAVAILABLE, reason=str(error))
+
+
+async def _refusal(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    if "text/html" in request.headers.get("accept", ""):
+        return page(request, "refusal.html", error.status_code, reason=error.detail)
+    return await http_exception_handler(request, error)
+
+
+def _dashboard_url(conn_id: str) -> str | None:
+    """Where the connection says Halo's dashboard is; only an address a browser may follow."""
+    try:
+        url = HaloHook(conn_id).dashboard_url
+    except Exception:  # noqa: BLE001 -- a connection that is gone takes the link with it, and nothing else
+        return None
+    return url if url and url.startswith(("https://", "http://")) else None
+
+
+def _csv_line(values: Any) -> str:
+    line = io.StringIO()
+    csv.writer(line).writerow([_csv_cell(value) for value in values])
+    return line.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    """Text that a spreadsheet would take for a formula is quoted by an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

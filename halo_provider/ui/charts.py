@@ -1,0 +1,98 @@
+"""Charts as plain geometry, which the templates draw as inline SVG: no script, nothing to load."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from halo_provider.deliveries import Delivery
+
+WIDTH = 400  # units of the SVG's own coordinates
+HEIGHT = 96  # of the same
+GAP = 2  # between columns
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """One rectangle; `kind` is its CSS class."""
+
+    kind: str
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """Boxes on top of each other, and what they say when pointed at."""
+
+    title: str
+    boxes: list[Box]
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Columns from left to right; `top` is the value at the upper edge."""
+
+    columns: list[Column]
+    top: float
+
+
+def stacked_columns(series: Sequence[tuple[str, Mapping[str, float]]], *, places: int) -> Chart:
+    """One column for each title and its values by kind, at most `places`, flush right as the newest comes last."""
+    shown = series[-places:]
+    top = max((sum(values.values()) for _, values in shown), default=0.0)
+    step = WIDTH / places
+    columns = []
+    for place, (title, values) in enumerate(shown, start=places - len(shown)):
+        boxes = []
+        floor = float(HEIGHT)
+        for kind, value in values.items():
+            if value:
+                height = value / top * HEIGHT
+                floor -= height
+                boxes.append(Box(kind, round(place * step, 2), round(floor, 2), round(step - GAP, 2), round(height, 2)))
+        columns.append(Column(title, boxes))
+    return Chart(columns, top)
+
+
+def share_bar(counts: Mapping[str, int]) -> list[Box]:
+    """One bar of the whole width, split by share; whatever is there stays visible, however small its share."""
+    total = sum(counts.values())
+    thinnest = WIDTH / 200
+    widths = {kind: max(thinnest, count / total * WIDTH) for kind, count in counts.items() if count}
+    scale = WIDTH / sum(widths.values()) if widths else 0.0
+    boxes = []
+    x = 0.0
+    for kind, width in widths.items():
+        boxes.append(Box(kind, round(x, 2), 0, round(width * scale, 2), HEIGHT))
+        x += width * scale
+    return boxes
+
+
+def fates(deliveries: Sequence[Delivery], *, places: int) -> Chart:
+    """Rows by their fate, the newest delivery on the right; these come with the newest first."""
+    names = ("delivered", "already_delivered", "duplicate", "not_attempted", "rejected", "failed", "in_doubt")
+    return stacked_columns([(_title(each), _values(each, names)) for each in reversed(deliveries)], places=places)
+
+
+def throughput(deliveries: Sequence[Delivery], *, places: int) -> Chart:
+    """Rows a second."""
+    series = [
+        (f"{_title(each)}: {each.rows_per_second:,.1f} rows a second", {"throughput": each.rows_per_second})
+        for each in reversed(deliveries)
+    ]
+    return stacked_columns(series, places=places)
+
+
+def errors(deliveries: Sequence[Delivery], *, places: int) -> Chart:
+    """Rows that got stuck, and answers of 429."""
+    names = ("rejected", "failed", "in_doubt", "not_attempted", "refused")
+    return stacked_columns([(_title(each), _values(each, names)) for each in reversed(deliveries)], places=places)
+
+
+def _title(delivery: Delivery) -> str:
+    return f"{delivery.dag_id} · {delivery.started_at:%d %b %H:%M} UTC: {delivery.sentence(ended=True)}"
+
+
+def _values(delivery: Delivery, names: Sequence[str]) -> dict[str, float]:
+    return {name: getattr(delivery, name) for name in names}

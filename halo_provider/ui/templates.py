@@ -1,0 +1,48 @@
+"""The templates: everything they show is escaped, and a name they do not know is an error."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from fastapi import Request, status
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from halo_provider.deliveries import duration
+from halo_provider.ui import charts
+from halo_provider.ui.queries import address
+
+
+def page(request: Request, template: str, code: int = status.HTTP_200_OK, **values: Any) -> HTMLResponse:
+    """Render a template as an answer."""
+    root = request.scope["root_path"]
+
+    def link(dag_id: str, name: str, query: Mapping[str, Any]) -> str:
+        return address(root, dag_id, name, query)
+
+    html = (
+        _environment()
+        .get_template(template)
+        .render(root=root, link=link, duration=duration, chart=charts, query=request.query_params, **values)
+    )
+    return HTMLResponse(html, code)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("halo_provider.ui", "pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["words"] = lambda name: str(name).replace("_", " ")
+    environment.filters["number"] = lambda value: f"{value:,}"
+    environment.filters["moment"] = _moment
+    return environment
+
+
+def _moment(value: datetime | None) -> str:
+    return f"{value:%Y-%m-%d %H:%M:%S} UTC" if value is not None else ""

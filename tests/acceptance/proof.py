@@ -1,0 +1,400 @@
+"""The proof: workers killed, orphaned, doubled and cut off from their ledger, and what became of every row.
+
+``python -m tests.acceptance.proof`` plays every night on every ledger that answers and prints the table as Markdown.
+Of every night it is required that no row is lost, that with on_in_doubt="hold" no row reaches Halo twice, and that
+with "resend" only rows that were in doubt do, at most as many as were in flight.
+"""
+# ruff: noqa: T201 -- prints for a person
+
+import argparse
+import os
+import random
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import psutil
+from sqlalchemy import Connection, create_engine, make_url, select, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from halo_provider.ledger import Ledger, OnInDoubt, Status
+from halo_provider.records import Records, RowFilter
+from halo_provider.schema import events
+from halo_provider.simulator import Fault, Simulator, serving
+from tests.acceptance.crash_worker import CONCURRENCY, Point, Task, Worker
+from tests.core.deliveries import NAMESPACE, rows_in
+
+ROWS = 200
+LATENCY = (0.03, 0.08)  # seconds Halo takes to answer
+OUTAGE = 1.5  # seconds a ledger is away
+ORPHAN_END = 10.0  # seconds in which an orphan must have stopped by itself
+PATIENCE = 60.0  # seconds for anything to come about
+SERVERS = {
+    "PostgreSQL": ("HALO_TEST_POSTGRES_URL", "postgresql+psycopg2://root@127.0.0.1/test"),
+    "MariaDB": ("HALO_TEST_MARIADB_URL", "mysql+pymysql://root@127.0.0.1/test?charset=utf8mb4"),
+}
+LEDGERS = ("SQLite", *SERVERS)
+_CONNECTIONS = text("SELECT id FROM information_schema.processlist WHERE db = :name")
+POLICIES: tuple[OnInDoubt, ...] = ("resend", "hold")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What became of the rows of one night."""
+
+    rows: int
+    in_flight: int  # by the ledger, when the worker died
+    doubted: frozenset[str]  # rows that were ever in doubt, by their history or at the death
+    lost: frozenset[str]  # neither with Halo nor accounted for
+    twice: frozenset[str]  # accepted by Halo more than once
+    seconds: float
+
+    def faults(self, on_in_doubt: OnInDoubt, *, bound: int) -> list[str]:
+        """What of the promise was not kept."""
+        found = []
+        if self.lost:
+            found.append(f"lost {sorted(self.lost)}")
+        if self.twice and on_in_doubt == "hold":
+            found.append(f"sent twice under hold {sorted(self.twice)}")
+        if not self.twice <= self.doubted:
+            found.append(f"sent twice without doubt {sorted(self.twice - self.doubted)}")
+        if self.in_flight > bound or len(self.twice) > bound:
+            found.append(f"{self.in_flight} in flight and {len(self.twice)} twice, more than {bound}")
+        return found
+
+
+@dataclass(kw_only=True)
+class Stage:
+    """One Halo, one ledger, and the workers over them."""
+
+    task: Task
+    halo: Simulator
+    ledger: Ledger
+    cut_off: Callable[[], None]  # makes the ledger unreachable for OUTAGE seconds
+    in_flight: set[str] = field(default_factory=set)
+
+    def accepted(self) -> Counter[str]:
+        """How often Halo took each row, by row key: every row has a user of its own."""
+        return Counter((chat.user_id or "").removeprefix("user-") for chat in self.halo.chats)
+
+    def wait_for_chats(self, number: int) -> None:
+        """Return as soon as Halo has taken so many."""
+        give_up_at = time.monotonic() + PATIENCE
+        while len(self.halo.chats) < number:
+            if time.monotonic() > give_up_at:
+                raise TimeoutError(f"Halo got {len(self.halo.chats)} of {number} chats")
+            time.sleep(0.005)
+
+    def note_in_flight(self, dead: Worker) -> None:
+        """Remember what the ledger has in flight of a dead worker."""
+        self.in_flight |= {
+            key
+            for key, row in rows_in(self.ledger).items()
+            if row["status"] == Status.IN_FLIGHT and f":{dead.pid}:" in row["owner"]
+        }
+
+    def run(self) -> None:
+        """A run that nothing happens to."""
+        Worker(self.task).finish()
+
+    def doubted(self) -> set[str]:
+        """The rows whose history tells of doubt."""
+        told = select(events.c.row_key).where(events.c.event == Status.IN_DOUBT)
+        return set(self.ledger.transaction(lambda db: db.scalars(told).all()))
+
+    def settle_by_hand(self) -> None:
+        """Do what a person would for rows held back: look them up in Halo, resolve or requeue them."""
+        accepted = self.accepted()
+        records = Records(self.ledger, actor="proof")
+        for key, row in rows_in(self.ledger).items():
+            if row["status"] == Status.IN_DOUBT:
+                wanted = RowFilter(namespace=NAMESPACE, row_keys=(key,))
+                if accepted[key]:
+                    records.resolve(wanted, session_id="sess_found_in_halo")
+                else:
+                    records.requeue(wanted)
+
+    def lost(self) -> set[str]:
+        """The rows of which it is not so that Halo has them and the ledger says so, or that the ledger waits for."""
+        accepted, known = self.accepted(), rows_in(self.ledger)
+        lost = set()
+        for key in map(str, range(self.task.rows)):
+            status = known[key]["status"] if key in known else None
+            certain = Status.DELIVERED if accepted[key] else Status.REJECTED
+            if status not in {certain, Status.IN_DOUBT}:
+                lost.add(key)
+        return lost
+
+
+Night = Callable[[Stage, random.Random], None]
+
+
+def killed_at(point: Point) -> Night:
+    """A worker dies at the point; its successor begins at once, while the dead one's lease still lives."""
+
+    def night(stage: Stage, chance: random.Random) -> None:
+        row = stage.task.rows // 2 if point is Point.AFTER_COMMIT else chance.randrange(1, stage.task.rows * 3 // 4)
+        mortal = Worker(replace(stage.task, point=point, row=row))
+        if mortal.report() is not None:
+            raise RuntimeError(f"the worker outlived its death {point} at row {row}")
+        stage.note_in_flight(mortal)
+        stage.run()
+
+    return night
+
+
+def orphaned(stage: Stage, _chance: random.Random) -> None:
+    """The supervisor is killed, its worker is not; the successor begins beside it."""
+    worker = Worker(stage.task, supervised=True)
+    stage.wait_for_chats(stage.task.rows // 4)
+    orphan = worker.delivering_process()
+    worker.kill()
+    successor = Worker(stage.task)
+    _, alive = psutil.wait_procs([orphan], timeout=ORPHAN_END)
+    if alive:
+        raise TimeoutError(f"the orphan lived on for {ORPHAN_END:g} s")
+    worker.finish()
+    successor.finish()
+
+
+def side_by_side(stage: Stage, _chance: random.Random) -> None:
+    """Two runs over the same rows at once."""
+    for worker in [Worker(stage.task), Worker(stage.task)]:
+        worker.finish()
+
+
+def side_by_side_one_killed(stage: Stage, chance: random.Random) -> None:
+    """The same, and one of them dies on the way."""
+    row = chance.randrange(10, stage.task.rows // 4)
+    mortal = Worker(replace(stage.task, point=Point.AFTER_ANSWER, row=row))
+    other = Worker(stage.task)
+    if mortal.report() is None:
+        stage.note_in_flight(mortal)
+    other.finish()
+
+
+def cut_off_from_the_ledger(stage: Stage, _chance: random.Random) -> None:
+    """The ledger goes away in mid-run and comes back; what the run left is the next one's."""
+    worker = Worker(stage.task)
+    stage.wait_for_chats(stage.task.rows // 4)
+    stage.cut_off()
+    worker.finish()
+    stage.run()
+
+
+def without_a_ledger_for_long(stage: Stage, chance: random.Random) -> None:
+    """It stays away for longer than a run tries to record what it sent."""
+    stage.task = replace(stage.task, ledger_patience=OUTAGE / 3)
+    cut_off_from_the_ledger(stage, chance)
+
+
+def faulty_halo(stage: Stage, chance: random.Random) -> None:
+    """Halo does everything wrong that it can, now and then; a run that it refuses is followed by another one."""
+    stage.task = replace(stage.task, timeout=1.0)
+    kinds = [
+        Fault.rate_limited(retry_after=0.05),
+        Fault.rate_limited(retry_after=1, as_http_date=True),
+        Fault.status(500),
+        Fault.status(500, accepted=True),
+        Fault.status(502, accepted=True),
+        Fault.status(503, headers={"Retry-After": "0.05"}),
+        Fault.status(504, accepted=True),
+        Fault.slow(0.3),
+        Fault.slow(1.5),
+        Fault.drop_before_acceptance(),
+        Fault.drop_after_acceptance(),
+        Fault.half_answer(),
+        Fault.garbage(),
+        Fault.invalid_json(),
+        Fault.missing_session_id(),
+        Fault.silence(accepted=True),
+        Fault.silence(accepted=False),
+    ]
+    script: list[Fault | None] = [*kinds, *kinds, *[None] * (3 * len(kinds))]
+    chance.shuffle(script)
+    stage.halo.script(path="/chat", faults=[*script, Fault.status(401)])
+    for row_key in ("3", "5"):
+        stage.halo.script_for(user_id=f"user-{row_key}", faults=[Fault.status(400)] * 5)
+    stage.run()
+    stage.run()
+
+
+NIGHTS: dict[str, Night] = {
+    **{f"SIGKILL {point}{' of half' * (point is Point.AFTER_COMMIT)}": killed_at(point) for point in Point},
+    "supervisor killed, orphan beside its successor": orphaned,
+    "two runs at once over the same rows": side_by_side,
+    "two runs at once, one of them killed": side_by_side_one_killed,
+    "ledger restarted in mid-run": cut_off_from_the_ledger,
+    "ledger away for longer than a run waits": without_a_ledger_for_long,
+    "Halo faults of every kind": faulty_halo,
+}
+
+
+def play(name: str, ledger_name: str, on_in_doubt: OnInDoubt, *, rows: int = ROWS, seed: int = 0) -> Verdict:
+    """Play one night; afterwards settle by hand what is held back, and let one more run bring everything home."""
+    began = time.monotonic()
+    halo = Simulator(chat_latency=LATENCY, seed=seed)
+    with serving(halo) as url, ledger_place(ledger_name) as (ledger_url, cut_off):
+        task = Task(halo_url=url, ledger_url=ledger_url, rows=rows, on_in_doubt=on_in_doubt)
+        with closing(Ledger.at(ledger_url)) as ledger:
+            stage = Stage(task=task, halo=halo, ledger=ledger, cut_off=cut_off)
+            NIGHTS[name](stage, random.Random(f"{seed} {name} {ledger_name} {on_in_doubt}"))
+            lost = stage.lost()
+            stage.settle_by_hand()
+            stage.run()
+            waiting = {key for key, row in rows_in(ledger).items() if row["status"] == Status.IN_DOUBT}
+            return Verdict(
+                rows=rows,
+                in_flight=len(stage.in_flight),
+                doubted=frozenset(stage.doubted() | stage.in_flight),
+                lost=frozenset(lost | stage.lost() | waiting),
+                twice=frozenset(key for key, times in stage.accepted().items() if times > 1),
+                seconds=time.monotonic() - began,
+            )
+
+
+def bound_of(name: str, verdict: Verdict) -> int:
+    """How many rows may be sent twice: those in flight, or those to which Halo gave no trustworthy answer."""
+    return len(verdict.doubted) if NIGHTS[name] is faulty_halo else CONCURRENCY
+
+
+def two_workers(ledger_name: str, *, rows: int) -> tuple[int, int, float]:
+    """Two processes deliver the same rows: the tickets, the rows that arrived twice, and the seconds."""
+    halo = Simulator(record_bodies=False)
+    with serving(halo) as url, ledger_place(ledger_name) as (ledger_url, _):
+        task = Task(halo_url=url, ledger_url=ledger_url, rows=rows, lease=30.0, concurrency=64, batch_size=500)
+        began = time.monotonic()
+        for worker in [Worker(task), Worker(task)]:
+            worker.finish(within=300.0)
+        accepted = Counter(chat.user_id for chat in halo.chats)
+        return len(halo.chats), sum(times > 1 for times in accepted.values()), time.monotonic() - began
+
+
+def reachable(ledger_name: str) -> bool:
+    """Whether a ledger can be had there."""
+    try:
+        with ledger_place(ledger_name):
+            return True
+    except SQLAlchemyError:
+        return False
+
+
+@contextmanager
+def ledger_place(ledger_name: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    """A database of its own for one night, and what cuts everybody off from it for a while."""
+    if ledger_name == "SQLite":
+        with tempfile.TemporaryDirectory(prefix="halo-proof-") as folder:
+            url = f"sqlite:///{Path(folder) / 'ledger.db'}"
+            yield url, lambda: _lock_sqlite(url)
+        return
+    variable, default = SERVERS[ledger_name]
+    server_url = make_url(os.environ.get(variable, default))
+    name = f"halo_proof_{uuid.uuid4().hex[:12]}"
+    with ExitStack() as stack:
+        server = create_engine(server_url, isolation_level="AUTOCOMMIT")
+        stack.callback(server.dispose)
+        db = stack.enter_context(server.connect())
+        db.execute(text(f"CREATE DATABASE {name}"))
+        force = " WITH (FORCE)" if ledger_name == "PostgreSQL" else ""
+        stack.callback(lambda: db.execute(text(f"DROP DATABASE {name}{force}")))
+        restart = _restart_postgresql if ledger_name == "PostgreSQL" else _restart_mariadb
+        yield server_url.set(database=name).render_as_string(hide_password=False), lambda: restart(db, name)
+
+
+def _lock_sqlite(url: str) -> None:
+    """Hold the file's lock, so that nobody else can write."""
+    engine = create_engine(url)
+    with closing(engine.raw_connection()) as connection:
+        connection.execute("PRAGMA busy_timeout=10000")
+        connection.execute("BEGIN EXCLUSIVE")
+        time.sleep(OUTAGE)
+        connection.rollback()
+    engine.dispose()
+
+
+def _restart_postgresql(db: Connection, name: str) -> None:
+    """End every connection, and let nobody in for a while."""
+    db.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
+    db.execute(text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"), {"name": name})
+    time.sleep(OUTAGE)
+    db.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"))
+
+
+def _restart_mariadb(db: Connection, name: str) -> None:
+    """End every connection again and again: MariaDB cannot close one database."""
+    again_until = time.monotonic() + OUTAGE
+    while time.monotonic() < again_until:
+        for connection_id in db.scalars(_CONNECTIONS, {"name": name}).all():
+            with suppress(SQLAlchemyError):  # it may have ended by itself
+                db.execute(text(f"KILL {connection_id}"))
+        time.sleep(0.02)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table; 0 if the promise was kept everywhere."""
+    parser = argparse.ArgumentParser(prog="python -m tests.acceptance.proof", description=__doc__)
+    parser.add_argument("--rows", type=int, default=ROWS, help="of every night (default: %(default)s)")
+    parser.add_argument("--two-workers-rows", type=int, default=20_000, help="(default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=6, help="nights at once (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the rows at which workers die (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    began = time.monotonic()
+    ledgers = [name for name in LEDGERS if reachable(name)]
+    cells = [(night, policy, ledger) for night in NIGHTS for policy in POLICIES for ledger in ledgers]
+    done = Counter[str]()
+
+    def one(cell: tuple[str, OnInDoubt, str]) -> Verdict:
+        night, policy, ledger = cell
+        verdict = play(night, ledger, policy, rows=options.rows, seed=options.seed)
+        done["nights"] += 1
+        print(f"\r{done['nights']} of {len(cells)} nights", end="", file=sys.stderr, flush=True)
+        return verdict
+
+    with ThreadPoolExecutor(options.jobs) as threads:
+        verdicts = dict(zip(cells, threads.map(one, cells), strict=True))
+    print(file=sys.stderr)
+    broken = [
+        f"{night}, {policy}, {ledger}: {fault}"
+        for (night, policy, ledger), verdict in verdicts.items()
+        for fault in verdict.faults(policy, bound=bound_of(night, verdict))
+    ]
+    print("\n".join(table(verdicts, ledgers)))
+    print(f"\n{options.rows} rows a night, at most {CONCURRENCY} in flight; {', '.join(ledgers)} in this order.")
+    for ledger in ledgers[1:] or ledgers:
+        rows = options.two_workers_rows
+        tickets, doubles, seconds = two_workers(ledger, rows=rows)
+        print(f"Two workers, one {ledger} ledger, the same {rows:,} rows: ", end="")
+        print(f"{tickets:,} tickets, {doubles} doubles, {seconds:.0f} s.")
+        if (tickets, doubles) != (rows, 0):
+            broken.append(f"two workers on {ledger}: {tickets} tickets, {doubles} doubles")
+    print(f"All of it in {time.monotonic() - began:.0f} s.")
+    for fault in broken:
+        print(f"BROKEN: {fault}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def table(verdicts: dict[tuple[str, OnInDoubt, str], Verdict], ledgers: Sequence[str]) -> Iterator[str]:
+    """The verdicts as Markdown, a line for every night and policy."""
+    yield "| What happens | `on_in_doubt` | Rows lost | In doubt | Sent twice | Bound |"
+    yield "|---|---|--:|--:|--:|--:|"
+    for night in NIGHTS:
+        for policy in POLICIES:
+            found = [verdicts[night, policy, ledger] for ledger in ledgers]
+            lost, doubted, twice = (
+                ", ".join(str(len(getattr(verdict, rows))) for verdict in found)
+                for rows in ("lost", "doubted", "twice")
+            )
+            bounds = [0 if policy == "hold" else bound_of(night, verdict) for verdict in found]
+            bound = ", ".join(map(str, bounds if len(set(bounds)) > 1 else bounds[:1]))
+            yield f"| {night} | {policy} | {lost} | {doubted} | {twice} | {bound} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,255 @@
+"""A person at the browser: watches a run, finds the row that got stuck, requeues it, and sees it delivered."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from halo_provider import demo
+from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, serving
+from halo_provider.simulator.faults import Fault
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+pytestmark = pytest.mark.acceptance
+
+DAG = "orders"
+ROWS = 40
+STUCK = "order-7"
+PASSWORD = "password of admin"
+PATIENCE = 60.0  # seconds for whatever Airflow has to do
+DAG_FILE = f"""
+from datetime import datetime
+from airflow.sdk import DAG
+from halo_provider.operators.halo import HaloTicketOperator
+from halo_provider.submission import Submission, User
+
+with DAG("{DAG}", schedule=None, start_date=datetime(2026, 1, 1)):
+    HaloTicketOperator(
+        task_id="tickets",
+        submission=Submission(name="order", key="id", user=User(id="user"), message="Order {{id}}"),
+        rows=[{{"id": f"order-{{each}}", "user": f"user_{{each}}"}} for each in range({ROWS})],
+        requests_per_second=5,
+        on_in_doubt="hold",
+        retries=0,
+    )
+"""
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def chromium() -> str:
+    """Where Debian's Chromium is; skips where it is not, and fails in CI."""
+    if found := shutil.which("chromium"):
+        return found
+    if os.environ.get("CI"):
+        pytest.fail("CI needs Debian's chromium: apt-get install chromium")
+    pytest.skip("Debian's chromium is not installed")
+
+
+class Airflow:
+    """A real Airflow with one DAG, and the REST API as its administrator."""
+
+    def __init__(self, url: str, simulator: Simulator) -> None:
+        self.url = url
+        self.simulator = simulator
+        self._http = httpx.Client(base_url=url, timeout=10.0, trust_env=False)
+
+    def log_in(self) -> None:
+        """Get a token, as soon as the API server answers."""
+        answer = self._http.post("/auth/token", json={"username": "admin", "password": PASSWORD})
+        self._http.headers["Authorization"] = f"Bearer {answer.raise_for_status().json()['access_token']}"
+
+    def trigger(self) -> str:
+        """Start a run, and return its id."""
+        answer = self._http.post(f"/api/v2/dags/{DAG}/dagRuns", json={"logical_date": None})
+        run_id: str = answer.raise_for_status().json()["dag_run_id"]
+        return run_id
+
+    def task(self, run_id: str) -> Any:
+        """The one task instance of a run."""
+        return self.get(f"/dagRuns/{run_id}/taskInstances/tickets")
+
+    def get(self, path: str) -> Any:
+        """What the API answers."""
+        return self._http.get(f"/api/v2/dags/{DAG}{path}").raise_for_status().json()
+
+
+def wait_for(ready: Callable[[], Any], *, reason: str) -> Any:
+    """The first result that is true. Raises TimeoutError."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            if result := ready():
+                return result
+        except httpx.HTTPError:
+            pass  # not there yet
+        time.sleep(0.2)
+    raise TimeoutError(reason)
+
+
+@contextmanager
+def running_airflow(path: Path) -> Iterator[Airflow]:
+    """Airflow with scheduler, DAG processor and API server, and a local Halo, all with their files in `path`."""
+    home = demo.Home(path)
+    dags = home.path / "dags"
+    for directory in (home.airflow, home.logs, dags):
+        directory.mkdir()
+    (dags / "orders.py").write_text(DAG_FILE)
+    passwords = home.path / "passwords.json"
+    passwords.write_text(json.dumps({"admin": PASSWORD}))
+    (port,) = demo._free_ports(1)
+    with ExitStack() as stack:
+        simulator = Simulator()
+        connection = {
+            "conn_type": "halo",
+            "host": stack.enter_context(serving(simulator)),
+            "password": EXAMPLE_WIDGET_KEY,
+            "extra": {"dashboard_url": "https://dashboard.example.com"},
+        }
+        environment = demo._environment(home, simulator_port=0, airflow_port=port) | {
+            "AIRFLOW_CONN_HALO_DEFAULT": json.dumps(connection),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
+        }
+
+        def start(name: str, *arguments: str) -> demo.Child:
+            child = demo.Child(name, "airflow", *arguments, environment=environment, home=home)
+            stack.callback(child.stop)
+            return child
+
+        migration = start("db-migrate", "db", "migrate")
+        wait_for(lambda: migration.exit_code() is not None, reason="the database is not ready")
+        start("api-server", "api-server", "--host", demo.LOOPBACK, "--port", str(port), "--workers", "1")
+        start("dag-processor", "dag-processor")
+        start("scheduler", "scheduler", "--skip-serve-logs")
+        airflow = Airflow(f"http://{demo.LOOPBACK}:{port}", simulator)
+        wait_for(lambda: airflow.log_in() or True, reason="Airflow does not start")
+        wait_for(lambda: airflow.get(""), reason="Airflow does not read the DAG")
+        yield airflow
+
+
+@pytest.fixture(scope="module")
+def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
+    """A real Airflow, where there is a browser to look at it with."""
+    chromium()
+    with running_airflow(tmp_path_factory.mktemp("browser")) as airflow:
+        yield airflow
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium without a screen."""
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium(), args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(airflow: Airflow, browser: Any) -> Iterator[Any]:
+    """A page in which the administrator has logged in at Airflow's own form."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    context.set_default_timeout(20_000)
+    page = context.new_page()
+    page.goto(airflow.url)
+    page.get_by_label("Username").fill("admin")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(f"{airflow.url}/")
+    yield page
+    context.close()
+
+
+def test_stuck_row_is_found_requeued_and_delivered(airflow: Airflow, page: Any) -> None:
+    """Progress moves while the run goes on; the one row in doubt is filtered, opened, requeued, and delivered next."""
+    expect = playwright.expect
+    airflow.simulator.script_for(user_id="user_7", faults=[Fault.status(500)])
+    first_run = airflow.trigger()
+    wait_for(lambda: airflow.task(first_run)["state"] == "running", reason="the task does not start")
+    tab = open_tab(page, airflow, first_run)
+    sentence = tab.locator("p.sentence").first
+    seen = {sentence.inner_text()}
+    while airflow.task(first_run)["state"] == "running":
+        seen.add(sentence.inner_text())
+    assert len(seen) >= 3, seen
+    expect(sentence).to_contain_text(f"{ROWS} rows; {ROWS - 1} delivered, 1 in doubt")
+    assert airflow.task(first_run)["state"] == "failed"
+
+    tab.get_by_role("link", name="in doubt 1").click()
+    expect(tab.locator("table.rows tbody tr")).to_have_count(1)
+    tab.get_by_role("link", name=STUCK, exact=True).click()
+    expect(tab.get_by_text("It was sent, and no trustworthy answer came")).to_be_visible()
+    tab.get_by_role("link", name="Requeue…").click()
+    tab.get_by_label("Reason (optional)").fill("not in Halo")
+    tab.get_by_role("button", name="Requeue").click()
+    expect(tab.get_by_role("status")).to_contain_text("1 row requeued")
+    expect(tab.locator(".history")).to_contain_text("not in Halo by admin")
+
+    second_run = airflow.trigger()
+    wait_for(lambda: airflow.task(second_run)["state"] == "success", reason="the second run does not end")
+    tab = open_tab(page, airflow, second_run)
+    expect(tab.locator("p.sentence").first).to_contain_text(f"{ROWS} rows; 1 delivered, {ROWS - 1} already delivered")
+    tab.get_by_role("link", name=STUCK, exact=True).click()
+    expect(tab.get_by_role("heading", name=f"{STUCK} delivered")).to_be_visible()
+
+
+def test_task_shows_progress_and_link_in_airflows_own_pages(airflow: Airflow, page: Any) -> None:
+    """The task state store has the counts, and the button leads to the task's tab, whose rows are those of the run."""
+    run_id = airflow.trigger()
+    wait_for(lambda: airflow.task(run_id)["state"] == "success", reason="the run does not end")
+    page.goto(f"{airflow.url}/dags/{DAG}/runs/{run_id}/tasks/tickets")
+    page.get_by_text("Storage").click()
+    playwright.expect(page.get_by_text("halo_progress")).to_be_visible()
+    link = airflow.get(f"/dagRuns/{run_id}/taskInstances/tickets/links")["extra_links"]["Halo deliveries"]
+    page.goto(link)
+    playwright.expect(page.frame_locator("iframe[title=Halo]").locator("p.sentence")).to_contain_text(
+        "already delivered"
+    )
+
+
+def test_overview_is_in_the_navigation_and_follows_airflows_look(airflow: Airflow, page: Any) -> None:
+    """One click from anywhere; dark where Airflow is dark, whatever the system prefers."""
+    page.evaluate("localStorage.setItem('theme', 'dark')")
+    page.goto(airflow.url)
+    page.get_by_role("button", name="Browse").click()
+    page.get_by_role("menuitem", name="Halo").click()
+    overview = page.frame_locator("iframe[title=Halo]")
+    playwright.expect(overview.get_by_role("heading", name="Halo deliveries")).to_be_visible()
+    assert overview.locator("html").get_attribute("data-look") == "dark"
+
+
+def test_connection_form_explains_every_field(airflow: Airflow, page: Any) -> None:
+    """The form comes from the provider's metadata: named fields, help texts, and a secret that is not shown."""
+    page.goto(f"{airflow.url}/connections")
+    page.get_by_role("button", name="Add Connection").click()
+    page.get_by_role("combobox").last.fill("halo")
+    page.keyboard.press("Enter")
+    expect = playwright.expect
+    for label in ("Base URL", "Widget key"):
+        expect(page.get_by_text(label, exact=True)).to_be_visible()
+    page.get_by_text("Extra Fields", exact=True).click()
+    expect(page.get_by_text("it is never sent to Halo")).to_be_visible()
+    expect(page.locator("input[type=password]")).to_have_count(len(("widget key", "identity secret")))
+
+
+def open_tab(page: Any, airflow: Airflow, run_id: str) -> Any:
+    """The plugin's tab on the run's page."""
+    page.goto(f"{airflow.url}/dags/{DAG}/runs/{run_id}/plugin/halo-run")
+    return page.frame_locator("iframe[title=Halo]")

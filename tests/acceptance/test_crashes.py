@@ -1,0 +1,46 @@
+"""The worst nights, in small: `python -m tests.acceptance.proof` plays all of them, on every ledger, and larger."""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from halo_provider.ledger import OnInDoubt
+from tests.acceptance.proof import LEDGERS, NIGHTS, Verdict, bound_of, play
+
+pytestmark = pytest.mark.acceptance
+
+POLICY_OF: dict[str, OnInDoubt] = {"SQLite": "resend", "PostgreSQL": "hold", "MariaDB": "resend"}
+SERVICES = {"PostgreSQL": "postgres_url", "MariaDB": "mariadb_url"}
+AT_ONCE = 6  # nights: they mostly wait for leases to run out
+
+Verdicts = dict[tuple[str, str], Future[Verdict]]
+
+
+@pytest.fixture(scope="module")
+def verdicts(request: pytest.FixtureRequest) -> Iterator[Verdicts]:
+    """Every night that a test of this session asks about, several of them at a time."""
+    asked = {
+        (item.callspec.params["night"], item.callspec.params["ledger_name"])
+        for item in request.session.items
+        if getattr(item, "callspec", None) and {"night", "ledger_name"} <= item.callspec.params.keys()
+    }
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        yield {
+            (night, ledger_name): threads.submit(play, night, ledger_name, POLICY_OF[ledger_name], rows=80)
+            for night, ledger_name in sorted(asked)
+        }
+
+
+@pytest.mark.parametrize("ledger_name", LEDGERS)
+@pytest.mark.parametrize("night", NIGHTS)
+def test_no_row_is_lost_and_none_doubled_beyond_doubt(
+    night: str, ledger_name: str, request: pytest.FixtureRequest, verdicts: Verdicts
+) -> None:
+    """Whoever dies, and whenever: every row is with Halo once, or was in doubt, and hold doubles nothing."""
+    if service := SERVICES.get(ledger_name):
+        request.getfixturevalue(service)
+
+    verdict = verdicts[night, ledger_name].result()
+
+    assert verdict.faults(POLICY_OF[ledger_name], bound=bound_of(night, verdict)) == []

@@ -1,0 +1,214 @@
+"""A real scheduler ends a task that is sending: by hand, or because its time is over."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+import pytest
+
+from halo_provider import demo
+from halo_provider.demo import AirflowApi, Home, Processes, Progress, Run, start_airflow
+from halo_provider.ledger import Ledger, Status
+from halo_provider.records import Records, RowFilter
+from halo_provider.simulator import Fault, Simulator, serving
+
+pytestmark = pytest.mark.acceptance
+
+ROWS = 40
+CONCURRENCY = 4
+LATENCY = 0.5  # seconds: five of them until a run is over
+HEARTBEAT = 1  # seconds between the supervisor's looks at what Airflow wants
+STOP_LIMIT = HEARTBEAT + 5.0  # seconds from the wish until the run has given back what it held
+EXECUTION_TIMEOUT = 8.0  # seconds, of which the last half is for winding up
+PATIENCE = 40.0  # seconds
+SUBMISSIONS = ("marked_failed", "cleared", "timed_out")
+
+DAGS = f"""
+from datetime import timedelta
+
+from airflow.sdk import DAG
+
+from halo_provider.operators.halo import HaloTicketOperator
+from halo_provider.submission import Submission, User
+
+for name in {SUBMISSIONS!r}:
+    timed_out = name == "timed_out"
+    with DAG(name, schedule=None):
+        HaloTicketOperator(
+            task_id="tickets",
+            rows=[{{"id": str(number), "user": f"{{name}}-{{number}}"}} for number in range({ROWS})],
+            submission=Submission(name=name, key="id", user=User(id="user"), message="Number {{id}}."),
+            concurrency={CONCURRENCY},
+            execution_timeout=timedelta(seconds={EXECUTION_TIMEOUT}) if timed_out else None,
+        )
+"""
+
+_ResultT = TypeVar("_ResultT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A scheduler with its DAGs, before a Halo that is slow until told otherwise."""
+
+    halo: Simulator
+    airflow: AirflowApi
+    processes: Processes
+    ledger: Path
+
+    def wait(self, ready: Callable[[], _ResultT | None], stage: str) -> _ResultT:
+        """The first result that is not None."""
+        return self.processes.wait(ready, stage=stage, timeout=PATIENCE)
+
+    def statuses(self, submission: str) -> dict[Status, int]:
+        """How many rows the ledger has of each status."""
+        with closing(Ledger.at_path(self.ledger)) as ledger:
+            return Records(ledger, actor="test").counts(RowFilter(namespace=f"halo_default/{submission}"))
+
+    def accepted(self, submission: str) -> Counter[str]:
+        """How often Halo took each row."""
+        found = (str(chat.user_id).partition("-") for chat in self.halo.chats)
+        return Counter(row_key for name, _, row_key in found if name == submission)
+
+    def sending(self, submission: str) -> tuple[Run, psutil.Process]:
+        """Trigger the DAG; its run and its task's process, once some rows are with Halo."""
+        self.halo.chat_latency = (LATENCY, LATENCY)
+        run = self.airflow.trigger(submission)
+        self.wait(lambda: self.accepted(submission).total() >= 2 * CONCURRENCY or None, f"{submission} sends")
+        with closing(Ledger.at_path(self.ledger)) as ledger:
+            row = Records(ledger, actor="test").row(f"halo_default/{submission}", "0")
+        _, process_id, _ = row.owner.split(":")
+        return run, psutil.Process(int(process_id))
+
+    def stop(self, run: Run, process: psutil.Process) -> float:
+        """Wait until the try holds no row any more, then for its process; the seconds the first took.
+
+        The process lives until the supervisor has told Airflow how it ended, or kills it.
+        """
+        began = time.monotonic()
+        with closing(Ledger.at_path(self.ledger)) as ledger:
+            records, wanted = Records(ledger, actor="test"), RowFilter(namespace=f"halo_default/{run.dag_id}")
+            while any(str(process.pid) in row.owner and row.lease_expires_at for row in records.page(wanted)):
+                assert time.monotonic() < began + PATIENCE
+                time.sleep(0.02)
+            seconds = time.monotonic() - began
+        process.wait(PATIENCE)
+        return seconds
+
+    def state(self, run: Run) -> str | None:
+        """The task's state."""
+        (task,) = self.airflow.tasks(run)
+        state: str | None = task["state"]
+        return state
+
+    def reaches(self, run: Run, state: str) -> None:
+        """Wait for the task's state."""
+        self.wait(lambda: self.state(run) == state or None, f"{run} is to be {state}")
+
+    def send_the_rest(self, run: Run) -> dict[str, Any]:
+        """Clear the task, now that Halo is quick, and return the summary of the try that follows."""
+        self.halo.chat_latency = (0.0, 0.0)
+        self.clear(run)
+        self.wait(lambda: self.state(run) != "failed" or None, f"{run} is to begin again")
+        self.reaches(run, "success")
+        summary: dict[str, Any] = self.airflow.returned(run, "tickets")
+        return summary
+
+    def clear(self, run: Run) -> None:
+        """Clear the task over REST."""
+        wanted = {"dry_run": False, "dag_run_id": run.run_id, "task_ids": ["tickets"], "only_failed": False}
+        self.rest("POST", f"/api/v2/dags/{run.dag_id}/clearTaskInstances", wanted)
+
+    def mark_failed(self, run: Run) -> None:
+        """Mark the task as failed over REST."""
+        self.rest("PATCH", f"{run.path}/taskInstances/tickets", {"new_state": "failed"})
+
+    def rest(self, method: str, path: str, wanted: dict[str, Any]) -> None:
+        """What a person does in Airflow's UI."""
+        self.airflow._http.request(method, path, json=wanted).raise_for_status()
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """Start Airflow over DAGs of our own."""
+    home = Home(tmp_path_factory.mktemp("shutdown"))
+    dags = home.path / "dags"
+    dags.mkdir()
+    (dags / "shutdown.py").write_text(DAGS, encoding="utf-8")
+    halo = Simulator(widget_key=demo.WIDGET_KEY, identity_secret=demo.IDENTITY_SECRET)
+    with serving(halo) as url, ExitStack() as stack:
+        (airflow_port,) = demo._free_ports(1)
+        environment = {
+            **demo._environment(home, simulator_port=httpx.URL(url).port or 0, airflow_port=airflow_port),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+            "AIRFLOW__CORE__PARALLELISM": "4",
+            "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": str(HEARTBEAT),
+        }
+        airflow = stack.enter_context(AirflowApi(f"http://{demo.LOOPBACK}:{airflow_port}"))
+        processes = Processes(home=home, environment=environment, stack=stack, progress=Progress())
+        start_airflow(processes, airflow, dag_ids=SUBMISSIONS)
+        yield Stage(halo=halo, airflow=airflow, processes=processes, ledger=home.ledger)
+
+
+def test_task_marked_as_failed_stops_in_time_and_leaves_nothing_in_flight(stage: Stage) -> None:
+    """What Halo was slow with is in doubt, the rest waits; the next try sends it, and doubles nothing but doubt."""
+    stage.halo.script_for(user_id="marked_failed-1", faults=[Fault.slow(60.0)])
+    run, process = stage.sending("marked_failed")
+    stage.mark_failed(run)
+    seconds = stage.stop(run, process)
+    statuses = stage.statuses("marked_failed")
+    accepted = stage.accepted("marked_failed")
+
+    summary = stage.send_the_rest(run)
+
+    assert seconds < STOP_LIMIT
+    assert statuses[Status.IN_DOUBT] == 1
+    assert Status.IN_FLIGHT not in statuses
+    assert statuses[Status.DELIVERED] == accepted.total() - 1
+    assert (summary["delivered"], summary["already_delivered"]) == (ROWS - accepted.total() + 1, accepted.total() - 1)
+    assert stage.accepted("marked_failed") == Counter(map(str, range(ROWS))) + Counter("1")
+
+
+def test_cleared_task_stops_in_time_and_its_next_try_sends_the_rest(stage: Stage) -> None:
+    """The next try begins while the last one ends: each row goes once all the same."""
+    run, process = stage.sending("cleared")
+    stage.clear(run)
+    seconds = stage.stop(run, process)
+    stage.halo.chat_latency = (0.0, 0.0)
+    stage.reaches(run, "success")
+
+    summary = stage.airflow.returned(run, "tickets")
+
+    assert seconds < STOP_LIMIT
+    assert summary["delivered"] + summary["already_delivered"] == ROWS
+    assert summary["already_delivered"] >= 2 * CONCURRENCY - CONCURRENCY
+    assert stage.statuses("cleared") == {Status.DELIVERED: ROWS}
+    assert stage.accepted("cleared") == Counter(map(str, range(ROWS)))
+
+
+def test_task_whose_time_is_over_tells_its_counts_and_leaves_nothing_in_flight(stage: Stage) -> None:
+    """execution_timeout: the run winds up before Airflow cuts it off, and its summary is in XCom."""
+    stage.halo.script_for(user_id="timed_out-1", faults=[Fault.slow(60.0)])
+    stage.halo.chat_latency = (4 * LATENCY, 4 * LATENCY)
+    began = time.monotonic()
+    run = stage.airflow.trigger("timed_out")
+    stage.reaches(run, "failed")
+    seconds = time.monotonic() - began
+    summary = stage.airflow.returned(run, "tickets")
+    statuses = stage.statuses("timed_out")
+    accepted = stage.accepted("timed_out")
+
+    rest = stage.send_the_rest(run)
+
+    assert seconds < EXECUTION_TIMEOUT + STOP_LIMIT
+    assert summary["read"] == ROWS == sum(summary[count] for count in demo.COUNTS)
+    assert summary["delivered"] == statuses[Status.DELIVERED] == accepted.total() - 1
+    assert summary["in_doubt"] == statuses[Status.IN_DOUBT] == 1
+    assert Status.IN_FLIGHT not in statuses
+    assert (rest["already_delivered"], rest["delivered"]) == (summary["delivered"], ROWS - summary["delivered"])
+    assert stage.accepted("timed_out") == Counter(map(str, range(ROWS))) + Counter("1")

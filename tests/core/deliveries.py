@@ -1,0 +1,104 @@
+"""Notes delivered from rows to the simulator, over a ledger that can be looked into."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import select
+
+from halo_provider.client import HaloClient
+from halo_provider.delivery import DeliveryReport, Fate, Outcome, deliver
+from halo_provider.ledger import LEASE, Attempt, Claimant, Ledger, submissions
+from halo_provider.pacing import Backoff
+from halo_provider.simulator import EXAMPLE_WIDGET_KEY
+from halo_provider.sources import ListSource, Source
+from halo_provider.submission import Submission, User
+
+NAMESPACE = "halo_default/note"
+NOTE = Submission(name="note", key="id", user=User(id="user"), message="{text}")
+AT_ONCE = Backoff(base=0.001)
+
+Rows = Source | Sequence[dict[str, Any]]
+
+
+def note(row_key: str, *, user: str | None = None, text: str = "Thank you.") -> dict[str, Any]:
+    """A row; by default each has a user of its own."""
+    return {"id": row_key, "user": user or f"user-{row_key}", "text": text}
+
+
+def notes(count: int, *, user: str | None = None) -> list[dict[str, Any]]:
+    """So many rows, with the keys 0, 1, 2 and so on."""
+    return [note(str(number), user=user, text=f"Note {number}.") for number in range(count)]
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Wait for something that another thread does."""
+    while not condition():  # noqa: ASYNC110 -- the simulator has no event to wait for
+        await asyncio.sleep(0.002)
+
+
+def rows_in(ledger: Ledger) -> dict[str, dict[str, Any]]:
+    """Everything the ledger holds, by row key."""
+    found = ledger.transaction(lambda db: db.execute(select(submissions)).mappings().all())
+    return {row["row_key"]: dict(row) for row in found}
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """What one delivery told: its report, and every row's outcome in the order of their ends."""
+
+    report: DeliveryReport
+    outcomes: list[Outcome]
+
+    @property
+    def counts(self) -> dict[Fate, int]:
+        """The fates that occurred. They add up, and the outcomes told one by one are the same."""
+        self.report.summary()
+        assert Counter(outcome.fate for outcome in self.outcomes) == +self.report.counts
+        return dict(+self.report.counts)
+
+    def of(self, row_key: str) -> Outcome:
+        """The outcome of the only row with this key."""
+        (outcome,) = (outcome for outcome in self.outcomes if outcome.row_key == row_key)
+        return outcome
+
+
+@dataclass(slots=True, kw_only=True)
+class Deliveries:
+    """Deliveries of notes to one Halo over one ledger. `outcomes` are those of all of them."""
+
+    url: str
+    ledger: Ledger
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def claimant(self, *, lease: float = LEASE) -> Claimant:
+        """A new owner of claims."""
+        return self.ledger.claimant(NAMESPACE, attempt=Attempt(), lease=lease)
+
+    def client(self, *, timeout: float = 10.0) -> HaloClient:
+        """A client of this Halo whose attempts last so many seconds at most."""
+        return HaloClient(widget_key=EXAMPLE_WIDGET_KEY, base_url=self.url, timeout=timeout)
+
+    async def deliver(self, rows: Rows, *, timeout: float = 10.0, **options: Any) -> Run:  # noqa: ASYNC109 -- HTTP's
+        """Deliver the rows on the running loop."""
+        outcomes: list[Outcome] = []
+
+        def on_outcome(outcome: Outcome) -> None:
+            outcomes.append(outcome)
+            self.outcomes.append(outcome)
+
+        defaults = {"claimant": self.claimant(), "submission": NOTE, "backoff": AT_ONCE, "on_outcome": on_outcome}
+        source = ListSource(rows) if isinstance(rows, Sequence) else rows
+        async with self.client(timeout=timeout) as client:
+            report = await deliver(source, **{"client": client, **defaults, **options})
+        return Run(report=report, outcomes=outcomes)
+
+    def run(self, rows: Rows, **options: Any) -> Run:
+        """Deliver the rows from beginning to end."""
+        return asyncio.run(self.deliver(rows, **options))
+
+    def statuses(self) -> dict[str, str]:
+        """The ledger's status of every row, by row key."""
+        return {row_key: row["status"] for row_key, row in rows_in(self.ledger).items()}

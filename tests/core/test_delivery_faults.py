@@ -1,0 +1,301 @@
+"""A delivery through whatever can go wrong with one attempt, on real sockets."""
+
+import dataclasses
+import socket
+from typing import Any
+
+import pytest
+
+import halo_provider.delivery
+import halo_provider.pacing
+from halo_provider.delivery import Fate
+from halo_provider.exceptions import (
+    HaloAuthenticationError,
+    HaloPermissionError,
+    HaloRateLimitError,
+    HaloRedirectError,
+    HaloServerError,
+)
+from halo_provider.ledger import Status
+from halo_provider.pacing import MAX_PAUSE
+from halo_provider.simulator import Fault, Simulator
+from tests.core.deliveries import Deliveries, note, notes, rows_in
+
+LONG_AGO = "Wed, 21 Oct 2015 07:28:00 GMT"
+NOT_ACCEPTED = {
+    "429 with seconds": Fault.rate_limited(retry_after=0),
+    "429 with a date": Fault.status(429, headers={"Retry-After": LONG_AGO}),
+    "503 with seconds": Fault.status(503, headers={"Retry-After": "0"}),
+    "503 with a date": Fault.status(503, headers={"Retry-After": LONG_AGO}),
+}
+DOUBTFUL = {
+    "500": Fault.status(500),
+    "500, accepted": Fault.status(500, accepted=True),
+    "502": Fault.status(502, body="<html>"),
+    "503": Fault.status(503),
+    "504, accepted": Fault.status(504, accepted=True),
+    "connection lost before acceptance": Fault.drop_before_acceptance(),
+    "connection lost after acceptance": Fault.drop_after_acceptance(),
+    "half an answer": Fault.half_answer(),
+    "garbage": Fault.garbage(),
+    "invalid JSON": Fault.invalid_json(),
+    "no session_id": Fault.missing_session_id(),
+    "silence": Fault.silence(accepted=False),
+    "silence, accepted": Fault.silence(accepted=True),
+}
+
+
+def patience_with(fault: Fault) -> float:
+    """Seconds for an attempt: few where silence is part of the test."""
+    return 0.3 if fault.kind == "silence" else 10.0
+
+
+def by_name(faults: dict[str, Fault]) -> Any:
+    """Parametrise with faults under readable names."""
+    return pytest.mark.parametrize("fault", list(faults.values()), ids=list(faults))
+
+
+@by_name(NOT_ACCEPTED)
+@pytest.mark.parametrize("on_in_doubt", ["resend", "hold"])
+def test_refused_attempt_is_repeated_in_any_mode(
+    halo: Simulator, deliveries: Deliveries, fault: Fault, on_in_doubt: str
+) -> None:
+    """Halo certainly did not take it, so the row reaches Halo once."""
+    halo.script(path="/chat", faults=[fault, fault])
+
+    run = deliveries.run([note("a")], on_in_doubt=on_in_doubt)
+
+    assert run.counts == {Fate.DELIVERED: 1}
+    assert (run.of("a").attempts, run.report.requests, run.report.refused, len(halo.chats)) == (3, 3, 2, 1)
+    assert rows_in(deliveries.ledger)["a"]["attempts"] == 3
+
+
+@by_name(DOUBTFUL)
+def test_doubtful_attempt_is_repeated_with_resend(halo: Simulator, deliveries: Deliveries, fault: Fault) -> None:
+    """At least once: the row is delivered, and Halo has it twice only if it had taken the first attempt."""
+    halo.script(path="/chat", faults=[fault])
+
+    run = deliveries.run([note("a")], timeout=patience_with(fault))
+
+    assert run.counts == {Fate.DELIVERED: 1}
+    assert run.report.requests == 2
+    assert len(halo.chats) == 1 + sum(request.accepted for request in halo.requests[:1])
+    assert run.of("a").session_id == halo.chats[-1].session_id
+
+
+@by_name(DOUBTFUL)
+def test_doubtful_attempt_is_never_repeated_with_hold(halo: Simulator, deliveries: Deliveries, fault: Fault) -> None:
+    """At most once: the row stays in doubt, run after run, until somebody decides to send it again."""
+    halo.script(path="/chat", faults=[fault])
+
+    first = deliveries.run([note("a")], timeout=patience_with(fault), on_in_doubt="hold")
+    second = deliveries.run([note("a")], on_in_doubt="hold")
+
+    assert first.counts == second.counts == {Fate.IN_DOUBT: 1}
+    assert (first.report.requests, second.report.requests, len(halo.requests)) == (1, 0, 1)
+    assert deliveries.statuses() == {"a": Status.IN_DOUBT}
+    assert deliveries.run([note("a")], on_in_doubt="resend").counts == {Fate.DELIVERED: 1}
+
+
+def test_row_in_doubt_after_all_attempts_stays_in_doubt(halo: Simulator, deliveries: Deliveries) -> None:
+    """Within max_attempts; the last word Halo said is kept."""
+    halo.script(path="/chat", faults=[Fault.status(502, body="bad gateway")] * 3)
+
+    run = deliveries.run([note("a")], max_attempts=3)
+
+    assert run.counts == {Fate.IN_DOUBT: 1}
+    assert len(halo.requests) == 3
+    assert "502: bad gateway" in rows_in(deliveries.ledger)["a"]["error"]
+
+
+def test_one_doubtful_attempt_leaves_the_row_in_doubt_whatever_the_others_say(
+    halo: Simulator, deliveries: Deliveries
+) -> None:
+    """A certain refusal afterwards does not tell what became of the attempt before it."""
+    halo.script(
+        path="/chat", faults=[Fault.drop_after_acceptance(), Fault.status(503, headers={"Retry-After": "0"}), None]
+    )
+
+    assert deliveries.run([note("a")], max_attempts=2).counts == {Fate.IN_DOUBT: 1}
+    assert deliveries.statuses() == {"a": Status.IN_DOUBT}
+
+
+def test_useless_answer_is_kept_for_people(halo: Simulator, deliveries: Deliveries) -> None:
+    """A 200 without a session_id is no delivery, but what it said helps to decide."""
+    halo.script(path="/chat", faults=[Fault.missing_session_id()])
+
+    deliveries.run([note("a")], on_in_doubt="hold")
+
+    row = rows_in(deliveries.ledger)["a"]
+    assert "session_id" in row["error"]
+    assert "Thank you" in row["reply"]
+
+
+@pytest.mark.parametrize("on_in_doubt", ["resend", "hold"])
+def test_unreachable_halo_fails_rows_that_the_next_run_delivers(
+    halo: Simulator, deliveries: Deliveries, on_in_doubt: str
+) -> None:
+    """What was certainly not sent is tried max_attempts times, failed and never in doubt."""
+    with socket.create_server(("127.0.0.1", 0)) as closed_soon:
+        nowhere = dataclasses.replace(deliveries, url=f"http://127.0.0.1:{closed_soon.getsockname()[1]}")
+
+    run = nowhere.run(notes(3), max_attempts=2, on_in_doubt=on_in_doubt)
+
+    assert run.counts == {Fate.FAILED: 3}
+    assert run.report.requests == 6
+    assert set(deliveries.statuses().values()) == {Status.FAILED}
+    assert deliveries.run(notes(3), on_in_doubt=on_in_doubt).counts == {Fate.DELIVERED: 3}
+    assert len(halo.chats) == 3
+
+
+def test_429_does_not_use_up_attempts(halo: Simulator, deliveries: Deliveries) -> None:
+    """Waiting for its turn is no failure of the row's."""
+    halo.script(path="/chat", faults=[Fault.rate_limited(retry_after=0)] * 8)
+
+    run = deliveries.run([note("a")], max_attempts=1)
+
+    assert run.counts == {Fate.DELIVERED: 1}
+    assert (len(halo.requests), run.report.refused) == (9, 8)
+
+
+def test_429_pauses_all_senders(halo: Simulator, deliveries: Deliveries) -> None:
+    """Nobody sends before Halo's time is over."""
+    halo.script(path="/chat", faults=[Fault.rate_limited(retry_after=0.2)])
+
+    deliveries.run(notes(10), concurrency=1)
+
+    starts = [request.started for request in halo.requests]
+    assert starts[1] - starts[0] >= 0.2
+
+
+def test_429_without_a_date_backs_off(halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client chooses the pause then."""
+    monkeypatch.setattr("random.uniform", lambda _low, _high: 0.05)
+    halo.script(path="/chat", faults=[Fault.rate_limited()])
+
+    assert deliveries.run([note("a")]).counts == {Fate.DELIVERED: 1}
+    assert halo.requests[1].started - halo.requests[0].started >= 0.05
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+@pytest.mark.parametrize("status", [429, 503])
+def test_retry_after_beyond_the_cap_ends_the_run_with_everything_accounted_for(
+    halo: Simulator, deliveries: Deliveries, status: int, form: str
+) -> None:
+    """The error carries Halo's wish for whoever schedules the next run, which then delivers all."""
+    fault = Fault.rate_limited(retry_after=MAX_PAUSE + 60, as_http_date=form == "date")
+    halo.script(path="/chat", faults=[None, Fault.status(status, headers=fault.response_headers())])
+
+    run = deliveries.run(notes(20), concurrency=1)
+
+    assert isinstance(run.report.error, HaloRateLimitError | HaloServerError)
+    assert run.report.error.retry_after == pytest.approx(MAX_PAUSE + 60, abs=3)
+    assert run.counts == {Fate.DELIVERED: 1, Fate.NOT_ATTEMPTED: 19}
+    assert len(halo.requests) == 2
+    assert sorted(deliveries.statuses().values()) == [Status.DELIVERED] + [Status.PENDING] * 19
+    assert deliveries.run(notes(20)).counts == {Fate.ALREADY_DELIVERED: 1, Fate.DELIVERED: 19}
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(401, HaloAuthenticationError), (403, HaloPermissionError), (307, HaloRedirectError)],
+)
+@pytest.mark.parametrize("max_attempts", [1, 5])
+def test_forbidden_call_stops_everything_and_loses_nothing(
+    halo: Simulator, deliveries: Deliveries, status: int, error: type[Exception], max_attempts: int
+) -> None:
+    """Nobody is let in with this connection: rows stay pending, none failed, and the next run delivers them."""
+    halo.always("/chat", Fault.status(status))
+
+    run = deliveries.run(notes(50), concurrency=4, max_attempts=max_attempts)
+
+    assert isinstance(run.report.error, error)
+    assert run.counts == {Fate.NOT_ATTEMPTED: 50}
+    assert len(halo.requests) <= 4
+    assert set(deliveries.statuses().values()) == {Status.PENDING}
+    halo.always("/chat", None)
+    assert deliveries.run(notes(50)).counts == {Fate.DELIVERED: 50}
+    assert len(halo.chats) == 50
+
+
+def test_doubt_outlives_a_stop(halo: Simulator, deliveries: Deliveries) -> None:
+    """A row that was sent is never called not attempted, whatever ends the run after it."""
+    halo.script(path="/chat", faults=[Fault.drop_after_acceptance(), Fault.status(401)])
+
+    run = deliveries.run([note("a")])
+
+    assert run.counts == {Fate.IN_DOUBT: 1}
+    assert deliveries.statuses() == {"a": Status.IN_DOUBT}
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 422, 418])
+def test_refused_row_is_rejected_until_its_payload_changes(
+    halo: Simulator, deliveries: Deliveries, status: int
+) -> None:
+    """Halo's own words are kept, out of the logs; the same payload is not sent again, another one is."""
+    halo.script(path="/chat", faults=[Fault.status(status, body={"error": "the message is in verse"})])
+
+    first = deliveries.run([note("a"), note("b")], concurrency=1)
+    second = deliveries.run([note("a"), note("b")])
+
+    assert first.counts == {Fate.REJECTED: 1, Fate.DELIVERED: 1}
+    assert second.counts == {Fate.REJECTED: 1, Fate.ALREADY_DELIVERED: 1}
+    assert "the message is in verse" in rows_in(deliveries.ledger)["a"]["error"]
+    error = first.of("a").error
+    assert error is not None
+    assert ("verse" in error.reason, "verse" in str(error.detail)) == (False, True)
+    assert len(halo.requests) == 2
+    assert deliveries.run([note("a", text="In prose.")]).counts == {Fate.DELIVERED: 1}
+
+
+def test_run_gives_up_after_many_rows_in_a_row(
+    halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Halo that is down is no reason to go through half a million rows."""
+    monkeypatch.setattr(halo_provider.delivery, "MAX_GIVEN_UP", 5)
+    halo.always("/chat", Fault.status(500))
+
+    run = deliveries.run(notes(100), max_attempts=1, concurrency=2)
+
+    assert isinstance(run.report.error, HaloServerError)
+    assert "5 rows in a row were given up" in str(run.report.stopped)
+    assert run.counts[Fate.IN_DOUBT] in {5, 6}
+    assert run.counts[Fate.NOT_ATTEMPTED] == 100 - run.counts[Fate.IN_DOUBT]
+
+
+def test_run_goes_on_while_some_rows_are_delivered(
+    halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only rows given up one after the other tell that Halo is down."""
+    monkeypatch.setattr(halo_provider.delivery, "MAX_GIVEN_UP", 3)
+    halo.script(path="/chat", faults=[Fault.status(500), Fault.status(500), None] * 5)
+
+    run = deliveries.run(notes(15), max_attempts=1, concurrency=1)
+
+    assert run.counts == {Fate.IN_DOUBT: 10, Fate.DELIVERED: 5}
+
+
+def test_concurrency_falls_while_halo_refuses(halo: Simulator, deliveries: Deliveries) -> None:
+    """After the first refusal no more than half are in flight, then a quarter."""
+    halo.script(path="/chat", faults=[Fault.rate_limited(retry_after=0.05)] * 8)
+    halo.always("/chat", Fault.slow(0.01))
+
+    deliveries.run(notes(12), concurrency=8)
+
+    assert halo.max_concurrency <= 8
+    accepted = [request for request in halo.requests if request.accepted]
+    overlapping = [sum(other.started <= one.started < (other.ended or 0) for other in accepted) for one in accepted[:4]]
+    assert max(overlapping) <= 4
+
+
+def test_answer_that_no_database_can_hold_is_recorded(halo: Simulator, deliveries: Deliveries) -> None:
+    """NaN, NUL and secrets in an answer cost neither the row nor its neighbours."""
+    body = '{"session_id": "sess_1", "text": "a\\u0000b", "score": NaN, "token": "ha_secret_example_secret"}'
+    fault = Fault.status(200, body=body, headers={"Content-Type": "application/json"}, accepted=True)
+    halo.script(path="/chat", faults=[fault])
+
+    run = deliveries.run(notes(5))
+
+    assert run.counts == {Fate.DELIVERED: 5}
+    (row,) = (row for row in rows_in(deliveries.ledger).values() if row["session_id"] == "sess_1")
+    assert row["response"] == {"score": None, "token": "***"}

@@ -1,0 +1,129 @@
+"""Two deliveries over the same rows on one ledger: one chat for each row, and both reports are true."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+import halo_provider.delivery
+from halo_provider.delivery import Fate
+from halo_provider.ledger import Candidate, Ledger, Settlement, Status
+from halo_provider.simulator import Fault, Simulator
+from tests.core.deliveries import Deliveries, Run, note, notes, until
+
+
+@pytest.fixture(params=["sqlite", "postgres", "mariadb"])
+def ledger_url(request: pytest.FixtureRequest) -> str:
+    """A ledger's place on every database."""
+    url: str = request.getfixturevalue(f"{request.param}_ledger_url")
+    return url
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(halo_provider.delivery, "CLAIM_POLL", 0.02)
+
+
+@pytest.fixture
+def other(deliveries: Deliveries, ledger_url: str) -> Iterator[Deliveries]:
+    """Deliveries to the same Halo over the same database, through connections of their own."""
+    ledger = Ledger.at(ledger_url)
+    yield replace(deliveries, ledger=ledger, outcomes=[])
+    ledger.close()
+
+
+def test_every_row_is_sent_by_exactly_one_of_two_runs(
+    halo: Simulator, deliveries: Deliveries, other: Deliveries
+) -> None:
+    """Whoever is second for a row waits, and tells the session that the first one got."""
+    halo.always("/chat", Fault.slow(0.01))
+    rows = [note(str(number), user=f"user-{number % 9}") for number in range(60)]
+
+    async def both() -> list[Run]:
+        first = deliveries.deliver(rows, batch_size=7, concurrency=8)
+        second = other.deliver(rows[::-1], batch_size=5, concurrency=8)
+        return list(await asyncio.gather(first, second))
+
+    runs = asyncio.run(both())
+
+    assert Counter(request.body["message"] for request in halo.requests if request.body).total() == 60
+    assert len(halo.chats) == 60
+    assert sum(run.counts.get(Fate.DELIVERED, 0) for run in runs) == 60
+    for run in runs:
+        assert run.counts.keys() <= {Fate.DELIVERED, Fate.ALREADY_DELIVERED}
+        assert run.report.error is None
+    sessions = [{one.row_key: one.session_id for one in run.outcomes} for run in runs]
+    assert sessions[0] == sessions[1]
+    assert set(sessions[0].values()) == {chat.session_id for chat in halo.chats}
+
+
+def test_row_that_a_dead_run_held_is_sent_when_its_lease_is_over(halo: Simulator, deliveries: Deliveries) -> None:
+    """Nobody has to clean up after a killed process."""
+    dead = deliveries.claimant(lease=0.3)
+    dead.claim([Candidate(row_key=str(number), payload_hash="x") for number in range(3)], on_in_doubt="resend")
+
+    assert deliveries.run(notes(3)).counts == {Fate.DELIVERED: 3}
+
+
+@pytest.mark.parametrize(("on_in_doubt", "fate"), [("resend", Fate.DELIVERED), ("hold", Fate.IN_DOUBT)])
+def test_row_that_a_dead_run_was_sending_is_in_doubt(
+    halo: Simulator, deliveries: Deliveries, on_in_doubt: str, fate: Fate
+) -> None:
+    """And treated as such, once the lease is over."""
+    dead = deliveries.claimant(lease=0.1)
+    dead.claim([Candidate(row_key="a", payload_hash="x")], on_in_doubt="resend")
+    dead.commit(intents=["a"])
+
+    assert deliveries.run([note("a")], on_in_doubt=on_in_doubt).counts == {fate: 1}
+
+
+def test_row_that_stays_in_another_run_s_hands_is_not_attempted(
+    halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is an end to waiting, and the other rows do not wait at all."""
+    monkeypatch.setattr(halo_provider.delivery, "CLAIM_WAIT", 0.1)
+    deliveries.claimant().claim([Candidate(row_key="1", payload_hash="x")], on_in_doubt="resend")
+
+    run = deliveries.run(notes(3))
+
+    assert run.counts == {Fate.DELIVERED: 2, Fate.NOT_ATTEMPTED: 1}
+    assert run.of("1").fate is Fate.NOT_ATTEMPTED
+    assert deliveries.statuses()["1"] == Status.PENDING
+
+
+def test_waiting_also_ends_where_more_rows_would_have_to_wait_than_may(
+    halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that can neither read on nor send does not wait for ever."""
+    monkeypatch.setattr(halo_provider.delivery, "CLAIM_WAIT", 0.1)
+    monkeypatch.setattr(halo_provider.delivery, "MAX_DEFERRED", 2)
+    deliveries.claimant().claim(
+        [Candidate(row_key=str(number), payload_hash="x") for number in range(4)], on_in_doubt="resend"
+    )
+
+    run = deliveries.run(notes(8), batch_size=2)
+
+    assert run.counts == {Fate.NOT_ATTEMPTED: 2}
+    assert halo.requests == []
+
+
+def test_user_s_later_row_waits_for_the_earlier_one_in_another_run(halo: Simulator, deliveries: Deliveries) -> None:
+    """Order is kept across runs, and the other run's outcome decides."""
+    first = deliveries.claimant()
+    first.claim([Candidate(row_key="a", payload_hash="x")], on_in_doubt="resend")
+    first.commit(intents=["a"])
+
+    async def both() -> Run:
+        delivering = asyncio.create_task(deliveries.deliver([note("a", user="user"), note("b", user="user")]))
+        await until(lambda: deliveries.statuses().get("b") == Status.PENDING)
+        await asyncio.sleep(0.1)
+        assert halo.requests == []
+        first.commit(settlements=[Settlement(row_key="a", status=Status.DELIVERED, session_id="sess_a")])
+        return await delivering
+
+    run = asyncio.run(both())
+
+    assert run.counts == {Fate.ALREADY_DELIVERED: 1, Fate.DELIVERED: 1}
+    assert run.of("a").session_id == "sess_a"

@@ -1,0 +1,143 @@
+"""Rows under their keys: read in batches, checked for repetition, rendered."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from halo_provider.exceptions import RowError, SourceError
+from halo_provider.reading import Reader, Reading, SeenKeys, candidate_of
+from halo_provider.sources import ListSource, Row
+from tests.core.deliveries import NOTE, note, notes
+
+
+def read_all(reader: Reader) -> list[list[Reading]]:
+    """Every batch; the reader is closed."""
+    batches = []
+    while batch := reader.next_batch():
+        batches.append(batch)
+    reader.close()
+    return batches
+
+
+def reader_of(rows: Any, *, batch_size: int = 500) -> Reader:
+    """A reader of notes."""
+    return Reader(rows if hasattr(rows, "rows") else ListSource(rows), NOTE, batch_size=batch_size)
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(0, []), (4, [4]), (5, [5]), (6, [5, 1]), (10, [5, 5])])
+def test_rows_come_in_batches_in_the_order_of_the_source(count: int, sizes: list[int]) -> None:
+    """Full ones, and what is left over; nothing at the end."""
+    batches = read_all(reader_of(notes(count), batch_size=5))
+
+    assert [len(batch) for batch in batches] == sizes
+    assert [one.row_key for batch in batches for one in batch] == [str(number) for number in range(count)]
+
+
+def test_good_row_is_rendered_under_its_key() -> None:
+    """The request, its user and its hash are there, and the row itself."""
+    ((reading,),) = read_all(reader_of([note(" a ", user="user", text="Hello.")]))
+
+    assert (reading.row_key, reading.duplicate, reading.error, reading.is_candidate) == ("a", False, None, True)
+    assert reading.submission is not None
+    assert (reading.submission.user_id, reading.submission.request.message) == ("user", "Hello.")
+    assert reading.row.values["text"] == "Hello."
+    candidate = candidate_of(reading)
+    assert (candidate.row_key, candidate.user_id, candidate.error) == ("a", "user", None)
+    assert candidate.payload_hash == reading.submission.payload_hash
+
+
+@pytest.mark.parametrize("batch_size", [1, 500])
+def test_key_that_was_met_before_is_a_duplicate(batch_size: int) -> None:
+    """In the same batch or in a later one, whatever became of the first; keys are trimmed, and case counts."""
+    rows = [note("a", text=""), note("a"), note("A"), note(" a")]
+
+    readings = [one for batch in read_all(reader_of(rows, batch_size=batch_size)) for one in batch]
+
+    assert [one.duplicate for one in readings] == [False, True, False, True]
+    assert [one.is_candidate for one in readings] == [True, False, True, False]
+    assert isinstance(readings[0].error, RowError)
+
+
+def test_bad_row_keeps_its_key_where_it_has_one() -> None:
+    """With a key the ledger can remember it; without one only the rejects file can."""
+    ((no_key, no_text, no_row),) = read_all(reader_of([note(""), note("a", text=""), "no row"]))
+
+    assert (no_key.row_key, no_key.is_candidate) == (None, False)
+    assert (no_row.row_key, no_row.is_candidate) == (None, False)
+    assert (no_text.row_key, no_text.is_candidate) == ("a", True)
+    assert all(isinstance(one.error, RowError) for one in (no_key, no_text, no_row))
+    assert candidate_of(no_text).error == str(no_text.error)
+
+
+def test_row_without_a_key_is_no_duplicate_of_another() -> None:
+    """Each is bad for itself."""
+    ((first, second),) = read_all(reader_of([note(""), note("")]))
+
+    assert (first.duplicate, second.duplicate) == (False, False)
+
+
+class Failing:
+    """Good notes, then an error; tells whether it was closed."""
+
+    description = "failing"
+
+    def __init__(self, good: int) -> None:
+        self.good = good
+        self.closed = False
+
+    def columns(self) -> list[str]:
+        """A note's."""
+        return list(note(""))
+
+    def rows(self, *, required: Sequence[str]) -> Iterator[Row]:
+        """Yield the good ones, then fail."""
+        try:
+            yield from ListSource(notes(self.good)).rows(required=required)
+            raise SourceError("the file ends in the middle of a line")
+        finally:
+            self.closed = True
+
+
+@pytest.mark.parametrize(("good", "sizes"), [(0, []), (2, [2]), (3, [3]), (4, [3, 1])])
+def test_rows_before_an_error_of_the_source_come_first(good: int, sizes: list[int]) -> None:
+    """None of them is lost, and the error comes when they are through, however often it is asked for."""
+    reader = reader_of(Failing(good), batch_size=3)
+
+    assert [len(reader.next_batch()) for _ in sizes] == sizes
+    for _ in range(2):
+        with pytest.raises(SourceError, match="middle of a line"):
+            reader.next_batch()
+
+
+def test_source_that_refuses_at_once_does_so_when_it_is_read() -> None:
+    """Not when the reader is made, where nobody accounts for it."""
+
+    class Refusing(Failing):
+        def rows(self, *, required: Sequence[str]) -> Iterator[Row]:
+            raise SourceError(f"there is no column {required[-1]!r}")
+
+    reader = reader_of(Refusing(0))
+
+    with pytest.raises(SourceError, match="no column 'text'"):
+        reader.next_batch()
+
+
+def test_closing_the_reader_closes_the_source() -> None:
+    """A file that was read in part does not stay open."""
+    source = Failing(10)
+    reader = reader_of(source, batch_size=3)
+    reader.next_batch()
+
+    reader.close()
+
+    assert source.closed
+
+
+def test_seen_keys_know_every_key() -> None:
+    """Beyond what a test can hold in mind."""
+    seen = SeenKeys()
+
+    assert all(seen.add(str(number)) for number in range(10_000))
+    assert not any(seen.add(str(number)) for number in range(10_000))
+    seen.close()

@@ -1,0 +1,54 @@
+"""Empty databases that Airflow connections of each kind lead to."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import URL, create_engine, make_url
+
+CONNECTION_TYPES = {"sqlite": "sqlite", "postgresql": "postgres", "mysql": "mysql"}
+
+
+@dataclass(frozen=True)
+class SourceDatabase:
+    """A database of one test's own."""
+
+    url: URL
+
+    @property
+    def connection(self) -> str:
+        """The Airflow connection that leads to it, as in AIRFLOW_CONN_…; without an extra it needs no provider."""
+        fields = {
+            "conn_type": CONNECTION_TYPES[self.url.get_backend_name()],
+            "host": self.url.host or self.url.database,
+            "login": self.url.username,
+            "password": self.url.password,
+            "port": self.url.port,
+            "schema": self.url.database if self.url.host else None,
+        }
+        return json.dumps({name: value for name, value in fields.items() if value})
+
+    def execute(self, *statements: str) -> None:
+        """Run the statements and commit."""
+        engine = create_engine(self.url)
+        with engine.begin() as db:
+            for statement in statements:
+                db.exec_driver_sql(statement)
+        engine.dispose()
+
+
+@contextmanager
+def fresh_database(server: str) -> Iterator[SourceDatabase]:
+    """A new database on the server that the URL leads to, dropped at the end."""
+    url = make_url(server)
+    name = f"halo_test_{uuid.uuid4().hex[:12]}"
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as db:
+        db.exec_driver_sql(f"CREATE DATABASE {name}")
+        try:
+            yield SourceDatabase(url.set(database=name))
+        finally:
+            db.exec_driver_sql(f"DROP DATABASE {name}")
+    engine.dispose()

@@ -1,0 +1,484 @@
+"""The pages in Airflow's UI, on Airflow's real API server: who sees what, who decides, and what a page shows."""
+
+import csv
+import html
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+from sqlalchemy import insert, update
+
+from halo_provider.deliveries import Deliveries, Tally
+from halo_provider.ledger import Attempt, Ledger, Status
+from halo_provider.records import Records, RowFilter
+from halo_provider.schema import deliveries, submissions
+from halo_provider.simulator import serving
+
+DAG = "orders"
+RUN = "manual__2026-11-22T00:00:00+00:00"
+NAMESPACE = "halo_default/order"
+ROLES = ("viewer", "op", "admin")
+ROUTES = (
+    "",
+    "assets/halo.css",
+    "assets/halo.js",
+    f"dags/{DAG}/rows",
+    f"dags/{DAG}/rows.csv",
+    f"dags/{DAG}/row?namespace={NAMESPACE}&row_key=1",
+    f"dags/{DAG}/decision?action=requeue",
+)
+FROM_OUR_PAGE = {"Sec-Fetch-Site": "same-origin"}
+
+
+@pytest.fixture(scope="module")
+def airflow_url(airflow_home: Path) -> Iterator[str]:
+    """Airflow's API server with the plugin, where everybody needs a password."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS", ",".join(f"{role}:{role}" for role in ROLES))
+        passwords = airflow_home / "passwords.json"
+        passwords.write_text(json.dumps({role: f"password of {role}" for role in ROLES}))
+        patched.setenv("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE", str(passwords))
+        from airflow.api_fastapi.app import create_app  # noqa: PLC0415 -- reads the configuration
+
+        with serving(create_app(apps="core")) as url:
+            yield url
+
+
+@pytest.fixture(scope="module")
+def tokens(airflow_url: str) -> dict[str, str]:
+    """A token of each role's user, as the login gives it."""
+    return {
+        role: httpx.post(f"{airflow_url}/auth/token", json={"username": role, "password": f"password of {role}"})
+        .raise_for_status()
+        .json()["access_token"]
+        for role in ROLES
+    }
+
+
+class Browser(httpx.Client):
+    """A browser in which somebody is logged in: the session is in a cookie."""
+
+    def __init__(self, airflow_url: str, token: str | None) -> None:
+        cookies = {"_token": token} if token else {}
+        super().__init__(base_url=f"{airflow_url}/halo/", cookies=cookies, headers={"Accept": "text/html"}, timeout=20)
+
+
+@pytest.fixture
+def viewer(airflow_url: str, tokens: dict[str, str]) -> Iterator[Browser]:
+    """Somebody who may look."""
+    with Browser(airflow_url, tokens["viewer"]) as browser:
+        yield browser
+
+
+@pytest.fixture
+def op(airflow_url: str, tokens: dict[str, str]) -> Iterator[Browser]:
+    """Somebody who may trigger DAGs."""
+    with Browser(airflow_url, tokens["op"]) as browser:
+        yield browser
+
+
+@pytest.fixture
+def nobody(airflow_url: str) -> Iterator[Browser]:
+    """Somebody who is not logged in."""
+    with Browser(airflow_url, None) as browser:
+        yield browser
+
+
+@pytest.fixture
+def no_ledger(airflow_home: Path) -> Path:
+    """The place of the default ledger, empty."""
+    for file in airflow_home.glob("halo_ledger.db*"):
+        file.unlink()
+    return airflow_home / "halo_ledger.db"
+
+
+@pytest.fixture
+def ledger(no_ledger: Path) -> Iterator[Ledger]:
+    """A fresh default ledger."""
+    with closing(Ledger.at_path(no_ledger)) as ledger:
+        yield ledger
+
+
+def add_row(ledger: Ledger, row_key: str, status: Status, **values: Any) -> None:
+    """Write a row as some run may have left it."""
+    now = ledger.now()
+    row = {
+        "namespace": NAMESPACE,
+        "row_key": row_key,
+        "status": status,
+        "user_id": f"user_{row_key}",
+        "session_id": f"session_{row_key}" if status is Status.DELIVERED else None,
+        "attempts": 1,
+        "dag_id": DAG,
+        "run_id": RUN,
+        "task_id": "tickets",
+        "map_index": -1,
+        "try_number": 1,
+        "created_at": now,
+        "updated_at": now,
+        **values,
+    }
+    ledger.transaction(lambda db: db.execute(insert(submissions).values(row)))
+
+
+def row_keys(page: httpx.Response) -> list[str]:
+    """The keys in a page's table, in its order."""
+    assert page.status_code == httpx.codes.OK, page.text
+    return re.findall(r"row_key=([^\"&]*)\">[^<]*</a><div", page.text)
+
+
+def rows_page(**query: Any) -> str:
+    """The address of the DAG's rows."""
+    return f"dags/{DAG}/rows?{urlencode(query)}"
+
+
+def decision(action: str, **query: str) -> str:
+    """The address where a decision about rows of the DAG is confirmed."""
+    return f"dags/{DAG}/decision?{urlencode({'action': action, **query})}"
+
+
+def status_of(ledger: Ledger, row_key: str) -> str:
+    """What the ledger has of a row."""
+    return str(Records(ledger, actor="test").row(NAMESPACE, row_key).status)
+
+
+@pytest.fixture
+def only_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody see or do anything with another DAG than DAG."""
+    from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager  # noqa: PLC0415
+
+    by_role = SimpleAuthManager.is_authorized_dag
+
+    def by_role_and_dag(self: Any, *, details: Any = None, **request: Any) -> bool:
+        return details is not None and details.id == DAG and by_role(self, details=details, **request)
+
+    monkeypatch.setattr(SimpleAuthManager, "is_authorized_dag", by_role_and_dag)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_no_route_answers_without_a_session(ledger: Ledger, nobody: Browser, route: str) -> None:
+    """Whoever is not logged in gets 401, whatever the route."""
+    assert nobody.get(route).status_code == httpx.codes.UNAUTHORIZED
+
+
+def test_no_decision_without_a_session(ledger: Ledger, nobody: Browser) -> None:
+    """Whoever is not logged in decides nothing."""
+    add_row(ledger, "1", Status.IN_DOUBT)
+    assert nobody.post(decision("requeue"), headers=FROM_OUR_PAGE).status_code == httpx.codes.UNAUTHORIZED
+    assert status_of(ledger, "1") == Status.IN_DOUBT
+
+
+@pytest.mark.parametrize("route", ROUTES[:-1])
+def test_viewer_sees_every_page(ledger: Ledger, viewer: Browser, route: str) -> None:
+    """Whoever may read the DAG's task instances may look."""
+    add_row(ledger, "1", Status.DELIVERED)
+    assert viewer.get(route).status_code == httpx.codes.OK
+
+
+def test_viewer_cannot_act(ledger: Ledger, viewer: Browser) -> None:
+    """Whoever may not trigger the DAG is shown no button, no confirmation, and changes nothing."""
+    add_row(ledger, "1", Status.IN_DOUBT)
+    assert "decision?" not in viewer.get(rows_page()).text
+    assert viewer.get(decision("requeue")).status_code == httpx.codes.FORBIDDEN
+    assert viewer.post(decision("requeue"), headers=FROM_OUR_PAGE).status_code == httpx.codes.FORBIDDEN
+    assert status_of(ledger, "1") == Status.IN_DOUBT
+
+
+def test_rows_of_other_dags_stay_hidden(ledger: Ledger, op: Browser, only_orders: None) -> None:
+    """Rows, their counts and their deliveries are seen by those who may see their DAG, on every page."""
+    add_row(ledger, "ours", Status.FAILED)
+    add_row(ledger, "theirs", Status.FAILED, dag_id="secret")
+    Deliveries(ledger).begin("o", namespace=NAMESPACE, attempt=Attempt(dag_id="secret"), total=1)
+    overview = op.get("")
+    assert row_keys(overview) == ["ours"]
+    assert "secret" not in overview.text
+    for route in ("rows", "rows.csv", f"row?namespace={NAMESPACE}&row_key=theirs", "decision?action=requeue"):
+        assert op.get(f"dags/secret/{route}").status_code == httpx.codes.FORBIDDEN
+    assert op.get(f"dags/{DAG}/row?namespace={NAMESPACE}&row_key=theirs").status_code == httpx.codes.NOT_FOUND
+    assert op.post("dags/secret/decision?action=requeue", headers=FROM_OUR_PAGE).status_code == httpx.codes.FORBIDDEN
+
+
+def test_decision_reaches_no_row_of_another_dag(ledger: Ledger, op: Browser, only_orders: None) -> None:
+    """Naming another DAG's row in an address of one's own DAG changes nothing."""
+    add_row(ledger, "theirs", Status.FAILED, dag_id="secret")
+    op.post(decision("requeue", namespace=NAMESPACE, row_key="theirs"), headers=FROM_OUR_PAGE)
+    assert status_of(ledger, "theirs") == Status.FAILED
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "none"},
+        {"Origin": "https://evil.example.com"},
+        {"Origin": "null"},
+        {},
+    ],
+)
+def test_post_from_elsewhere_is_refused(ledger: Ledger, op: Browser, headers: dict[str, str]) -> None:
+    """The session's cookie alone is no proof that the user meant it."""
+    add_row(ledger, "1", Status.IN_DOUBT)
+    assert op.post(decision("requeue"), headers=headers).status_code == httpx.codes.FORBIDDEN
+    assert status_of(ledger, "1") == Status.IN_DOUBT
+
+
+def test_post_is_taken_from_our_own_origin(ledger: Ledger, op: Browser, airflow_url: str) -> None:
+    """On plain HTTP browsers send Origin instead of Sec-Fetch-Site."""
+    add_row(ledger, "1", Status.IN_DOUBT)
+    assert op.post(decision("requeue"), headers={"Origin": airflow_url}).status_code == httpx.codes.SEE_OTHER
+    assert status_of(ledger, "1") == Status.PENDING
+
+
+def test_post_is_taken_with_a_bearer_token(ledger: Ledger, nobody: Browser, tokens: dict[str, str]) -> None:
+    """A program that holds the token is not a browser that was led astray."""
+    add_row(ledger, "1", Status.IN_DOUBT)
+    headers = {"Authorization": f"Bearer {tokens['op']}"}
+    assert nobody.post(decision("requeue"), headers=headers).status_code == httpx.codes.SEE_OTHER
+
+
+def test_answers_forbid_scripts_of_others(ledger: Ledger, viewer: Browser) -> None:
+    """Every page carries a policy that runs only the plugin's own script, in frames of Airflow's own only."""
+    policy = viewer.get("").headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self'" in policy
+    assert "frame-ancestors 'self'" in policy
+    assert "unsafe" not in policy
+
+
+@pytest.mark.parametrize("hostile", ["<script>alert(1)</script>", "{{7*7}}", '"><img src=x onerror=alert(1)>'])
+def test_hostile_text_shows_as_text(ledger: Ledger, op: Browser, hostile: str) -> None:
+    """What a row holds is never markup and never a template, on any page, in any place."""
+    add_row(ledger, hostile, Status.IN_DOUBT, user_id=hostile, session_id=hostile, error=hostile, task_id=hostile)
+    Records(ledger, actor=hostile).reject(RowFilter(row_keys=(hostile,)), reason=hostile)
+    address = f"dags/{DAG}/row?{urlencode({'namespace': NAMESPACE, 'row_key': hostile})}"
+    for page in ("", rows_page(search=hostile, task_id=hostile), address, decision("resolve", search=hostile)):
+        text = op.get(page).text
+        assert "<script>alert" not in text
+        assert "<img" not in text
+        assert ">49<" not in text
+        assert hostile in html.unescape(text)
+
+
+def test_page_without_a_ledger_says_so_and_makes_none(no_ledger: Path, viewer: Browser) -> None:
+    """Before the first delivery there is nothing to show, and looking leaves no trace."""
+    answer = viewer.get("")
+    assert answer.status_code == httpx.codes.OK
+    assert "Nothing has been delivered yet" in answer.text
+    assert not no_ledger.exists()
+
+
+@pytest.mark.parametrize("page", ["", f"dags/{DAG}/rows", f"dags/{DAG}/rows.csv"])
+def test_broken_ledger_is_named_and_nothing_else_breaks(
+    no_ledger: Path, viewer: Browser, airflow_url: str, page: str
+) -> None:
+    """A ledger that cannot be read costs a page of explanation, and Airflow goes on."""
+    no_ledger.write_bytes(b"this is no database" * 100)
+    answer = viewer.get(page)
+    assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
+    assert "The ledger cannot be read at this moment" in answer.text
+    assert httpx.get(f"{airflow_url}/api/v2/version").status_code == httpx.codes.OK
+
+
+def test_missing_connection_of_the_ledger_is_named(viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A configuration that names no connection is explained, too."""
+    monkeypatch.setenv("AIRFLOW__HALO__LEDGER_CONN_ID", "nowhere")
+    answer = viewer.get("")
+    assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
+    assert "nowhere" in answer.text
+
+
+def test_rows_that_wait_for_a_decision_come_first(ledger: Ledger, viewer: Browser) -> None:
+    """In doubt, failed and rejected rows stand before the others."""
+    for row_key, status in (
+        ("1", Status.DELIVERED),
+        ("2", Status.REJECTED),
+        ("3", Status.FAILED),
+        ("4", Status.IN_DOUBT),
+    ):
+        add_row(ledger, row_key, status)
+    assert row_keys(viewer.get(rows_page(run_id=RUN))) == ["4", "3", "2", "1"]
+    assert row_keys(viewer.get("")) == ["4", "3", "2"]
+
+
+def test_filter_shows_the_rows_of_one_status(ledger: Ledger, viewer: Browser) -> None:
+    """The statuses are links, each with its number of rows."""
+    add_row(ledger, "1", Status.DELIVERED)
+    add_row(ledger, "2", Status.FAILED)
+    assert row_keys(viewer.get(rows_page(run_id=RUN, status="failed"))) == ["2"]
+
+
+@pytest.mark.parametrize("search", ["ORD-17", "user_ORD-17", "session_ORD-17", " ORD-17 "])
+def test_search_finds_a_row_by_key_user_and_session(ledger: Ledger, viewer: Browser, search: str) -> None:
+    """A part of any of the three is enough."""
+    for each in range(10, 20):
+        add_row(ledger, f"ORD-{each}", Status.DELIVERED)
+    assert row_keys(viewer.get(rows_page(search=search))) == ["ORD-17"]
+
+
+def test_tab_of_an_unmapped_task_shows_its_rows(ledger: Ledger, viewer: Browser) -> None:
+    """Airflow leaves {MAP_INDEX} in the address as it is where a task is not mapped."""
+    add_row(ledger, "1", Status.DELIVERED)
+    add_row(ledger, "2", Status.DELIVERED, task_id="other")
+    assert row_keys(viewer.get(rows_page(run_id=RUN, task_id="tickets", map_index="{MAP_INDEX}"))) == ["1"]
+
+
+def test_tab_of_a_mapped_task_shows_its_rows(ledger: Ledger, viewer: Browser) -> None:
+    """Each mapped task instance has its own."""
+    for map_index in (0, 1):
+        add_row(ledger, str(map_index), Status.DELIVERED, map_index=map_index)
+    assert row_keys(viewer.get(rows_page(run_id=RUN, task_id="tickets", map_index="1"))) == ["1"]
+
+
+def test_pages_show_every_row_once(ledger: Ledger, viewer: Browser) -> None:
+    """Following "Next page" to its end leads past every row, across statuses."""
+    for each in range(150):
+        add_row(ledger, f"{each:03}", Status.DELIVERED)
+        add_row(ledger, f"f{each:03}", Status.FAILED)
+    seen: list[str] = []
+    following = rows_page(run_id=RUN)
+    while following:
+        page = viewer.get(following)
+        seen += row_keys(page)
+        found = re.search(r'rel="next" href="([^"]*)"', page.text)
+        following = html.unescape(found[1]).removeprefix("/halo/") if found else ""
+    assert seen == [f"f{each:03}" for each in range(150)] + [f"{each:03}" for each in range(150)]
+
+
+def test_download_holds_every_row(ledger: Ledger, viewer: Browser) -> None:
+    """The file has all rows of the filter, as a spreadsheet reads it, and no reply of Halo."""
+    for each in range(1100):
+        add_row(ledger, f"{each:04}", Status.DELIVERED, reply="private")
+    add_row(ledger, "other", Status.FAILED)
+    answer = viewer.get(f"dags/{DAG}/rows.csv?status=delivered")
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [row["row_key"] for row in rows] == [f"{each:04}" for each in range(1100)]
+    assert answer.headers["Content-Disposition"].startswith("attachment")
+    assert "private" not in answer.text
+
+
+def test_download_holds_no_formula(ledger: Ledger, viewer: Browser) -> None:
+    """Text that a spreadsheet would calculate is quoted."""
+    add_row(ledger, "=1+1", Status.DELIVERED)
+    (row,) = csv.DictReader(io.StringIO(viewer.get(f"dags/{DAG}/rows.csv").text))
+    assert row["row_key"] == "'=1+1"
+
+
+def test_row_tells_its_story(ledger: Ledger, viewer: Browser) -> None:
+    """Attempts, error, and what went wrong before are there; what Halo answered is not."""
+    add_row(
+        ledger, "1", Status.FAILED, error="Halo answered 503", attempts=5, reply="private", response={"x": "private"}
+    )
+    Records(ledger, actor="somebody").requeue(RowFilter(row_keys=("1",)), reason="Halo is back")
+    text = viewer.get(f"dags/{DAG}/row?namespace={NAMESPACE}&row_key=1").text
+    for part in ("Halo answered 503", "<dd>5</dd>", "requeued", "Halo is back", "somebody"):
+        assert part in text
+    assert "private" not in text
+
+
+@pytest.mark.parametrize(("url", "shown"), [("https://dashboard.example.com", True), ("javascript:alert(1)", False)])
+def test_row_links_to_the_dashboard_of_its_connection(
+    ledger: Ledger, viewer: Browser, monkeypatch: pytest.MonkeyPatch, url: str, *, shown: bool
+) -> None:
+    """The connection's address is linked where a browser can follow it safely."""
+    connection = {"conn_type": "halo", "password": "ab_live_example", "extra": {"dashboard_url": url}}
+    monkeypatch.setenv("AIRFLOW_CONN_HALO_DEFAULT", json.dumps(connection))
+    add_row(ledger, "1", Status.DELIVERED)
+    text = viewer.get(f"dags/{DAG}/row?namespace={NAMESPACE}&row_key=1").text
+    assert (f'href="{url}"' in text) is shown
+
+
+def test_requeued_row_shows_who_did_it(ledger: Ledger, op: Browser) -> None:
+    """After the confirmation the row is pending, and its history has the Airflow user's name and reason."""
+    add_row(ledger, "1", Status.IN_DOUBT)
+    query = {"namespace": NAMESPACE, "row_key": "1"}
+    assert "they can arrive a second time" in op.get(decision("requeue", **query)).text
+    answer = op.post(
+        decision("requeue", **query), data={"reason": "not in Halo"}, headers=FROM_OUR_PAGE, follow_redirects=True
+    )
+    assert "1 row requeued" in answer.text
+    assert status_of(ledger, "1") == Status.PENDING
+    (event,) = Records(ledger, actor="test").history(NAMESPACE, "1")
+    assert (event.event, event.actor, event.detail) == ("requeued", "op", "not in Halo")
+
+
+def test_filtered_set_is_decided_together(ledger: Ledger, op: Browser) -> None:
+    """Only the rows of the filter change, and only those in a state that allows it."""
+    for row_key, status in (("a1", Status.FAILED), ("a2", Status.DELIVERED), ("b1", Status.FAILED)):
+        add_row(ledger, row_key, status)
+    assert "Reject 1 row?" in op.get(decision("reject", run_id=RUN, search="a")).text.replace("\n", " ")
+    op.post(decision("reject", run_id=RUN, search="a"), data={"reason": "test"}, headers=FROM_OUR_PAGE)
+    assert [status_of(ledger, row_key) for row_key in ("a1", "a2", "b1")] == ["rejected", "delivered", "failed"]
+
+
+def test_resolved_row_has_the_session_that_was_found(ledger: Ledger, op: Browser) -> None:
+    """Whoever found the ticket in Halo ends the doubt."""
+    add_row(ledger, "1", Status.IN_DOUBT)
+    op.post(decision("resolve", row_key="1"), data={"session_id": "ses_found"}, headers=FROM_OUR_PAGE)
+    row = Records(ledger, actor="test").row(NAMESPACE, "1")
+    assert (row.status, row.session_id) == ("delivered", "ses_found")
+
+
+@pytest.mark.parametrize("action", ["resolve", "reject"])
+def test_decision_without_what_it_needs_is_refused(ledger: Ledger, op: Browser, action: str) -> None:
+    """A session to resolve with, a reason to reject for."""
+    add_row(ledger, "1", Status.IN_DOUBT)
+    assert op.post(decision(action), headers=FROM_OUR_PAGE).status_code == httpx.codes.BAD_REQUEST
+    assert status_of(ledger, "1") == Status.IN_DOUBT
+
+
+def test_row_in_a_running_task_is_left_alone(ledger: Ledger, op: Browser) -> None:
+    """A live lease keeps people away, too."""
+    add_row(ledger, "1", Status.IN_DOUBT, owner="somebody", lease_expires_at=ledger.now() + timedelta(minutes=1))
+    op.post(decision("requeue"), headers=FROM_OUR_PAGE)
+    assert status_of(ledger, "1") == Status.IN_DOUBT
+
+
+def test_run_shows_its_progress(ledger: Ledger, viewer: Browser) -> None:
+    """Counts, pace, time left and the last error of a running delivery are on its tab, which keeps itself current."""
+    attempt = Attempt(dag_id=DAG, run_id=RUN, task_id="tickets", map_index=-1, try_number=2)
+    Deliveries(ledger).begin("owner", namespace=NAMESPACE, attempt=attempt, total=1000)
+    tally = Tally(delivered=240, in_doubt=10, seconds=50.0, total=1000, requests=250, error="Halo answered 500")
+    Deliveries(ledger).update("owner", tally)
+    text = viewer.get(rows_page(run_id=RUN)).text
+    assert "data-running" in text
+    assert '<progress max="1000" value="250">' in text
+    assert "250 of 1,000 rows; 240 delivered, 10 in doubt; 5 rows/s, about 2 min left" in text
+    assert "Last error: Halo answered 500" in text
+
+
+def test_delivery_that_fell_silent_is_shown_as_cut_off(ledger: Ledger, viewer: Browser) -> None:
+    """A process that was killed leaves a line without an end."""
+    attempt = Attempt(dag_id=DAG, run_id=RUN, task_id="tickets", map_index=-1, try_number=1)
+    Deliveries(ledger).begin("owner", namespace=NAMESPACE, attempt=attempt, total=None)
+    long_ago = ledger.now() - timedelta(hours=1)
+    ledger.transaction(lambda db: db.execute(update(deliveries).values(updated_at=long_ago)))
+    text = viewer.get(rows_page(run_id=RUN)).text
+    assert "cut off" in text
+    assert "data-running" not in text
+
+
+def test_airflow_takes_the_plugin_as_it_is(airflow_url: str, tokens: dict[str, str]) -> None:
+    """The navigation and both tabs are there, and the plugin brought no error."""
+    with httpx.Client(base_url=f"{airflow_url}/api/v2", headers={"Authorization": f"Bearer {tokens['admin']}"}) as api:
+        (plugin,) = [each for each in api.get("/plugins").json()["plugins"] if each["name"] == "halo"]
+        assert api.get("/plugins/importErrors").json()["total_entries"] == 0
+    assert {view["destination"] for view in plugin["external_views"]} == {"nav", "dag_run", "task_instance"}
+
+
+def test_plugin_loads_nothing_that_a_task_would_pay_for() -> None:
+    """Every Airflow process imports the plugin; the pages and the ledger come with the first request."""
+    check = "import sys, halo_provider.plugin; print(*[name for name in sys.modules if 'halo_provider' in name])"
+    found = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    loaded = set(found.stdout.splitlines()[-1].split())
+    assert loaded <= {"halo_provider", "halo_provider.plugin", "halo_provider.get_provider_info"}
