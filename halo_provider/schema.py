@@ -5,8 +5,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from alembic.migration import MigrationContext
-from alembic.operations import Operations
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -225,6 +223,9 @@ def _version(db: Connection) -> int | None:
 
 
 def _add_what_is_missing(db: Connection, table: Table) -> None:
+    from alembic.migration import MigrationContext  # noqa: PLC0415 -- slow to import, for a step taken once
+    from alembic.operations import Operations  # noqa: PLC0415
+
     operations = Operations(MigrationContext.configure(db))
     inspector = inspect(db)
     columns = {column["name"] for column in inspector.get_columns(table.name)}
