@@ -9,7 +9,8 @@ demo: .venv  ## run the main job: simulator, Airflow, both example DAGs
 	@$(BIN)/python -m halo_provider.demo $(ARGS)
 
 test: .venv  ## every test, the acceptance tests included
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -m "not acceptance" --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m acceptance $(ARGS)
 
 bench: .venv  ## the benchmarks: ratios within one run, against a bare loop and others
 	$(BIN)/python -m tests.benchmarks $(ARGS)

@@ -11,7 +11,6 @@ from typing import Any, Self, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
-import jwt
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
@@ -240,6 +239,8 @@ class HaloClient:
         return request.model_copy(update={"user_token": token})
 
     def _sign(self, claims: dict[str, Any], secret: str, *, lifetime: int) -> str:
+        import jwt  # noqa: PLC0415 -- slow to import, and not needed where a DAG is parsed
+
         now = int(self._clock())
         return jwt.encode({**claims, "iat": now, "exp": now + lifetime}, secret, algorithm="HS256")
 

@@ -600,16 +600,17 @@ class _Delivery:
             self._go(work)
 
     def _place(self, reading: Reading, claims: Mapping[str, Claim]) -> None:
-        claim = claims.get(reading.row_key) if reading.row_key else None
-        if reading.submission is not None:
-            self._start(_Work(reading.row, reading.submission), claim)
-            return
-        outcome = Outcome(row=reading.row, row_key=reading.row_key, user_id=None, fate=Fate.DUPLICATE)
-        if not reading.duplicate:
-            outcome = replace(outcome, fate=Fate.REJECTED, error=reading.error)
-            if claim is not None and claim.standing is Standing.DELIVERED:
-                outcome = replace(outcome, fate=Fate.ALREADY_DELIVERED, session_id=claim.session_id, error=None)
-        self._count(outcome)
+        row, row_key, submission = reading.row, reading.row_key, reading.submission
+        claim = claims.get(row_key) if row_key and reading.is_candidate else None
+        if claim is not None and claim.standing is Standing.DELIVERED:
+            user_id = submission.user_id if submission else None
+            fate = Fate.ALREADY_DELIVERED
+            self._count(Outcome(row=row, row_key=row_key, user_id=user_id, fate=fate, session_id=claim.session_id))
+        elif submission is not None:
+            self._start(_Work(row, submission), claim)
+        else:
+            fate = Fate.DUPLICATE if reading.duplicate else Fate.REJECTED
+            self._count(Outcome(row=row, row_key=row_key, user_id=None, fate=fate, error=reading.error))
 
     def _ended_by(self, claim: Claim | None, work: _Work, *, entered: bool = True) -> bool:
         """Whether the claim's answer is already the row's end in this run."""

@@ -260,8 +260,9 @@ class AirflowApi:
 
     def abandon_runs(self, dag_id: str) -> None:
         """End what an interrupted demo left, or the scheduler would resume it beside the new runs."""
-        for backfill_id in self.active_backfills(dag_id):
-            self._http.put(f"/api/v2/backfills/{backfill_id}/cancel").raise_for_status()
+        for backfill in self._get("/api/v2/backfills", dag_id=dag_id)["backfills"]:
+            if backfill["completed_at"] is None:
+                self._http.put(f"/api/v2/backfills/{backfill['id']}/cancel").raise_for_status()
         for state in ("queued", "running"):
             for run in self.runs(dag_id, state=state):
                 self._http.patch(run.path, json={"state": "failed"}).raise_for_status()
@@ -279,11 +280,6 @@ class AirflowApi:
         body = {"dag_id": dag_id, **days, "reprocess_behavior": "completed"}
         self._http.post("/api/v2/backfills", json=body).raise_for_status()
         return self.runs(dag_id, logical_date_gte=days["from_date"], logical_date_lte=days["to_date"])
-
-    def active_backfills(self, dag_id: str) -> list[int]:
-        """The backfills that Airflow does not know to be over; while there is one, it takes no other."""
-        found = self._get("/api/v2/backfills", dag_id=dag_id)["backfills"]
-        return [backfill["id"] for backfill in found if backfill["completed_at"] is None]
 
     def runs(self, dag_id: str, **filters: str) -> list[Run]:
         """The DAG's runs that the filters of Airflow's REST API let through, in the order of their logical dates."""
@@ -494,6 +490,8 @@ def _environment(home: Home, *, simulator_port: int, airflow_port: int) -> dict[
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": "2",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        # On a busy machine SQLite's writers wait longer for each other than its usual five seconds.
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home.airflow / 'airflow.db'}?timeout=60",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",  # seconds; a file that changes is read at once
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home.task_logs),
         "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(home.logs / "dags"),

@@ -1,14 +1,22 @@
 """How fast to send: concurrency that adapts, pauses that Halo asks for, back-off between attempts, and stopping."""
 
 import asyncio
+import math
 import random
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
 from halo_provider.exceptions import HaloCallError, HaloRateLimitError, HaloServerError
 
 MAX_PAUSE = 300.0  # seconds of Retry-After waited for here; a longer one ends the run, and Airflow waits
+MAX_LATENESS = 0.05  # seconds by which a start may be late and still count as in time, so that the next ones are
+PACE_WINDOW = 10.0  # seconds of sending that tell the pace which Halo refused
+PACE_EVIDENCE = 10  # requests in that time, over a second at least: with less there is no telling
+PACE_USED = 0.8  # share of the pace allowed; a run that sends less is held back by something else
+PACE_KEPT = 0.95  # share of that pace with which the run goes on
+PACE_RECOVERY = 60.0  # seconds after which the pace, once back where it was refused, has doubled
 MAX_REFUSALS = 100  # rounds in a row that Halo answers with 429 before the run gives up
 
 
@@ -88,11 +96,52 @@ class _Limit:
         await self._timeout.__aexit__(exc_type, exc, traceback)
 
 
+class _LearnedPace:
+    """How many requests a second Halo takes, found out by its refusals.
+
+    After one the pace is a little lower. It grows back slowly to where it was refused, stays around there, and grows
+    ever faster when nothing happens (like TCP's CUBIC), so that a limit is met seldom and a limit lifted is noticed.
+    """
+
+    def __init__(self) -> None:
+        self._starts: deque[float] = deque()  # of the requests of late that Halo did not refuse
+        self._refused_pace = math.inf
+        self._explored_from = 0.0  # when the pace is back where it was refused
+
+    def began(self, now: float) -> None:
+        """Remember a request."""
+        self._starts.append(now)
+        while self._starts[0] < now - PACE_WINDOW:
+            self._starts.popleft()
+
+    def refused(self, started: float) -> None:
+        """Forget a request: Halo did not take it."""
+        with suppress(ValueError):  # it began too long ago
+            self._starts.remove(started)
+
+    def lower(self, now: float, *, until: float) -> bool:
+        """Go on more slowly after a pause that ends then. False if too little was sent to know from what pace."""
+        seconds = now - self._starts[0] if self._starts else 0.0
+        pace = self.at(now)
+        if seconds >= 1.0 and len(self._starts) >= PACE_EVIDENCE and len(self._starts) / seconds < PACE_USED * pace:
+            pace = len(self._starts) / seconds
+        if pace == math.inf:
+            return False
+        self._refused_pace = pace
+        self._explored_from = until + PACE_RECOVERY * (1 - PACE_KEPT) ** (1 / 3)
+        return True
+
+    def at(self, now: float) -> float:
+        """The pace at this time, in requests a second; without a limit until one is met."""
+        return self._refused_pace * max(PACE_KEPT, 1 + ((now - self._explored_from) / PACE_RECOVERY) ** 3)
+
+
 class Pacer:
     """Lets requests through: at most `limit` at a time, at most `requests_per_second`, none during a pause.
 
-    The limit falls by half when Halo refuses (429, 503), once for all that were under way together, and grows back by
-    one for every full round of successes, never beyond `concurrency` (additive increase, multiplicative decrease).
+    When Halo refuses for its load (503), or for the rate (429) before it is known what rate it takes, the limit falls
+    by half, once for all that were under way together. It grows back by one for every full round of successes, never
+    beyond `concurrency` (additive increase, multiplicative decrease). Later refusals for the rate lower the pace.
     """
 
     def __init__(self, *, concurrency: int, requests_per_second: float | None, stop: Stop) -> None:
@@ -102,6 +151,8 @@ class Pacer:
         self.refused = 0
         self._stop = stop
         self._interval = 1.0 / requests_per_second if requests_per_second else 0.0
+        self._pace = _LearnedPace()
+        self._turn = asyncio.Lock()  # to wait for the next start
         self._next_start = 0.0
         self._paused_until = 0.0
         self._lowered_at = 0.0
@@ -120,16 +171,13 @@ class Pacer:
                 place: asyncio.Future[None] = loop.create_future()
                 self._waiting.append(place)
                 await place
-            elif self._interval and self._next_start > now:
-                start = self._next_start
-                self._next_start = start + self._interval
-                self.in_flight += 1
-                await self._stop.sleep(start - now)
-                if self._stop.requested or self._paused_until <= loop.time():
-                    return loop.time()
-                self.release()
+            elif self._next_start > now:
+                async with self._turn:
+                    await self._stop.sleep(self._next_start - loop.time())
             else:
-                self._next_start = now + self._interval
+                due = self._next_start if now - self._next_start < MAX_LATENESS else now
+                self._next_start = due + max(self._interval, 1 / self._pace.at(now))
+                self._pace.began(now)
                 self.in_flight += 1
                 return now
         self.in_flight += 1
@@ -158,20 +206,19 @@ class Pacer:
         self.refused += 1
         first_of_its_round = started >= self._lowered_at
         now = asyncio.get_running_loop().time()
+        self._pace.refused(started)
         if first_of_its_round:
-            self.limit = max(1, self.limit // 2)
             self._lowered_at = now
-            self._successes = 0
             self._refusals_in_a_row += refusal
-        if error.retry_after is not None:
-            wait = error.retry_after
-        elif refusal and first_of_its_round:
-            wait = Backoff(base=1.0).delay(self._refusals_in_a_row)
-        else:
-            return
+        wait = error.retry_after
+        if wait is None:
+            wait = Backoff(base=1.0).delay(self._refusals_in_a_row) if refusal and first_of_its_round else 0.0
         if wait > MAX_PAUSE or self._refusals_in_a_row > MAX_REFUSALS:
             self._stop.request("Halo asks to come back later", error=error)
         self._paused_until = max(self._paused_until, now + min(wait, MAX_PAUSE))
+        if first_of_its_round and not (refusal and self._pace.lower(now, until=self._paused_until)):
+            self.limit = max(1, self.limit // 2)
+            self._successes = 0
 
     def _admit(self) -> None:
         free = self.limit - self.in_flight

@@ -1,5 +1,6 @@
 """The ledger's rows for people: looked up, and settled by hand, which the row's history tells."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -159,10 +160,13 @@ class Records:
 
     def counts(self, wanted: RowFilter) -> dict[Status, int]:
         """How many rows there are of each status."""
-        statement = (
-            select(submissions.c.status, func.count()).where(*wanted.conditions()).group_by(submissions.c.status)
-        )
-        return {Status(status): count for status, count in self._all(statement)}
+        columns = submissions.c
+        # By DAG as well, because MySQL would else choose an index for the grouping that does not have the DAG.
+        statement = select(columns.status, func.count()).where(*wanted.conditions())
+        counts: Counter[Status] = Counter()
+        for status, count in self._all(statement.group_by(columns.dag_id, columns.status)):
+            counts[Status(status)] += count
+        return dict(counts)
 
     def row(self, namespace: str, row_key: str) -> Any | None:
         """One row."""

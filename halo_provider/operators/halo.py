@@ -32,7 +32,7 @@ from halo_provider.identities import IdentifyMode, IdentifyReport, identify
 from halo_provider.operators.files import open_binary, whole_file
 from halo_provider.operators.lineage import announce, lineage
 from halo_provider.operators.links import HaloDeliveriesLink, deliveries_address
-from halo_provider.operators.progress import Progress, StateStoreWatcher, Watcher
+from halo_provider.operators.progress import AccountWatcher, Progress, StateStoreWatcher, Watcher
 from halo_provider.operators.telemetry import Metrics, delivery_span
 from halo_provider.pacing import Stop
 from halo_provider.rehearsal import Rehearsal, rehearse
@@ -420,10 +420,8 @@ class HaloTicketOperator(_RowsOperator):
                 self._refuse_too_many(context, source, claimant)
             self._push_link(context, attempt)
             total = self._total(source)
-            deliveries = Deliveries(ledger)
-            deliveries.begin(claimant.owner, namespace=claimant.namespace, attempt=attempt, total=total)
             watchers: dict[str, Watcher] = {
-                "the ledger": partial(deliveries.update, claimant.owner),
+                "the ledger": AccountWatcher(Deliveries(ledger), claimant=claimant, attempt=attempt),
                 "metrics": Metrics(attempt),
             }
             if (store := context.get("task_state_store")) is not None:  # which Airflow 3.2 does not have
@@ -445,7 +443,7 @@ class HaloTicketOperator(_RowsOperator):
     def _total(self, source: Source) -> int | None:
         """How many rows there are, where finding out costs little: in a list, or a file on this host."""
         if self.rows is not None:
-            return len(self.rows) if isinstance(self.rows, Sized) else None
+            return len(self.rows) if isinstance(self.rows, Sized) and self.shard is None else None
         if self.csv_path is None or "://" in os.fspath(self.csv_path):
             return None
         try:

@@ -16,8 +16,10 @@ from halo_provider.exceptions import HaloRateLimitError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from halo_provider.deliveries import Deliveries
     from halo_provider.delivery import Outcome
     from halo_provider.exceptions import HaloCallError
+    from halo_provider.ledger import Attempt, Claimant
 
 REPORT_INTERVAL = 1.5  # seconds between reports
 LOG_INTERVAL = 10.0  # seconds after which a batch that is not full yet gets its line all the same
@@ -137,6 +139,30 @@ class Progress:
             total=self._total,
         )
         self._logged, self._unlogged = now, 0
+
+
+class AccountWatcher:
+    """
+    Keeps the delivery's line in the ledger's account, from which the pages in Airflow's UI are made.
+
+    :param deliveries: the account
+    :param claimant: who delivers
+    :param attempt: which task instance that is
+    """
+
+    def __init__(self, deliveries: Deliveries, *, claimant: Claimant, attempt: Attempt) -> None:
+        self._deliveries = deliveries
+        self._claimant = claimant
+        self._attempt = attempt
+        self._begun = False
+
+    def __call__(self, tally: Tally, *, ended: bool) -> None:
+        """Begin the line, and bring it up to date."""
+        owner = self._claimant.owner
+        if not self._begun:
+            self._deliveries.begin(owner, namespace=self._claimant.namespace, attempt=self._attempt, total=tally.total)
+            self._begun = True
+        self._deliveries.update(owner, tally, ended=ended)
 
 
 class StateStoreWatcher:

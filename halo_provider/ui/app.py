@@ -43,7 +43,7 @@ SEATS = (
     8  # requests that may use the ledger at a time; a ledger that hangs must not take all of the API server's threads
 )
 DELIVERIES_SHOWN = 40  # in the charts of the overview
-STUCK_SHOWN = 10  # rows on the overview
+STUCK_SHOWN = 5  # rows on the overview
 CSV_PAGE = 1000  # rows read from the ledger at a time for a download
 STUCK = (Status.IN_DOUBT, Status.FAILED, Status.REJECTED)  # those that need a decision come first
 CSV_COLUMNS = (

@@ -204,12 +204,12 @@ def bare_loop(applications: Applications, url: str, *, in_flight: int) -> Measur
     return asyncio.run(run())
 
 
-def httpx_pool(applications: Applications, url: str, *, in_flight: int, seconds: float) -> Measured:
-    """httpx.AsyncClient with its own pool, for so many seconds at most."""
+def httpx_pool(applications: Applications, url: str, *, in_flight: int, kept_alive: int, seconds: float) -> Measured:
+    """httpx.AsyncClient with its own pool, which keeps so many idle connections, for so many seconds at most."""
     bodies = applications.bodies
 
     async def run() -> Measured:
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        limits = httpx.Limits(max_connections=in_flight, max_keepalive_connections=kept_alive)
         async with httpx.AsyncClient(headers=HEADERS, limits=limits, timeout=TIMEOUT) as client:
 
             async def post(body: bytes) -> None:
@@ -249,7 +249,7 @@ def dlt_is_installed() -> bool:
 
 
 def dlt_destination(applications: Applications, url: str, *, in_flight: int, folder: Path) -> Measured:
-    """dlt's custom destination: a pipeline from the CSV file to a function that posts each row.
+    """A custom destination of dlt: a pipeline from the CSV file to a function that posts each row.
 
     dlt calls the function in one thread for every file of its package: there are as many of both as rows in flight.
     """
@@ -274,7 +274,7 @@ def dlt_destination(applications: Applications, url: str, *, in_flight: int, fol
             yield from csv.DictReader(file)
 
     @dlt.destination(batch_size=1, loader_file_format="typed-jsonl", name="halo")
-    def post(items: Any, table: Any) -> None:  # noqa: ARG001 -- dlt's signature
+    def post(items: Any, table: Any) -> None:
         for row in items:
             chat = APPLICATION.render(row, row_key=APPLICATION.row_key(row)).request
             response = session.post(url + CHAT, data=chat.model_dump_json(exclude_none=True), timeout=TIMEOUT)

@@ -121,8 +121,11 @@ def test_row_in_doubt_that_waits_for_its_next_attempt_stays_in_doubt_when_stoppe
     assert deliveries.statuses() == {"a": Status.IN_DOUBT}
 
 
-def test_stopped_run_accounts_for_rows_that_wait_behind_another_run_s(halo: Simulator, deliveries: Deliveries) -> None:
+def test_stopped_run_accounts_for_rows_that_wait_behind_another_run_s(
+    halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A user's second row, which another run holds, comes to its turn after the stop and still ends with a fate."""
+    monkeypatch.setattr(halo_provider.delivery, "CLAIM_POLL", 0.01)
     other = deliveries.claimant()
     other.claim([Candidate(row_key="b", payload_hash="x")], on_in_doubt="resend")
     halo.always("/chat", Fault.slow(0.2))

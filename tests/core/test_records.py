@@ -270,7 +270,7 @@ def test_pages_hold_every_row_once_in_the_order_of_namespace_and_key(records: Re
         (RowFilter(search="user-c"), {"c"}),
         (RowFilter(row_keys=("a", "nobody"), statuses=(Status.DELIVERED,)), {"a"}),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value)) if isinstance(value, set) else str(value),
 )
 def test_filter_finds_the_rows_for_which_all_of_it_holds(
     wanted: RowFilter, found: set[str], records: Records, bring: Bring

@@ -119,7 +119,7 @@ def test_value_of_a_database_has_its_three_forms(value: Any, as_json: Any, as_te
         (1 + 2j, "a value of type complex cannot be sent"),
         (object(), "a value of type object cannot be sent"),
     ],
-    ids=lambda value: ascii(value)[:40],
+    ids=lambda value: type(value).__name__ if " at 0x" in repr(value) else ascii(value)[:40],
 )
 def test_value_json_has_no_room_for_rejects_the_row(value: Any, reason: str) -> None:
     """In every place, with the column, the remedy, and not the value."""

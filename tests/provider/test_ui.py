@@ -18,6 +18,7 @@ import httpx
 import pytest
 from sqlalchemy import insert, update
 
+from halo_provider import records
 from halo_provider.deliveries import Deliveries, Tally
 from halo_provider.ledger import Attempt, Ledger, Status
 from halo_provider.records import Records, RowFilter
@@ -324,6 +325,21 @@ def test_search_finds_a_row_by_key_user_and_session(ledger: Ledger, viewer: Brow
     for each in range(10, 20):
         add_row(ledger, f"ORD-{each}", Status.DELIVERED)
     assert row_keys(viewer.get(rows_page(search=search))) == ["ORD-17"]
+
+
+def test_long_search_goes_on_where_it_ended(ledger: Ledger, viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among very many rows a page searches a part of them, says so, and leads on; a whole key is found at once."""
+    monkeypatch.setattr(records, "SEARCHED", 10)
+    for each in range(25):
+        add_row(ledger, f"{each:02}", Status.DELIVERED)
+    assert row_keys(viewer.get(rows_page(search="24"))) == ["24"]
+    following = rows_page(search="r_24")
+    for _ in range(2):
+        page = viewer.get(following)
+        assert row_keys(page) == []
+        assert "not all of them have been searched yet" in page.text
+        following = html.unescape(re.findall(r'rel="next" href="([^"]*)"', page.text)[0]).removeprefix("/halo/")
+    assert row_keys(viewer.get(following)) == ["24"]
 
 
 def test_tab_of_an_unmapped_task_shows_its_rows(ledger: Ledger, viewer: Browser) -> None:
