@@ -520,7 +520,8 @@ class Processes:
         """Let SIGINT, SIGTERM and SIGHUP end any waiting with StopRequested."""
         # A signal only leaves a note: raising from a handler could lose a process between its start and its record.
         for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(signal_number) is not signal.SIG_IGN:  # nohup makes SIGHUP one to ignore
+            # nohup makes SIGHUP one to ignore; SIGINT, which a shell ignores for its background jobs, ends the demo.
+            if signal_number != signal.SIGHUP or signal.getsignal(signal_number) is not signal.SIG_IGN:
                 signal.signal(signal_number, lambda number, _frame: self._signals.append(number))
 
     def serve(self, name: str, module: str, *arguments: str) -> None:
