@@ -13,10 +13,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic_core import to_json
 
@@ -82,8 +82,7 @@ class Fate(StrEnum):
 HOLDS_BACK = frozenset({Fate.IN_DOUBT, Fate.FAILED, Fate.NOT_ATTEMPTED})  # its user's later rows wait for it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(NamedTuple):
     """One row's end in this run. `error` says why, where it is not delivered."""
 
     row: Row
@@ -220,7 +219,7 @@ class _Work:
         return self.change.ledger_key if self.change else self.row_key
 
     def candidate(self) -> Candidate:
-        return replace(candidate(self.submission), row_key=self.ledger_key)
+        return candidate(self.submission)._replace(row_key=self.ledger_key)
 
     @property
     def user_id(self) -> str | None:
@@ -370,7 +369,7 @@ def _unrecorded(outcome: Outcome) -> Outcome:
     if outcome.fate not in {Fate.DELIVERED, Fate.REJECTED, Fate.IN_DOUBT}:
         return outcome
     reason = "it was sent, but the ledger could not record the answer, or another run had taken the row over"
-    return replace(outcome, fate=Fate.IN_DOUBT, error=RowError(reason))
+    return outcome._replace(fate=Fate.IN_DOUBT, error=RowError(reason))
 
 
 @contextmanager
@@ -578,7 +577,7 @@ class _Delivery:
         follow_ups: dict[str | None, _Work] = {}
         for reading in readings:
             claim = claims.get(reading.row_key or "")
-            if claim is None or claim.standing is not Standing.DELIVERED or not claim.changed or not reading.submission:
+            if claim is None or not claim.has_changed or not reading.submission:
                 continue
             self._report.changed += 1
             if self._on_change == "fail":

@@ -99,8 +99,7 @@ class Attempt:
         return f"{self.dag_id} {self.run_id} {self.task_id}{mapped} try {self.try_number}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A row that asks to be claimed; one that could not be rendered comes with the error instead of a hash."""
 
     row_key: str
@@ -123,6 +122,25 @@ class Claim(NamedTuple):
     changed: bool = False
     changes: int = 0
 
+    @property
+    def has_changed(self) -> bool:
+        """Whether it is a delivered row that has another content now."""
+        return self.standing is Standing.DELIVERED and self.changed
+
+
+class _Known(NamedTuple):
+    """A row of the table, as far as a claim looks at it."""
+
+    row_key: str
+    status: str
+    user_id: str | None
+    session_id: str | None
+    payload_hash: str | None
+    changes: int | None
+    error: str | None
+    owner: str | None
+    lease_expires_at: datetime | None
+
 
 class Change(NamedTuple):
     """Which change of a delivered row a follow-up carries; counted from 1."""
@@ -143,8 +161,7 @@ class Change(NamedTuple):
         return cls(row_key, int(number), payload_hash) if mark else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
+class Settlement(NamedTuple):
     """The outcome of an attempt, or of a claim given back. `final` also ends the lease."""
 
     row_key: str
@@ -250,7 +267,7 @@ class Ledger:
                 raise LedgerError(f"the ledger cannot be used: {_reason(error)}") from error
         raise AssertionError  # the last attempt returns or raises
 
-    def find(self, namespace: str, row_keys: Sequence[str]) -> dict[str, Any]:
+    def find(self, namespace: str, row_keys: Sequence[str]) -> dict[str, "_Known"]:
         """The rows of these keys, by key."""
         return self.transaction(lambda db: _find(db, namespace, row_keys))
 
@@ -300,7 +317,7 @@ class Claimant:
         """Where the rows of another submission on the same connection stand, by key; unknown ones are left out."""
         namespace = f"{self.namespace.rpartition('/')[0]}/{submission_name}"
         found = self._ledger.find(namespace, row_keys)
-        return {key: Claim(_KNOWN[row.status], session_id=row.session_id) for key, row in found.items()}
+        return {key: Claim(_KNOWN[Status(row.status)], session_id=row.session_id) for key, row in found.items()}
 
     def preview(self, candidates: Sequence[Candidate], *, on_in_doubt: OnInDoubt) -> dict[str, Claim]:
         """Say where every key stands, as `claim` would, and write nothing."""
@@ -354,7 +371,7 @@ class Claimant:
             if key not in won:
                 claims[key] = Claim(Standing.BUSY)
 
-    def _standing(self, row: Any, candidate: Candidate, now: datetime, on_in_doubt: OnInDoubt) -> Standing:
+    def _standing(self, row: _Known | None, candidate: Candidate, now: datetime, on_in_doubt: OnInDoubt) -> Standing:
         if row is not None:
             if row.status == Status.DELIVERED:
                 return Standing.DELIVERED
@@ -387,7 +404,7 @@ class Claimant:
         }
 
     def _takeover(
-        self, row: Any, candidate: Candidate, standing: Standing, now: datetime, lease_end: datetime
+        self, row: _Known, candidate: Candidate, standing: Standing, now: datetime, lease_end: datetime
     ) -> dict[str, Any]:
         claimed = standing is Standing.CLAIMED
         doubtful = row.status in _DOUBTFUL
@@ -534,27 +551,17 @@ def _keys(namespace: str, row_keys: Sequence[str]) -> Any:
     return and_(submissions.c.namespace == namespace, submissions.c.row_key.in_(row_keys))
 
 
-def _find(db: Connection, namespace: str, row_keys: Sequence[str]) -> dict[str, Any]:
-    columns = submissions.c
-    statement = select(
-        columns.row_key,
-        columns.status,
-        columns.user_id,
-        columns.session_id,
-        columns.payload_hash,
-        columns.changes,
-        columns.error,
-        columns.owner,
-        columns.lease_expires_at,
-    ).where(_keys(namespace, row_keys))
-    return {row.row_key: row for row in db.execute(statement)}
+def _find(db: Connection, namespace: str, row_keys: Sequence[str]) -> dict[str, _Known]:
+    columns = (submissions.c[name] for name in _Known._fields)
+    found = db.execute(select(*columns).where(_keys(namespace, row_keys)))
+    return {row.row_key: row for row in map(_Known._make, found)}
 
 
 def _row_key(candidate: Candidate) -> str:
     return candidate.row_key
 
 
-def _claim_of(standing: Standing, row: Any, candidate: Candidate) -> Claim:
+def _claim_of(standing: Standing, row: _Known | None, candidate: Candidate) -> Claim:
     if row is None:
         return Claim(standing, error=candidate.error)
     return Claim(
@@ -567,13 +574,13 @@ def _claim_of(standing: Standing, row: Any, candidate: Candidate) -> Claim:
     )
 
 
-def _must_be_written(row: Any, standing: Standing, candidate: Candidate) -> bool:
+def _must_be_written(row: _Known, standing: Standing, candidate: Candidate) -> bool:
     """Whether a row that is not claimed changes all the same: doubt, or a new reason to reject, becomes known."""
     match standing:
         case Standing.IN_DOUBT | Standing.REJECTED if row.status == Status.IN_FLIGHT:
             return True
         case Standing.REJECTED if candidate.error is not None:
-            return bool(row.status != Status.REJECTED or row.error != _shortened(candidate.error))
+            return row.status != Status.REJECTED or row.error != _shortened(candidate.error)
     return False
 
 

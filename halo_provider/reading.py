@@ -1,9 +1,11 @@
 """A source's rows under their keys: read, checked for repetition, and rendered, batch by batch."""
 
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+
+from pydantic_core import to_json
 
 from halo_provider.exceptions import RowError, SourceError
 from halo_provider.ledger import Candidate
@@ -47,9 +49,16 @@ class SeenKeys:
         self._db.execute("PRAGMA journal_mode=OFF")
         self._db.execute("CREATE TABLE seen (row_key TEXT PRIMARY KEY) WITHOUT ROWID")
 
-    def add(self, row_key: str) -> bool:
-        """Remember the key; whether it is new."""
-        return self._db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (row_key,)).rowcount == 1
+    def add(self, row_keys: Sequence[str]) -> set[str]:
+        """Remember the keys; which of them were met before.
+
+        By two statements, however many keys: at each step of one, the GIL goes to another thread and back.
+        """
+        asked = to_json(row_keys).decode()
+        met = self._db.execute("SELECT row_key FROM seen WHERE row_key IN (SELECT value FROM json_each(?))", (asked,))
+        met_before = {row_key for (row_key,) in met}
+        self._db.execute("INSERT OR IGNORE INTO seen SELECT value FROM json_each(?)", (asked,))
+        return met_before
 
     def close(self) -> None:
         """Forget them all."""
@@ -81,7 +90,16 @@ class Reader:
             self._error = error
             if not readings:
                 raise
+        self._mark_duplicates(readings)
         return readings
+
+    def _mark_duplicates(self, readings: list[Reading]) -> None:
+        met = self._seen.add([reading.row_key for reading in readings if reading.row_key is not None])
+        for place, reading in enumerate(readings):
+            if reading.row_key in met:
+                readings[place] = Reading(reading.row, reading.row_key, duplicate=True)
+            elif reading.row_key is not None:
+                met.add(reading.row_key)
 
     def _reading(self, row: Row) -> Reading:
         if row.error is not None:
@@ -89,8 +107,6 @@ class Reader:
         row_key = None
         try:
             row_key = self._submission.row_key(row.values)
-            if not self._seen.add(row_key):
-                return Reading(row, row_key, duplicate=True)
             return Reading(row, row_key, submission=self._submission.render(row.values, row_key=row_key))
         except RowError as error:
             return Reading(row, row_key, error=error)

@@ -1,14 +1,14 @@
 """rehearse(): what a delivery would do, without sending or writing anything."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from halo_provider.delivery import Fate
+from halo_provider.delivery import Fate, OnChange
 from halo_provider.exceptions import RowError
-from halo_provider.ledger import Claimant, OnInDoubt, Standing
-from halo_provider.reading import Reader, candidate_of
+from halo_provider.ledger import Change, Claim, Claimant, OnInDoubt, Standing
+from halo_provider.reading import Reader, Reading, candidate, candidate_of
 from halo_provider.sources import Row, Source
 from halo_provider.submission import Submission, masked
 
@@ -43,6 +43,7 @@ def rehearse(
     submission: Submission,
     claimant: Claimant,
     on_in_doubt: OnInDoubt,
+    on_change: OnChange = "skip",
     batch_size: int = 500,
     on_rejected: Callable[[Row, RowError], None] = lambda _row, _error: None,
 ) -> Rehearsal:
@@ -53,6 +54,8 @@ def rehearse(
         while readings := reader.next_batch():
             candidates = [candidate_of(reading) for reading in readings if reading.is_candidate]
             claims = claimant.preview(candidates, on_in_doubt=on_in_doubt)
+            if on_change == "follow_up":
+                claims |= _follow_ups(readings, claims, claimant, on_in_doubt)
             for reading in readings:
                 claim = claims[reading.row_key] if reading.is_candidate and reading.row_key else None
                 fate = FATES[claim.standing] if claim else Fate.DUPLICATE if reading.duplicate else Fate.REJECTED
@@ -66,3 +69,19 @@ def rehearse(
         reader.close()
     rehearsal.would_send = rehearsal.counts[Fate.NOT_ATTEMPTED]
     return rehearsal
+
+
+def _follow_ups(
+    readings: Sequence[Reading], claims: Mapping[str, Claim], claimant: Claimant, on_in_doubt: OnInDoubt
+) -> dict[str, Claim]:
+    """Where the follow-ups of delivered rows stand that have changed since, by the rows' keys."""
+    changes: list[Change] = []
+    candidates = []
+    for reading in readings:
+        claim = claims.get(reading.row_key or "") if reading.is_candidate else None
+        if claim is not None and reading.submission is not None and claim.has_changed and claim.session_id:
+            change = Change(reading.submission.row_key, claim.changes + 1, reading.submission.payload_hash)
+            changes.append(change)
+            candidates.append(candidate(reading.submission)._replace(row_key=change.ledger_key))
+    found = claimant.preview(candidates, on_in_doubt=on_in_doubt)
+    return {change.row_key: found[change.ledger_key] for change in changes}

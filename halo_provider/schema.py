@@ -223,14 +223,15 @@ def _version(db: Connection) -> int | None:
 
 
 def _add_what_is_missing(db: Connection, table: Table) -> None:
-    from alembic.migration import MigrationContext  # noqa: PLC0415 -- slow to import, for a step taken once
-    from alembic.operations import Operations  # noqa: PLC0415
-
-    operations = Operations(MigrationContext.configure(db))
     inspector = inspect(db)
     columns = {column["name"] for column in inspector.get_columns(table.name)}
-    for column in table.columns:
-        if column.name not in columns:
+    missing = [column for column in table.columns if column.name not in columns]
+    if missing:
+        from alembic.migration import MigrationContext  # noqa: PLC0415 -- slow to import, for a step taken once
+        from alembic.operations import Operations  # noqa: PLC0415
+
+        operations = Operations(MigrationContext.configure(db))
+        for column in missing:
             operations.add_column(table.name, Column(column.name, column.type))
     indexes = {index["name"] for index in inspector.get_indexes(table.name)}
     for index in table.indexes:

@@ -9,9 +9,8 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain, count, repeat
-from typing import IO, Any, Protocol, Self
+from typing import IO, Any, NamedTuple, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -23,8 +22,7 @@ MAX_RAW_TEXT = 2_000  # characters of an unreadable line that go to the rejects 
 _BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """What a source yields: `number` is a CSV file's line (the header is line 1) or a place in a list, from 1.
 
     `error` is set where the row cannot be used at all; `values` then holds what could be read of it.
@@ -145,7 +143,7 @@ class CsvSource:
             extra = f"values beyond the header: {fields[width:]!r}" if len(fields) > width else None
             return RowError(reason, detail=extra)
         # What could not be decoded stands in its value as a lone surrogate.
-        if not all(map(is_unicode, fields)):
+        if not is_unicode("".join(fields)):
             return RowError(
                 f"line {line} holds bytes that are not {self.options.encoding}; give csv_options the file's own "
                 "encoding, e.g. {'encoding': 'cp1252'}"
@@ -207,8 +205,7 @@ class CsvSource:
             yield io.TextIOWrapper(binary, encoding=encoding, errors="surrogateescape", newline="")
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
+class _Record(NamedTuple):
     """What the CSV parser found between two line numbers, or why it found nothing."""
 
     first_line: int

@@ -3,13 +3,12 @@
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import cached_property
 from hashlib import sha256
 from string import Formatter
-from typing import Annotated, Any, Literal, Self, TypeGuard, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeGuard, TypeVar
 from uuid import UUID
 
 from pydantic import (
@@ -121,11 +120,10 @@ def text(value: Any) -> str:
 
 def identifier(row: RowValues, column: str) -> str:
     """The column's value as a stable id: trimmed text, whole numbers without a fraction, "" for a missing one."""
-    match row[column]:
-        case float() | Decimal() as number if math.isfinite(number) and number == int(number):
-            return str(int(number))
-        case value:
-            found: str = _in_column(column, text, value).strip()
+    value = row[column]
+    if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
+        return str(int(value))
+    found: str = (value if _is_plain(value) else _in_column(column, text, value)).strip()
     if not found.isprintable():
         raise RowError("an id cannot hold control characters or line breaks; clean the value", column=column)
     return found
@@ -315,8 +313,7 @@ class Entry(_Definition):
         return value if value is None or isinstance(value, list) else [value]
 
 
-@dataclass(frozen=True, slots=True)
-class RenderedSubmission:
+class RenderedSubmission(NamedTuple):
     """One row's request under its key. `payload_hash` changes when and only when the request does."""
 
     row_key: str
@@ -327,7 +324,7 @@ class RenderedSubmission:
 
     def into_session(self, session_id: str) -> Self:
         """The same request as a message into a session that exists."""
-        return replace(self, request=self.request.model_copy(update={"session_id": session_id}))
+        return self._replace(request=self.request.model_copy(update={"session_id": session_id}))
 
 
 class Submission(_Definition):
@@ -387,10 +384,12 @@ class Submission(_Definition):
 
     def row_key(self, row: RowValues) -> str:
         """The row's stable business key. Raises RowError where a key column is empty or the key too long."""
-        parts = [identifier(row, column) for column in self.key]
-        for column, part in zip(self.key, parts, strict=True):
+        parts = []
+        for column in self.key:
+            part = identifier(row, column)
             if not part:
                 raise RowError("the row's key is empty; every row needs one, or it could be sent twice", column=column)
+            parts.append(part)
         return _joined(parts, self.key)
 
     def follows_key(self, row: RowValues) -> str | None:
@@ -579,8 +578,9 @@ class Submission(_Definition):
 
 def _joined(parts: Sequence[str], columns: Sequence[str]) -> str:
     """One key of several parts, so that different parts never make the same key."""
-    escaped = [part.replace("\\", "\\\\").replace("|", "\\|") for part in parts]
-    key = parts[0] if len(parts) == 1 else "|".join(escaped)
+    key = parts[0]
+    if len(parts) > 1:
+        key = "|".join(part.replace("\\", "\\\\").replace("|", "\\|") for part in parts)
     if len(key) > MAX_ROW_KEY:
         raise RowError(f"the row's key has {len(key):,} characters, at most {MAX_ROW_KEY} fit", column=columns[0])
     return key

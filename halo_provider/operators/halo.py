@@ -60,6 +60,7 @@ KILL_GRACE = 2.0  # seconds for what is in flight when the task is killed: Airfl
 KILLED = "the task was killed"
 TIMEOUT_MARGIN = 5.0  # seconds before execution_timeout in which the run is wound up
 BACKFILL = "backfill"  # a run's type; Airflow's enum is a string, and another class on workers than elsewhere
+MAX_BATCH = 10_000  # rows: a query about all of them has to fit into the variables that SQLite takes, 32,766
 
 
 class _RowsOperator(BaseOperator):
@@ -357,7 +358,7 @@ class HaloTicketOperator(_RowsOperator):
     :param sql_parameters: values for its ``:name`` parameters, bound on every database
     :param rows: a list of dicts, a DataFrame, or an upstream task's output
     :param halo_conn_id: the Halo connection; part of the namespace of the rows' keys
-    :param batch_size: rows claimed in the ledger together
+    :param batch_size: rows claimed in the ledger together, at most 10,000
     :param concurrency: most requests in flight
     :param requests_per_second: most requests started in a second
     :param timeout: seconds for one attempt
@@ -496,6 +497,7 @@ class HaloTicketOperator(_RowsOperator):
             submission=self.submission,
             claimant=claimant,
             on_in_doubt=self.on_in_doubt,
+            on_change=self.on_change,
             batch_size=self.batch_size,
             on_rejected=rejects.add,
         )
@@ -585,8 +587,8 @@ class HaloTicketOperator(_RowsOperator):
 
     def _check(self) -> None:
         super()._check()
-        if self.batch_size < 1:
-            raise HaloConfigurationError("batch_size must be at least 1")
+        if not 1 <= self.batch_size <= MAX_BATCH:
+            raise HaloConfigurationError(f"batch_size must be between 1 and {MAX_BATCH:,}, not {self.batch_size:,}")
         if self.on_in_doubt not in {"resend", "hold"}:
             raise HaloConfigurationError(f"on_in_doubt must be resend or hold, not {self.on_in_doubt!r}")
         if self.on_change not in {"skip", "fail", "follow_up"}:
@@ -623,19 +625,19 @@ class HaloTicketOperator(_RowsOperator):
             progress.stopped(report.stopped)
             return report
 
-    def get_openlineage_facets_on_start(self) -> OperatorLineage:
+    def get_openlineage_facets_on_start(self) -> OperatorLineage[Any, Any]:
         """What OpenLineage is told before the rows are read."""
         return self._lineage()
 
-    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage:  # noqa: ARG002 -- its signature
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:  # noqa: ARG002 -- its signature
         """What OpenLineage is told at the end: how many rows were delivered, too."""
         return self._lineage()
 
-    def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage:  # noqa: ARG002 -- its signature
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage[Any, Any]:  # noqa: ARG002 -- its signature
         """What OpenLineage is told after a red end: the same."""
         return self._lineage()
 
-    def _lineage(self) -> OperatorLineage:
+    def _lineage(self) -> OperatorLineage[Any, Any]:
         return lineage(
             halo_conn_id=self.halo_conn_id,
             submission_name=self.submission.name,

@@ -35,7 +35,7 @@ def lineage(
     sql: str | None,
     sql_conn_id: str | None,
     counts: Mapping[str, int] | None = None,
-) -> OperatorLineage:
+) -> OperatorLineage[Any, Any]:
     """
     Describe the task to OpenLineage: the file or the tables it reads, and the submissions it makes.
 
@@ -52,11 +52,13 @@ def lineage(
     from airflow.providers.openlineage.extractors import OperatorLineage  # noqa: PLC0415 -- as above
 
     names = [_file(csv_path)] if csv_path else _tables(sql, sql_conn_id) if sql and sql_conn_id else []
-    delivered = {"outputStatistics": OutputStatisticsOutputDatasetFacet(rowCount=counts["delivered"])} if counts else {}
+    facets: dict[str, Any] = {}
+    if counts:
+        facets["outputStatistics"] = OutputStatisticsOutputDatasetFacet(rowCount=counts["delivered"])
     return OperatorLineage(
         inputs=[Dataset(namespace=namespace, name=name) for namespace, name in names],
         outputs=[
-            OutputDataset(namespace=f"halo://{halo_conn_id}", name=submission_name, outputFacets=delivered),
+            OutputDataset(namespace=f"halo://{halo_conn_id}", name=submission_name, outputFacets=facets),
         ],
     )
 

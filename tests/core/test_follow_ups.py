@@ -1,18 +1,21 @@
 """Changed rows become follow-ups in the session they have, and a submission may follow another one's row."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from halo_provider.delivery import Fate
+from halo_provider.delivery import Fate, OnChange
 from halo_provider.exceptions import RowsChangedError
 from halo_provider.ledger import Attempt, Candidate, Ledger, Settlement, Status
 from halo_provider.records import Records, RowFilter
+from halo_provider.rehearsal import rehearse
 from halo_provider.simulator import Fault, Simulator
+from halo_provider.sources import ListSource
 from halo_provider.submission import Submission, User
-from tests.core.deliveries import NAMESPACE, Deliveries, Run, note, notes, rows_in
+from tests.core.deliveries import NAMESPACE, NOTE, Deliveries, Run, note, notes, rows_in
 
 CANCELLATION = Submission(
     name="cancellation",
@@ -122,6 +125,24 @@ def test_follow_up_that_halo_rejects_is_sent_again_when_the_row_changes_again(
     assert (rejected.counts, again.counts) == ({Fate.REJECTED: 1}, {Fate.REJECTED: 1})
     assert run.counts == {Fate.DELIVERED: 1}
     assert [message for _, message in said(halo)] == ["A", "C"]
+
+
+@pytest.mark.parametrize("on_change", ["skip", "follow_up"])
+def test_rehearsal_counts_follow_ups(deliveries: Deliveries, halo: Simulator, on_change: OnChange) -> None:
+    """They are messages to be sent like others, as long as they are not delivered or rejected themselves."""
+    deliveries.run([note("changed", text="A"), note("same"), note("refused", text="A")])
+    halo.script_for(user_id="user-refused", faults=[Fault.status(400)])
+    deliveries.run([note("refused", text="B")], on_change="follow_up")
+    rows = [note("changed", text="B"), note("same"), note("refused", text="B"), note("new")]
+    rehearsal = rehearse(
+        ListSource(rows), submission=NOTE, claimant=deliveries.claimant(), on_in_doubt="resend", on_change=on_change
+    )
+
+    run = deliveries.run(rows, on_change=on_change)
+
+    sent = rehearsal.counts.pop(Fate.NOT_ATTEMPTED)
+    assert (sent, sent) == (rehearsal.would_send, run.counts[Fate.DELIVERED])
+    assert rehearsal.counts + Counter({Fate.DELIVERED: sent}) == run.counts
 
 
 def test_two_runs_at_once_follow_up_once(deliveries: Deliveries, halo: Simulator) -> None:

@@ -138,6 +138,9 @@ def test_seen_keys_know_every_key() -> None:
     """Beyond what a test can hold in mind."""
     seen = SeenKeys()
 
-    assert all(seen.add(str(number)) for number in range(10_000))
-    assert not any(seen.add(str(number)) for number in range(10_000))
+    keys = [f"{number}é" for number in range(10_000)]
+
+    assert seen.add(keys) == set()
+    assert seen.add([*keys[:3], "another", "another"]) == set(keys[:3])
+    assert seen.add(["another"]) == {"another"}
     seen.close()

@@ -237,6 +237,7 @@ def test_anything_but_one_source_fails_at_once(
         {"concurrency": 0},
         {"max_attempts": 0},
         {"batch_size": 0},
+        {"batch_size": 10_001},
         {"timeout": 0},
         {"requests_per_second": 0},
         {"max_rejected": -1},
