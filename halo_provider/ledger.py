@@ -14,12 +14,14 @@ The calls block; one thread at a time may use a Claimant.
 """
 
 import os
+import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -51,6 +53,7 @@ MAX_RESPONSE = 10_000  # characters of JSON kept of an answer's undocumented fie
 LEASE = 60.0  # seconds a claim lives without being renewed
 TRANSACTION_ATTEMPTS = 5  # a transaction the database gave up for another's sake is simply run again
 BUSY_TIMEOUT = 30.0  # seconds a writer waits for SQLite's lock
+BUSY_POLL = 0.02  # seconds between tries where SQLite does not wait by itself
 
 _CHANGE_MARK = "\tchange "
 
@@ -365,8 +368,8 @@ class Claimant:
     def _confirm(self, db: Connection, claims: dict[str, Claim]) -> None:
         """Somebody may have claimed a row between our look and our write: then it is theirs."""
         ours = [key for key, claim in claims.items() if claim.standing is Standing.CLAIMED]
-        statement = select(submissions.c.row_key).where(_keys(self.namespace, ours), submissions.c.owner == self.owner)
-        won = set(db.scalars(statement)) if ours else set()
+        asked = {"b_namespace": self.namespace, "b_keys": ours, "b_owner": self.owner}
+        won = set(db.scalars(_OWNED, asked)) if ours else set()
         for key in ours:
             if key not in won:
                 claims[key] = Claim(Standing.BUSY)
@@ -479,10 +482,8 @@ class Claimant:
         }
 
     def _not_mine(self, db: Connection, row_keys: Sequence[str], status: Status) -> set[str]:
-        mine = select(submissions.c.row_key).where(
-            _keys(self.namespace, row_keys), submissions.c.owner == self.owner, submissions.c.status == status
-        )
-        return set(row_keys) - set(db.scalars(mine))
+        asked = {"b_namespace": self.namespace, "b_keys": list(row_keys), "b_owner": self.owner, "b_status": status}
+        return set(row_keys) - set(db.scalars(_OWNED_WITH_STATUS, asked))
 
     def _intended(self, row_keys: Sequence[str], now: datetime) -> dict[str, Any]:
         return {
@@ -517,15 +518,9 @@ class Claimant:
         self._renewed = renewed
 
     def _renew(self, db: Connection, held: Sequence[str]) -> None:
-        db.execute(
-            update(submissions)
-            .where(
-                _keys(self.namespace, held),
-                submissions.c.owner == self.owner,
-                submissions.c.lease_expires_at.is_not(None),
-            )
-            .values(lease_expires_at=self._ledger.now() + timedelta(seconds=self.lease))
-        )
+        lease_end = self._ledger.now() + timedelta(seconds=self.lease)
+        owned = {"b_namespace": self.namespace, "b_keys": list(held), "b_owner": self.owner}
+        db.execute(_RENEW, {**owned, "lease_expires_at": lease_end})
 
 
 def count_changes(db: Connection, namespace: str, changes: Sequence[Change], *, now: datetime) -> None:
@@ -547,13 +542,8 @@ def count_changes(db: Connection, namespace: str, changes: Sequence[Change], *, 
         )
 
 
-def _keys(namespace: str, row_keys: Sequence[str]) -> Any:
-    return and_(submissions.c.namespace == namespace, submissions.c.row_key.in_(row_keys))
-
-
 def _find(db: Connection, namespace: str, row_keys: Sequence[str]) -> dict[str, _Known]:
-    columns = (submissions.c[name] for name in _Known._fields)
-    found = db.execute(select(*columns).where(_keys(namespace, row_keys)))
+    found = db.execute(_FIND, {"b_namespace": namespace, "b_keys": list(row_keys)})
     return {row.row_key: row for row in map(_Known._make, found)}
 
 
@@ -598,6 +588,7 @@ def _plain(response: Mapping[str, Any]) -> Any:
     return from_json(redact(to_json(response, inf_nan_mode="null").decode()))
 
 
+@cache
 def _insert_or_leave(dialect: str) -> Insert:
     match dialect:
         case "mysql" | "mariadb":
@@ -616,7 +607,22 @@ def _execute_counted(db: Connection, statement: Any, parameters: list[dict[str, 
     return db.dialect.supports_sane_multi_rowcount and changed == len(parameters)
 
 
+# Statements are made once: SQLAlchemy's are full of cycles, and one made for each batch would keep its keys in memory.
 _ONE_ROW = and_(submissions.c.namespace == bindparam("b_namespace"), submissions.c.row_key == bindparam("b_row_key"))
+_ROWS = and_(
+    submissions.c.namespace == bindparam("b_namespace"),
+    submissions.c.row_key.in_(bindparam("b_keys", expanding=True)),
+)
+_OWN_ROWS = and_(_ROWS, submissions.c.owner == bindparam("b_owner"))
+
+_FIND = select(*(submissions.c[name] for name in _Known._fields)).where(_ROWS)
+_OWNED = select(submissions.c.row_key).where(_OWN_ROWS)
+_OWNED_WITH_STATUS = _OWNED.where(submissions.c.status == bindparam("b_status"))
+_RENEW = (
+    update(submissions)
+    .where(_OWN_ROWS, submissions.c.lease_expires_at.is_not(None))
+    .values(lease_expires_at=bindparam("lease_expires_at"))
+)
 
 _TAKE_OVER = (
     update(submissions)
@@ -632,12 +638,7 @@ _TAKE_OVER = (
 
 _INTEND = (
     update(submissions)
-    .where(
-        submissions.c.namespace == bindparam("b_namespace"),
-        submissions.c.row_key.in_(bindparam("b_keys", expanding=True)),
-        submissions.c.owner == bindparam("b_owner"),
-        submissions.c.status.in_([Status.PENDING, Status.IN_DOUBT]),
-    )
+    .where(_OWN_ROWS, submissions.c.status.in_([Status.PENDING, Status.IN_DOUBT]))
     .values(status=Status.IN_FLIGHT, attempts=submissions.c.attempts + 1)
     .values({name: bindparam(name) for name in ("lease_expires_at", "updated_at")})
 )
@@ -704,10 +705,24 @@ def _tune_sqlite(engine: Engine) -> None:
     def _on_connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # SQLAlchemy's recipe: the driver must not begin transactions by itself
         connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT * 1000)}")
-        connection.execute("PRAGMA journal_mode=WAL")
+        _use_wal(connection)
         connection.execute("PRAGMA synchronous=FULL")
 
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:
         read_only = connection.get_execution_options().get("read_only")
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch a new file over, once and for all. While somebody writes, SQLite refuses that without waiting."""
+    give_up_at = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() >= give_up_at:
+                raise
+            time.sleep(BUSY_POLL)
+        else:
+            return

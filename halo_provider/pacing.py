@@ -133,6 +133,8 @@ class _LearnedPace:
 
     def at(self, now: float) -> float:
         """The pace at this time, in requests a second; without a limit until one is met."""
+        if self._refused_pace == math.inf:
+            return math.inf
         return self._refused_pace * max(PACE_KEPT, 1 + ((now - self._explored_from) / PACE_RECOVERY) ** 3)
 
 

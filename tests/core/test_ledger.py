@@ -1,9 +1,12 @@
 """The ledger on every database it runs on: who may claim a row, and how its status changes."""
 
+import gc
 import random
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -507,6 +510,40 @@ def test_ledger_can_be_created_by_many_at_once(new_ledger_url: str) -> None:
 
     with ThreadPoolExecutor(6) as threads:
         assert all(threads.map(create, range(6)))
+
+
+def test_new_file_that_somebody_writes_to_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite itself does not wait where the journal's mode changes, and tasks start together on a new ledger."""
+    path = tmp_path / "ledger.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        monkeypatch.setattr("halo_provider.ledger.time.sleep", lambda _seconds: writer.execute("ROLLBACK"))
+
+        with closing(Ledger.at_path(path)) as ledger:
+            assert ledger.exists()
+
+
+def test_batches_leave_no_cycles_behind(ledger: Ledger, claimant_of: Callable[..., Claimant]) -> None:
+    """A delivery looks for them seldom, and those of a statement made anew hold all keys of its batch."""
+    claimant = claimant_of()
+
+    def batch(number: int) -> None:
+        keys = [f"{number}-{place}" for place in range(5)]
+        claimant.claim([candidate(key) for key in keys], on_in_doubt="resend")
+        claimant.commit(intents=keys)
+        claimant.commit(settlements=[Settlement(row_key=key, status=Status.DELIVERED) for key in keys])
+        claimant.claim([candidate(key) for key in keys], on_in_doubt="resend")
+        claimant.renew()
+
+    batch(0)
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(1, 21):
+            batch(number)
+        assert gc.collect() < 20
+    finally:
+        gc.enable()
 
 
 def test_owner_is_another_for_every_claimant(claimant_of: Callable[..., Claimant]) -> None:
