@@ -13,6 +13,7 @@ test: .venv  ## every test, the acceptance tests included
 	$(BIN)/python -m pytest -m acceptance $(ARGS)
 
 bench: .venv  ## the benchmarks: ratios within one run, against a bare loop and others
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --group bench
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 proof: .venv  ## kill, cut off and overlap deliveries in every way, and print the table of what came of the rows
@@ -34,7 +35,7 @@ types: .venv
 constraints:  ## renew constraints.txt with the newest versions pyproject.toml allows
 	test -x $(UV) || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv; }
 	$(UV) pip compile --quiet --universal --upgrade --no-header --no-annotate --no-emit-index-url \
-		--no-emit-package airflow-provider-halo --group dev pyproject.toml --output-file constraints.txt
+		--no-emit-package airflow-provider-halo --group dev --group bench pyproject.toml --output-file constraints.txt
 	echo "uv==$$($(UV) --version | cut -d' ' -f2)" >> constraints.txt
 
 clean:

@@ -91,3 +91,9 @@ def postgres_url() -> str:
 def mariadb_url() -> str:
     """SQLAlchemy URL of a MariaDB database for tests."""
     return service_url("HALO_TEST_MARIADB_URL", "mysql+pymysql://root@127.0.0.1/test?charset=utf8mb4", port=3306)
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> str:
+    """URL of a Redis for tests."""
+    return service_url("HALO_TEST_REDIS_URL", "redis://127.0.0.1:6379/0", port=6379)

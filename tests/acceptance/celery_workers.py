@@ -1,7 +1,8 @@
 """Many workers on one source: a real Airflow with CeleryExecutor, Redis and PostgreSQL, and a worker that is killed.
 
 ``python -m tests.acceptance.celery_workers`` delivers as many rows by one worker, by two, and by two of which one is
-killed in the middle, and prints what it took and what became of the rows.
+killed in the middle, and prints what it took and what became of the rows. Halo answers as slowly there as makes it, and
+not the machine, the limit: then twice the workers are twice as fast.
 """
 # ruff: noqa: T201 -- prints for a person
 
@@ -12,27 +13,37 @@ import os
 import sys
 import tempfile
 import uuid
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import accumulate
 from pathlib import Path
 
-from sqlalchemy import URL, create_engine, make_url, select, text
+import psutil
+from redis import Redis
+from sqlalchemy import URL, create_engine, func, make_url, select, text
 
 from halo_provider import demo
 from halo_provider.ledger import Ledger, Status
 from halo_provider.schema import events, submissions
+from halo_provider.sharding import Shard
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, serving
 
-DAG_ID = "sharded"
 SHARDS = 8
 SLOTS = 4  # tasks that a worker runs at a time
-LATENCY = (0.04, 0.06)  # seconds Halo takes to answer, at least and at most
-PATIENCE = 300.0  # seconds for one delivery
+CONCURRENCY = 32  # requests that a task has in flight
+LATENCY = (1.0, 1.5)  # seconds Halo takes to answer, at least and at most
+POOL_SLOTS = 3  # tasks of the paced DAG that run at a time, on all workers together
+REQUESTS_PER_SECOND = 24.0  # of the paced DAG, on all workers together
+LEASE = 15.0  # seconds; nobody wants to wait the usual minute for a dead worker's rows
+HEARTBEAT_TIMEOUT = 15  # seconds until the scheduler misses a dead worker's tasks; usually five minutes
+PATIENCE = 600.0  # seconds for one delivery
 POSTGRES_URL = "postgresql+psycopg2://root@127.0.0.1/test"
-REDIS_URL = "redis://127.0.0.1:6379/9"
-DAG = f"""
+REDIS_URL = "redis://127.0.0.1:6379/0"
+DAGS = f"""
 from datetime import timedelta
 
 from airflow.sdk import DAG
@@ -40,19 +51,27 @@ from halo_provider.ledger import Ledger
 from halo_provider.operators.halo import HaloTicketOperator
 from halo_provider.submission import Submission, User
 
-Ledger.claimant.__kwdefaults__["lease"] = 15.0  # seconds: nobody wants to wait a minute for a dead worker's rows
+Ledger.claimant.__kwdefaults__["lease"] = {LEASE}
 
-with DAG({DAG_ID!r}, schedule=None):
+
+def tickets(**options):
     HaloTicketOperator.partial(
         task_id="tickets",
         csv_path="{{{{ dag_run.conf['csv_path'] }}}}",
         submission=Submission(name="note", key="id", user=User(id="user"), message="{{text}}"),
         ledger_conn_id="halo_ledger",
         batch_size=100,
-        concurrency=8,
+        concurrency={CONCURRENCY},
         retries=5,
         retry_delay=timedelta(seconds=1),
+        **options,
     ).expand(shard=[f"{{index}}/{SHARDS}" for index in range({SHARDS})])
+
+
+with DAG("sharded", schedule=None):
+    tickets()
+with DAG("paced", schedule=None):
+    tickets(pool="halo", requests_per_second={REQUESTS_PER_SECOND})
 """
 
 
@@ -63,22 +82,19 @@ class Delivery:
     rows: int
     state: str  # of the DAG run
     seconds: float
+    cpu: float  # percent of all cores that were busy, whoever kept them so
     statuses: Counter[str]  # of the ledger's rows
     accepted: Counter[str]  # how often Halo took each row
     doubted: frozenset[str]  # rows that were ever in doubt, by their history
     tries: list[int]  # of the tasks, one for each shard
+    most_tasks: int  # that ran at the same time, as far as their last tries go
+    busiest_second: int  # requests that began in it
+    fastest_shard: float  # requests a second
 
     @property
     def doubles(self) -> set[str]:
         """The rows that Halo took more than once."""
         return {key for key, times in self.accepted.items() if times > 1}
-
-    def __str__(self) -> str:
-        """One line for people."""
-        return (
-            f"{self.rows:,} rows: {self.state}, {len(self.accepted):,} with Halo, {len(self.doubted)} once in doubt, "
-            f"{len(self.doubles)} sent twice, {self.seconds:.1f} s, {self.rows / self.seconds:,.0f} rows a second"
-        )
 
 
 class Site:
@@ -91,11 +107,10 @@ class Site:
         self._stack = stack
         self._halo = halo
         self._ledger = stack.enter_context(closing(Ledger.at(database)))
-        self._queue = f"halo-{uuid.uuid4().hex[:12]}"  # of our own, on a Redis that others may use
         self._workers: dict[str, demo.Child] = {}
         dags = home.path / "dags"
         dags.mkdir(parents=True)
-        (dags / f"{DAG_ID}.py").write_text(DAG, encoding="utf-8")
+        (dags / "shards.py").write_text(DAGS, encoding="utf-8")
         (port,) = demo._free_ports(1)
         url = database.render_as_string(hide_password=False)
         ledger = {
@@ -113,85 +128,141 @@ class Site:
             "AIRFLOW_CONN_HALO_LEDGER": json.dumps(ledger),
             "AIRFLOW__CELERY__BROKER_URL": redis_url,
             "AIRFLOW__CELERY__RESULT_BACKEND": f"db+{url}",
+            "AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__GLOBAL_KEYPREFIX": _own_prefix(stack, redis_url),
             "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
             "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
             "AIRFLOW__CORE__PARALLELISM": "32",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url,
-            "AIRFLOW__OPERATORS__DEFAULT_QUEUE": self._queue,
-            # How soon the scheduler misses the tasks of a dead worker, in seconds.
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
-            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(HEARTBEAT_TIMEOUT),
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
-            "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "30",
-            "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "5",
         }
         self._airflow = stack.enter_context(demo.AirflowApi(f"http://{demo.LOOPBACK}:{port}"))
         self._processes = demo.Processes(
             home=home, environment=self._environment, stack=stack, progress=demo.Progress()
         )
-        demo.start_airflow(self._processes, self._airflow, dag_ids=[DAG_ID])
+        demo.start_airflow(self._processes, self._airflow, dag_ids=["sharded", "paced"])
+        pool = {"name": "halo", "slots": POOL_SLOTS}
+        self._airflow._http.post("/api/v2/pools", json=pool).raise_for_status()
 
-    def start_worker(self, name: str) -> None:
-        """Start a worker with four slots, and wait until it takes tasks."""
-        arguments = ("--concurrency", str(SLOTS), "--celery-hostname", f"{name}@%h", "--queues", self._queue)
-        worker = demo.Child(
-            name,
-            "airflow",
-            *("celery", "worker", "--skip-serve-logs", *arguments),
-            environment=self._environment,
-            home=self._home,
-        )
-        self._stack.callback(worker.stop)
-        self._workers[name] = worker
+    def start_workers(self, *names: str) -> None:
+        """Start workers, and wait until they take tasks."""
+        for name in names:
+            self._workers[name] = worker = demo.Child(
+                name,
+                "airflow",
+                *("celery", "worker", "--skip-serve-logs"),
+                *("--concurrency", str(SLOTS), "--celery-hostname", f"{name}@%h"),
+                environment=self._environment,
+                home=self._home,
+            )
+            self._stack.callback(worker.stop)
         self._processes.wait(
-            lambda: "ready." in worker.log.read_text(errors="replace") or None,
-            stage=f"starting the worker {name}",
+            lambda: all("ready." in self._workers[name].log.read_text(errors="replace") for name in names) or None,
+            stage=f"starting {' and '.join(names)}",
             timeout=demo.START_TIMEOUT,
         )
 
-    def kill_worker(self, name: str) -> None:
-        """SIGKILL a worker with all its tasks, as when its host goes down."""
-        worker = self._workers[name]
-        for process in worker._session_members():
-            process.kill()
-        worker.stop()
-
-    def deliver(self, rows: int, *, killing: str | None = None) -> Delivery:
+    def deliver(self, rows: int, *, dag_id: str = "sharded", killing: str | None = None) -> Delivery:
         """Deliver so many new rows; in the middle, kill a worker."""
         name = uuid.uuid4().hex[:6]
         path = self._home.path / f"{name}.csv"
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["id", "user", "text"])
-            writer.writerows([f"{name}-{n}", f"user-{name}-{n}", f"Note {n}."] for n in range(rows))
+            writer.writerows([f"{name}-{n}", f"user-{n}", f"Note {n}."] for n in range(rows))
         self._halo.reset()
-        run = self._airflow.trigger(DAG_ID, conf={"csv_path": str(path)})
+        psutil.cpu_percent()  # from here on
+        run = self._airflow.trigger(dag_id, conf={"csv_path": str(path)})
         if killing is not None:
             self._processes.wait(
-                lambda: len(self._halo.chats) >= rows // 3 or None, stage="delivering", timeout=PATIENCE
+                lambda: self._is_busy(killing, run, done=rows // SHARDS // 4) or None,
+                stage=f"delivering until {killing} is to die",
+                timeout=PATIENCE,
             )
-            self.kill_worker(killing)
+            self._kill(killing)
         self._processes.wait(
             lambda: self._airflow.state(run) in {"success", "failed"} or None,
-            stage=lambda: f"{len(self._halo.chats):,} of {rows:,} chats",
+            stage=lambda: f"{len(self._halo.chats) * 10 // rows * 10} % of {rows:,} rows",
             timeout=PATIENCE,
         )
-        ours = submissions.c.row_key.startswith(f"{name}-")
-        in_doubt = select(events.c.row_key).where(
-            events.c.row_key.startswith(f"{name}-"), events.c.event == Status.IN_DOUBT
-        )
-        received = [chat.received_at for chat in self._halo.chats]
+        ours = events.c.row_key.startswith(f"{name}-")
+        in_doubt = select(events.c.row_key).where(ours, events.c.event == Status.IN_DOUBT)
+        statuses = select(submissions.c.status).where(submissions.c.row_key.startswith(f"{name}-"))
+        tasks = self._airflow.tasks(run)
+        chats = [(chat.user_id or "", chat.started) for chat in self._halo.chats]
+        starts = [started for _, started in chats]
         return Delivery(
             rows=rows,
             state=self._airflow.state(run),
-            seconds=(max(received) - min(received)).total_seconds(),
-            statuses=Counter(
-                self._ledger.transaction(lambda db: db.scalars(select(submissions.c.status).where(ours)).all())
-            ),
-            accepted=Counter((chat.user_id or "").removeprefix("user-") for chat in self._halo.chats),
+            seconds=max(starts) - min(starts),
+            cpu=psutil.cpu_percent(),
+            statuses=Counter(self._ledger.transaction(lambda db: db.scalars(statuses).all())),
+            accepted=Counter(user.replace("user", name) for user, _ in chats),
             doubted=frozenset(self._ledger.transaction(lambda db: db.scalars(in_doubt).all())),
-            tries=[task["try_number"] for task in self._airflow.tasks(run)],
+            tries=[task["try_number"] for task in tasks],
+            most_tasks=_most_at_once([(task["start_date"], task["end_date"]) for task in tasks]),
+            busiest_second=_most_in_a_second(starts),
+            fastest_shard=max(
+                _pace([started for user, started in chats if Shard(index, SHARDS).takes(user)])
+                for index in range(SHARDS)
+            ),
         )
+
+    def _is_busy(self, name: str, run: demo.Run, *, done: int) -> bool:
+        """Whether no task waits, and one that the worker runs has delivered so many rows."""
+        tasks = self._airflow.tasks(run)
+        if any(task["state"] not in {"running", "success"} for task in tasks):
+            return False  # a task that its worker has not begun would be missed only when it is long overdue
+        processes = {process.pid for process in self._workers[name]._session_members()}
+        delivered = (
+            select(func.count())
+            .where(submissions.c.run_id == run.run_id, submissions.c.status == Status.DELIVERED)
+            .where(
+                submissions.c.map_index.in_(
+                    [task["map_index"] for task in tasks if task["state"] == "running" and task["pid"] in processes]
+                )
+            )
+            .group_by(submissions.c.map_index)
+        )
+        return any(count >= done for count in self._ledger.transaction(lambda db: db.scalars(delivered).all()))
+
+    def _kill(self, name: str) -> None:
+        """SIGKILL a worker with all its tasks, as when its host goes down."""
+        worker = self._workers.pop(name)
+        while members := worker._session_members():
+            for process in members:
+                process.kill()
+
+
+def _own_prefix(stack: ExitStack, redis_url: str) -> str:
+    """A prefix for the keys on a Redis that others may use; at the end the keys are deleted."""
+    prefix = f"halo-{uuid.uuid4().hex[:12]}:"
+    redis = stack.enter_context(closing(Redis.from_url(redis_url)))
+
+    def clean_up() -> None:
+        for key in redis.scan_iter(match=f"{prefix}*"):
+            redis.delete(key)
+
+    stack.callback(clean_up)
+    return prefix
+
+
+def _most_at_once(spans: list[tuple[str, str]]) -> int:
+    """How many of these stretches of time, given by their ISO dates, overlap at most."""
+    changes = [(datetime.fromisoformat(end), -1) for _, end in spans]
+    changes += [(datetime.fromisoformat(start), 1) for start, _ in spans]
+    return max(accumulate(change for _, change in sorted(changes)))
+
+
+def _most_in_a_second(moments: list[float]) -> int:
+    """How many of these moments, in seconds and in order, lie within one second at most."""
+    return max(bisect_left(moments, moment + 1.0) - index for index, moment in enumerate(moments))
+
+
+def _pace(moments: list[float]) -> float:
+    """How many of these moments, in seconds and in order, there are in a second."""
+    return (len(moments) - 1) / (moments[-1] - moments[0]) if len(moments) > 1 else 0.0
 
 
 @contextmanager
@@ -217,23 +288,55 @@ def site(folder: Path, *, postgres_url: str, redis_url: str) -> Iterator[Site]:
         )
 
 
+HEADER = ("workers", "run", "rows", "with Halo", "once in doubt", "sent twice", "of these never in doubt",
+          "seconds", "rows/s", "tries of the shards", "CPU busy")  # fmt: skip
+
+
+def _line(name: str, delivery: Delivery) -> tuple[object, ...]:
+    """A line of the table under HEADER."""
+    return (
+        name,
+        delivery.state,
+        delivery.rows,
+        len(delivery.accepted),
+        len(delivery.doubted),
+        len(delivery.doubles),
+        len(delivery.doubles - delivery.doubted),
+        f"{delivery.seconds:.1f}",
+        f"{delivery.rows / delivery.seconds:.0f}",
+        " ".join(map(str, delivery.tries)),
+        f"{delivery.cpu:.0f} %",
+    )
+
+
 def main() -> None:
     """Measure one worker and two, then kill one of them."""
     parser = argparse.ArgumentParser(prog="python -m tests.acceptance.celery_workers", description=__doc__)
     parser.add_argument("--rows", type=int, default=20_000, help="(default: %(default)s)")
     rows = parser.parse_args().rows
-    postgres_url = os.environ.get("HALO_TEST_POSTGRES_URL", POSTGRES_URL)
-    redis_url = os.environ.get("HALO_TEST_REDIS_URL", REDIS_URL)
+    load = os.getloadavg()[0]
     with (
         tempfile.TemporaryDirectory(prefix="halo-celery-") as folder,
-        site(Path(folder), postgres_url=postgres_url, redis_url=redis_url) as airflow,
+        site(
+            Path(folder),
+            postgres_url=os.environ.get("HALO_TEST_POSTGRES_URL", POSTGRES_URL),
+            redis_url=os.environ.get("HALO_TEST_REDIS_URL", REDIS_URL),
+        ) as airflow,
     ):
-        airflow.start_worker("first")
-        lines = [f"one worker, {airflow.deliver(rows)}"]
-        airflow.start_worker("second")
-        lines.append(f"two workers, {airflow.deliver(rows)}")
-        lines.append(f"two workers, one killed, {airflow.deliver(rows, killing='second')}")
-    print("\n".join(lines))
+        airflow.start_workers("first")
+        lines = [_line("one", airflow.deliver(rows))]
+        airflow.start_workers("second")
+        lines.append(_line("two", airflow.deliver(rows)))
+        lines.append(_line("two, one killed", airflow.deliver(rows, killing="second")))
+    print(f"\n{demo._table(HEADER, lines)}\n")
+    limit = SLOTS * CONCURRENCY / (sum(LATENCY) / 2)
+    print(
+        f"{SHARDS} shards, each with {CONCURRENCY} requests in flight to a Halo that takes {LATENCY[0]:g} to "
+        f"{LATENCY[1]:g} s to answer. A worker runs {SLOTS} of them at a time:\nat most {limit:.0f} rows a second. "
+        f"A dead worker's tasks are missed after {HEARTBEAT_TIMEOUT} s, its claims end after {LEASE:g} s.\n"
+        f"Seconds are those from the first chat to the last. {os.cpu_count()} cores for Airflow, workers, Halo and "
+        f"databases together; load before: {load:.2f}."
+    )
 
 
 if __name__ == "__main__":

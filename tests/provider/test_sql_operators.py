@@ -144,7 +144,7 @@ def test_failing_query_ends_red_before_anything_is_sent(
     ("options", "reason"),
     [
         ({"sql_conn_id": None}, "sql needs sql_conn_id"),
-        ({"sql_conn_id": "website"}, r"connection 'website' of type 'http' needs its provider package"),
+        ({"sql_conn_id": "website"}, r"connection 'website' of type 'ftp' needs its provider package"),
         ({"sql_parameters": {}}, "the query needs sql_parameters for :first"),
         ({"sql_parameters": {"first": 1, "last": 2}}, "sql_parameters has 'last', but the query has no :last"),
     ],
@@ -161,7 +161,7 @@ def test_query_that_cannot_work_as_given_is_not_tried_again(
     reason: str,
 ) -> None:
     """The error names what to change, at the first try."""
-    monkeypatch.setenv("AIRFLOW_CONN_WEBSITE", json.dumps({"conn_type": "http", "host": "example.com"}))
+    monkeypatch.setenv("AIRFLOW_CONN_WEBSITE", json.dumps({"conn_type": "ftp", "host": "example.com"}))
     HaloTicketOperator(task_id="tickets", retries=3, **from_query(dag, **options))
     result = run(dag)
     assert (result.state("tickets"), result.task("tickets").try_number) == ("failed", 1)
