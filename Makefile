@@ -10,7 +10,7 @@ demo: .venv  ## run the main job: simulator, Airflow, both example DAGs
 
 test: .venv  ## every test, the acceptance tests included
 	$(BIN)/python -m pytest -m "not acceptance" --numprocesses 2 --dist loadfile $(ARGS)
-	$(BIN)/python -m pytest -m acceptance $(ARGS)
+	$(BIN)/python -m pytest -m acceptance --numprocesses 2 --dist loadfile $(ARGS)
 
 bench: .venv  ## the benchmarks: ratios within one run, against a bare loop and others
 	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --group bench

@@ -131,7 +131,7 @@ class Claim(NamedTuple):
         return self.standing is Standing.DELIVERED and self.changed
 
 
-class _Known(NamedTuple):
+class KnownRow(NamedTuple):
     """A row of the table, as far as a claim looks at it."""
 
     row_key: str
@@ -270,7 +270,7 @@ class Ledger:
                 raise LedgerError(f"the ledger cannot be used: {_reason(error)}") from error
         raise AssertionError  # the last attempt returns or raises
 
-    def find(self, namespace: str, row_keys: Sequence[str]) -> dict[str, "_Known"]:
+    def find(self, namespace: str, row_keys: Sequence[str]) -> dict[str, "KnownRow"]:
         """The rows of these keys, by key."""
         return self.transaction(lambda db: _find(db, namespace, row_keys))
 
@@ -374,7 +374,7 @@ class Claimant:
             if key not in won:
                 claims[key] = Claim(Standing.BUSY)
 
-    def _standing(self, row: _Known | None, candidate: Candidate, now: datetime, on_in_doubt: OnInDoubt) -> Standing:
+    def _standing(self, row: KnownRow | None, candidate: Candidate, now: datetime, on_in_doubt: OnInDoubt) -> Standing:
         if row is not None:
             if row.status == Status.DELIVERED:
                 return Standing.DELIVERED
@@ -407,7 +407,7 @@ class Claimant:
         }
 
     def _takeover(
-        self, row: _Known, candidate: Candidate, standing: Standing, now: datetime, lease_end: datetime
+        self, row: KnownRow, candidate: Candidate, standing: Standing, now: datetime, lease_end: datetime
     ) -> dict[str, Any]:
         claimed = standing is Standing.CLAIMED
         doubtful = row.status in _DOUBTFUL
@@ -542,16 +542,16 @@ def count_changes(db: Connection, namespace: str, changes: Sequence[Change], *, 
         )
 
 
-def _find(db: Connection, namespace: str, row_keys: Sequence[str]) -> dict[str, _Known]:
+def _find(db: Connection, namespace: str, row_keys: Sequence[str]) -> dict[str, KnownRow]:
     found = db.execute(_FIND, {"b_namespace": namespace, "b_keys": list(row_keys)})
-    return {row.row_key: row for row in map(_Known._make, found)}
+    return {row.row_key: row for row in map(KnownRow._make, found)}
 
 
 def _row_key(candidate: Candidate) -> str:
     return candidate.row_key
 
 
-def _claim_of(standing: Standing, row: _Known | None, candidate: Candidate) -> Claim:
+def _claim_of(standing: Standing, row: KnownRow | None, candidate: Candidate) -> Claim:
     if row is None:
         return Claim(standing, error=candidate.error)
     return Claim(
@@ -564,7 +564,7 @@ def _claim_of(standing: Standing, row: _Known | None, candidate: Candidate) -> C
     )
 
 
-def _must_be_written(row: _Known, standing: Standing, candidate: Candidate) -> bool:
+def _must_be_written(row: KnownRow, standing: Standing, candidate: Candidate) -> bool:
     """Whether a row that is not claimed changes all the same: doubt, or a new reason to reject, becomes known."""
     match standing:
         case Standing.IN_DOUBT | Standing.REJECTED if row.status == Status.IN_FLIGHT:
@@ -615,7 +615,7 @@ _ROWS = and_(
 )
 _OWN_ROWS = and_(_ROWS, submissions.c.owner == bindparam("b_owner"))
 
-_FIND = select(*(submissions.c[name] for name in _Known._fields)).where(_ROWS)
+_FIND = select(*(submissions.c[name] for name in KnownRow._fields)).where(_ROWS)
 _OWNED = select(submissions.c.row_key).where(_OWN_ROWS)
 _OWNED_WITH_STATUS = _OWNED.where(submissions.c.status == bindparam("b_status"))
 _RENEW = (

@@ -50,11 +50,12 @@ APPLICATION = Submission(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What it took to send so many rows; the processor time is that of this process alone."""
+    """What it took to send so many rows; processor time is that of this process alone, and of its loop's thread."""
 
     rows: int
     seconds: float
     cpu_seconds: float
+    loop_cpu_seconds: float
 
     @property
     def rows_per_second(self) -> float:
@@ -66,6 +67,11 @@ class Measured:
         """Microseconds of processor time."""
         return self.cpu_seconds / self.rows * 1e6
 
+    @property
+    def loop_cpu_per_row(self) -> float:
+        """Microseconds of them on the loop's thread."""
+        return self.loop_cpu_seconds / self.rows * 1e6
+
 
 class Stopwatch:
     """Wall and processor time since it was made."""
@@ -73,6 +79,7 @@ class Stopwatch:
     def __init__(self) -> None:
         self._began = time.perf_counter()
         self._cpu_before = time.process_time()
+        self._loop_cpu_before = time.thread_time()
 
     @property
     def seconds(self) -> float:
@@ -81,7 +88,12 @@ class Stopwatch:
 
     def measured(self, rows: int) -> Measured:
         """What so many rows have taken."""
-        return Measured(rows=rows, seconds=self.seconds, cpu_seconds=time.process_time() - self._cpu_before)
+        return Measured(
+            rows=rows,
+            seconds=self.seconds,
+            cpu_seconds=time.process_time() - self._cpu_before,
+            loop_cpu_seconds=time.thread_time() - self._loop_cpu_before,
+        )
 
 
 @dataclass(frozen=True)
