@@ -48,7 +48,7 @@ from halo_provider.ledger import (
 )
 from halo_provider.models import ChatAnswer
 from halo_provider.pacing import Backoff, Pacer, Stop
-from halo_provider.reading import Reader, Reading, candidate, candidate_of
+from halo_provider.reading import Reader, Reading, candidate, candidate_of, next_change
 from halo_provider.sources import Row, Source
 from halo_provider.submission import RenderedSubmission, Submission
 
@@ -219,7 +219,7 @@ class _Work:
         return self.change.ledger_key if self.change else self.row_key
 
     def candidate(self) -> Candidate:
-        return candidate(self.submission)._replace(row_key=self.ledger_key)
+        return candidate(self.submission, self.change)
 
     @property
     def user_id(self) -> str | None:
@@ -585,8 +585,7 @@ class _Delivery:
                 self._report.changed_error = RowsChangedError(changed=self._report.changed, first=first)
             if self._on_change == "follow_up" and claim.session_id:
                 submission = reading.submission.into_session(claim.session_id)
-                change = Change(submission.row_key, claim.changes + 1, submission.payload_hash)
-                follow_ups[reading.row_key] = _Work(reading.row, submission, change=change)
+                follow_ups[reading.row_key] = _Work(reading.row, submission, change=next_change(submission, claim))
         return follow_ups
 
     def _start(self, work: _Work, claim: Claim | None) -> None:

@@ -8,7 +8,7 @@ from itertools import islice
 from pydantic_core import to_json
 
 from halo_provider.exceptions import RowError, SourceError
-from halo_provider.ledger import Candidate
+from halo_provider.ledger import Candidate, Change, Claim
 from halo_provider.sources import Row, Source
 from halo_provider.submission import RenderedSubmission, Submission
 
@@ -36,9 +36,15 @@ def candidate_of(reading: Reading) -> Candidate:
     return candidate(reading.submission)
 
 
-def candidate(submission: RenderedSubmission) -> Candidate:
-    """What the ledger needs to know of a submission."""
-    return Candidate(row_key=submission.row_key, user_id=submission.user_id, payload_hash=submission.payload_hash)
+def candidate(submission: RenderedSubmission, change: Change | None = None) -> Candidate:
+    """What the ledger needs to know of a submission, or of the follow-up that carries this change of it."""
+    row_key = change.ledger_key if change else submission.row_key
+    return Candidate(row_key=row_key, user_id=submission.user_id, payload_hash=submission.payload_hash)
+
+
+def next_change(submission: RenderedSubmission, claim: Claim) -> Change:
+    """The change that a follow-up of a delivered row carries, which has this content now."""
+    return Change(submission.row_key, claim.changes + 1, submission.payload_hash)
 
 
 class SeenKeys:

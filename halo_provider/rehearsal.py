@@ -8,7 +8,7 @@ from typing import Any
 from halo_provider.delivery import Fate, OnChange
 from halo_provider.exceptions import RowError
 from halo_provider.ledger import Change, Claim, Claimant, OnInDoubt, Standing
-from halo_provider.reading import Reader, Reading, candidate, candidate_of
+from halo_provider.reading import Reader, Reading, candidate, candidate_of, next_change
 from halo_provider.sources import Row, Source
 from halo_provider.submission import Submission, masked
 
@@ -80,8 +80,8 @@ def _follow_ups(
     for reading in readings:
         claim = claims.get(reading.row_key or "") if reading.is_candidate else None
         if claim is not None and reading.submission is not None and claim.has_changed and claim.session_id:
-            change = Change(reading.submission.row_key, claim.changes + 1, reading.submission.payload_hash)
+            change = next_change(reading.submission, claim)
             changes.append(change)
-            candidates.append(candidate(reading.submission)._replace(row_key=change.ledger_key))
+            candidates.append(candidate(reading.submission, change))
     found = claimant.preview(candidates, on_in_doubt=on_in_doubt)
     return {change.row_key: found[change.ledger_key] for change in changes}

@@ -24,13 +24,14 @@ from pathlib import Path
 
 import psutil
 from redis import Redis
-from sqlalchemy import URL, create_engine, func, make_url, select, text
+from sqlalchemy import URL, func, select
 
 from halo_provider import demo
 from halo_provider.ledger import Ledger, Status
 from halo_provider.schema import events, submissions
 from halo_provider.sharding import Shard
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, serving
+from tests.core.databases import own_database
 
 SHARDS = 8
 SLOTS = 4  # tasks that a worker runs at a time
@@ -268,14 +269,8 @@ def _pace(moments: list[float]) -> float:
 @contextmanager
 def site(folder: Path, *, postgres_url: str, redis_url: str) -> Iterator[Site]:
     """A running site without workers, in a PostgreSQL database of its own, which is dropped at the end."""
-    server_url = make_url(postgres_url)
-    name = f"halo_celery_{uuid.uuid4().hex[:12]}"
     with ExitStack() as stack:
-        server = create_engine(server_url, isolation_level="AUTOCOMMIT")
-        stack.callback(server.dispose)
-        db = stack.enter_context(server.connect())
-        db.execute(text(f"CREATE DATABASE {name}"))
-        stack.callback(lambda: db.execute(text(f"DROP DATABASE {name} WITH (FORCE)")))
+        database = stack.enter_context(own_database(postgres_url, force=True))
         halo = Simulator(chat_latency=LATENCY, record_bodies=False)
         halo_url = stack.enter_context(serving(halo))
         yield Site(
@@ -283,7 +278,7 @@ def site(folder: Path, *, postgres_url: str, redis_url: str) -> Iterator[Site]:
             stack,
             halo=halo,
             halo_url=halo_url,
-            database=server_url.set(database=name),
+            database=database,
             redis_url=redis_url,
         )
 

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import URL, create_engine, make_url, text
 
 from halo_provider.schema import metadata, version
 
@@ -20,8 +20,16 @@ def postgres_place(url: str) -> Iterator[str]:
 @contextmanager
 def mariadb_place(url: str) -> Iterator[str]:
     """The URL of a database with a name of its own."""
-    with _place(url, create="CREATE DATABASE {name}", drop="DROP DATABASE {name}") as database:
-        yield make_url(url).set(database=database).render_as_string(hide_password=False)
+    with own_database(url) as own:
+        yield own.render_as_string(hide_password=False)
+
+
+@contextmanager
+def own_database(url: str, *, force: bool = False) -> Iterator[URL]:
+    """A database with a name of its own on that server; with `force`, PostgreSQL cuts off who still uses it."""
+    drop = "DROP DATABASE {name} WITH (FORCE)" if force else "DROP DATABASE {name}"
+    with _place(url, create="CREATE DATABASE {name}", drop=drop) as name:
+        yield make_url(url).set(database=name)
 
 
 @contextmanager

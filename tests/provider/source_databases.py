@@ -1,12 +1,13 @@
 """Empty databases that Airflow connections of each kind lead to."""
 
 import json
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import URL, create_engine, make_url
+from sqlalchemy import URL, create_engine
+
+from tests.core.databases import own_database
 
 CONNECTION_TYPES = {"sqlite": "sqlite", "postgresql": "postgres", "mysql": "mysql"}
 
@@ -42,13 +43,5 @@ class SourceDatabase:
 @contextmanager
 def fresh_database(server: str) -> Iterator[SourceDatabase]:
     """A new database on the server that the URL leads to, dropped at the end."""
-    url = make_url(server)
-    name = f"halo_test_{uuid.uuid4().hex[:12]}"
-    engine = create_engine(url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as db:
-        db.exec_driver_sql(f"CREATE DATABASE {name}")
-        try:
-            yield SourceDatabase(url.set(database=name))
-        finally:
-            db.exec_driver_sql(f"DROP DATABASE {name}")
-    engine.dispose()
+    with own_database(server) as url:
+        yield SourceDatabase(url)
