@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseHook
 from airflow.sdk.log import mask_secret
 
-from halo_provider.client import DEFAULT_BASE_URL, HaloClient
-from halo_provider.delivery import DeliveryReport, Fate, Outcome, SessionIds, deliver
+from halo_provider.client.client import DEFAULT_BASE_URL, HaloClient
+from halo_provider.delivery.delivery import deliver
+from halo_provider.delivery.report import DeliveryReport, Outcome, SessionIds
 from halo_provider.exceptions import (
     HaloCallError,
     HaloConfigurationError,
@@ -22,6 +23,7 @@ from halo_provider.exceptions import (
     Verdict,
 )
 from halo_provider.hooks.ledger import current_attempt, open_ledger
+from halo_provider.ledger.statuses import Fate
 from halo_provider.models import (
     Chat,
     CreateTicket,
@@ -31,7 +33,7 @@ from halo_provider.models import (
     UpdateUsers,
     UserTraits,
 )
-from halo_provider.sources import ListSource
+from halo_provider.sources.lists import ListSource
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
     from pydantic import BaseModel
 
-    from halo_provider.ledger import OnInDoubt
+    from halo_provider.ledger.ledger import OnInDoubt
     from halo_provider.submission import Submission
 
 DEFAULT_TIMEOUT = 120.0  # seconds

@@ -14,8 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from halo_provider.deliveries import Deliveries
-from halo_provider.delivery import DeliveryReport, Fate, OnChange, Outcome, SessionIds, deliver
+from halo_provider.delivery.delivery import OnChange, deliver
+from halo_provider.delivery.dry_run import Rehearsal, rehearse
+from halo_provider.delivery.identify import IdentifyMode, IdentifyReport, identify
+from halo_provider.delivery.report import DeliveryReport, Outcome, SessionIds
+from halo_provider.delivery.results import ResultsFile, results_writer
+from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import (
     HaloCallError,
     HaloConfigurationError,
@@ -28,18 +32,18 @@ from halo_provider.exceptions import (
 from halo_provider.hooks.database import database_engine
 from halo_provider.hooks.halo import HaloHook
 from halo_provider.hooks.ledger import DEFAULT_LEDGER, attempt_of, ledger_connection_id, open_ledger
-from halo_provider.identities import IdentifyMode, IdentifyReport, identify
+from halo_provider.ledger.delivery_records import Deliveries
+from halo_provider.ledger.statuses import Fate
 from halo_provider.operators.files import open_binary, whole_file
 from halo_provider.operators.lineage import announce, lineage
 from halo_provider.operators.links import HaloDeliveriesLink, deliveries_address
 from halo_provider.operators.progress import AccountWatcher, Progress, StateStoreWatcher, Watcher
 from halo_provider.operators.telemetry import Metrics, delivery_span
-from halo_provider.pacing import Stop
-from halo_provider.rehearsal import Rehearsal, rehearse
-from halo_provider.results import ResultsFile, results_writer
-from halo_provider.sharding import Shard, ShardedSource
-from halo_provider.sources import CsvOptions, CsvSource, ListSource, RejectsFile, Row, Source
-from halo_provider.sql import SqlSource
+from halo_provider.sources.csv_file import CsvOptions, CsvSource
+from halo_provider.sources.lists import ListSource
+from halo_provider.sources.rejects import RejectsFile
+from halo_provider.sources.shards import Shard, ShardedSource
+from halo_provider.sources.sql import SqlSource
 
 try:
     from halo_provider.operators.retry_policy import HaloRetryPolicy
@@ -47,13 +51,14 @@ except ImportError:  # Airflow 3.2 has no retry policies; there, only AirflowFai
     HaloRetryPolicy = None  # type: ignore[assignment,misc]
 
 if TYPE_CHECKING:
+    from halo_provider.sources.rows import Row, Source
     from collections.abc import Callable, Iterator, Sequence
 
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
-    from halo_provider.client import HaloClient
-    from halo_provider.ledger import Attempt, Claimant, OnInDoubt
+    from halo_provider.client.client import HaloClient
+    from halo_provider.ledger.ledger import Attempt, Claimant, OnInDoubt
     from halo_provider.submission import Submission
 
 KILL_GRACE = 2.0  # seconds for what is in flight when the task is killed: Airflow's SIGKILL follows after about 5

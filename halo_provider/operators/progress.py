@@ -10,16 +10,16 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from halo_provider.deliveries import Tally, duration
 from halo_provider.exceptions import HaloRateLimitError
+from halo_provider.ledger.delivery_records import Tally, duration
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from halo_provider.deliveries import Deliveries
-    from halo_provider.delivery import Outcome
+    from halo_provider.delivery.report import Outcome
     from halo_provider.exceptions import HaloCallError
-    from halo_provider.ledger import Attempt, Claimant
+    from halo_provider.ledger.delivery_records import Deliveries
+    from halo_provider.ledger.ledger import Attempt, Claimant
 
 REPORT_INTERVAL = 1.5  # seconds between reports
 LOG_INTERVAL = 10.0  # seconds after which a batch that is not full yet gets its line all the same

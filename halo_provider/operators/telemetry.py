@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from halo_provider.deliveries import Tally
-from halo_provider.schema import DELIVERY_COUNTS
+from halo_provider.ledger.delivery_records import Tally
+from halo_provider.ledger.tables import DELIVERY_COUNTS
 
 try:
     from airflow.sdk.observability import stats
@@ -22,7 +22,7 @@ except ImportError:  # Airflow's otel extra is not installed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from halo_provider.ledger import Attempt
+    from halo_provider.ledger.ledger import Attempt
 
 
 class Metrics:

@@ -18,12 +18,10 @@ from fastapi import APIRouter, Depends, FastAPI, Form, HTTPException, Request, R
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 
-from halo_provider.deliveries import Deliveries
 from halo_provider.exceptions import LedgerError
 from halo_provider.hooks.halo import HaloHook
 from halo_provider.hooks.ledger import open_ledger
-from halo_provider.ledger import Ledger, Status
-from halo_provider.records import (
+from halo_provider.ledger.admin import (
     BY_URGENCY,
     PAGE,
     REJECT_FROM,
@@ -34,6 +32,9 @@ from halo_provider.records import (
     UrgentPage,
     UrgentPlace,
 )
+from halo_provider.ledger.delivery_records import Deliveries
+from halo_provider.ledger.ledger import Ledger
+from halo_provider.ledger.statuses import Status
 from halo_provider.ui import charts
 from halo_provider.ui.access import DECIDES, SAME_ORIGIN, SEES_ROWS, decides, visible
 from halo_provider.ui.queries import After, Wanted, address, following_page

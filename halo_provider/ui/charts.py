@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from halo_provider.deliveries import Delivery
+from halo_provider.ledger.delivery_records import Delivery
 
 WIDTH = 400  # units of the SVG's own coordinates
 HEIGHT = 96  # of the same

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
-from halo_provider.ledger import Status
-from halo_provider.records import Place, RowFilter, UrgentPlace
+from halo_provider.ledger.admin import Place, RowFilter, UrgentPlace
+from halo_provider.ledger.statuses import Status
 
 NOT_MAPPED = -1  # the map index of a task that is not mapped
 

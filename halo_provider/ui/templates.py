@@ -9,7 +9,7 @@ from fastapi import Request, status
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from halo_provider.deliveries import duration
+from halo_provider.ledger.delivery_records import duration
 from halo_provider.ui import charts
 from halo_provider.ui.queries import address
 

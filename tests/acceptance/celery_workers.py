@@ -27,10 +27,11 @@ from redis import Redis
 from sqlalchemy import URL, func, select
 
 from halo_provider import demo
-from halo_provider.ledger import Ledger, Status
-from halo_provider.schema import events, submissions
-from halo_provider.sharding import Shard
+from halo_provider.ledger.ledger import Ledger
+from halo_provider.ledger.statuses import Status
+from halo_provider.ledger.tables import events, submissions
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, serving
+from halo_provider.sources.shards import Shard
 from tests.core.databases import own_database
 
 SHARDS = 8
@@ -48,7 +49,7 @@ DAGS = f"""
 from datetime import timedelta
 
 from airflow.sdk import DAG
-from halo_provider.ledger import Ledger
+from halo_provider.ledger.ledger import Ledger
 from halo_provider.operators.halo import HaloTicketOperator
 from halo_provider.submission import Submission, User
 

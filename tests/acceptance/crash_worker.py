@@ -18,13 +18,14 @@ from typing import Any
 
 import psutil
 
-import halo_provider.delivery
-from halo_provider.client import HaloClient
-from halo_provider.delivery import deliver
-from halo_provider.ledger import Attempt, Claimant, Commit, Ledger, OnInDoubt, Settlement, Status
+import halo_provider.delivery.delivery
+from halo_provider.client.client import HaloClient
+from halo_provider.delivery.delivery import deliver
+from halo_provider.ledger.ledger import Attempt, Claimant, Commit, Ledger, OnInDoubt, Settlement
+from halo_provider.ledger.statuses import Status
 from halo_provider.models import Chat, ChatAnswer
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY
-from halo_provider.sources import ListSource
+from halo_provider.sources.lists import ListSource
 from tests.core.deliveries import AT_ONCE, NAMESPACE, NOTE, notes
 
 LEASE_MARGIN = 0.5  # seconds: leases are short here
@@ -172,10 +173,10 @@ def _supervise(task: Task, report: Connection) -> None:
 
 
 def _work(task: Task, report: Connection) -> None:
-    halo_provider.delivery.LEASE_MARGIN = LEASE_MARGIN
-    halo_provider.delivery.CLAIM_POLL = POLL
-    halo_provider.delivery.LEDGER_POLL = POLL
-    halo_provider.delivery.LEDGER_PATIENCE = task.ledger_patience
+    halo_provider.delivery.delivery.LEASE_MARGIN = LEASE_MARGIN
+    halo_provider.delivery.delivery.CLAIM_POLL = POLL
+    halo_provider.delivery.delivery.LEDGER_POLL = POLL
+    halo_provider.delivery.delivery.LEDGER_PATIENCE = task.ledger_patience
     report.send(asyncio.run(_deliver(task)))
 
 

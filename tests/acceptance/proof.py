@@ -24,9 +24,10 @@ import psutil
 from sqlalchemy import Connection, create_engine, make_url, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from halo_provider.ledger import Ledger, OnInDoubt, Status
-from halo_provider.records import Records, RowFilter
-from halo_provider.schema import events
+from halo_provider.ledger.admin import Records, RowFilter
+from halo_provider.ledger.ledger import Ledger, OnInDoubt
+from halo_provider.ledger.statuses import Status
+from halo_provider.ledger.tables import events
 from halo_provider.simulator import Fault, Simulator, serving
 from tests.acceptance.crash_worker import CONCURRENCY, Point, Task, Worker
 from tests.core.deliveries import NAMESPACE, rows_in

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from halo_provider.ledger import Status
+from halo_provider.ledger.statuses import Status
 from tests.acceptance.celery_workers import (
     CONCURRENCY,
     POOL_SLOTS,

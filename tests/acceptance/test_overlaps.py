@@ -6,7 +6,8 @@ from contextlib import closing
 
 import pytest
 
-from halo_provider.ledger import Ledger, Status
+from halo_provider.ledger.ledger import Ledger
+from halo_provider.ledger.statuses import Status
 from halo_provider.simulator import Simulator, serving
 from tests.acceptance.crash_worker import Task, Worker
 from tests.acceptance.proof import ledger_place, two_workers

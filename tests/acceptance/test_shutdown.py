@@ -14,8 +14,9 @@ import pytest
 
 from halo_provider import demo
 from halo_provider.demo import AirflowApi, Home, Processes, Progress, Run, start_airflow
-from halo_provider.ledger import Ledger, Status
-from halo_provider.records import Records, RowFilter
+from halo_provider.ledger.admin import Records, RowFilter
+from halo_provider.ledger.ledger import Ledger
+from halo_provider.ledger.statuses import Status
 from halo_provider.simulator import Fault, Simulator, serving
 
 pytestmark = pytest.mark.acceptance

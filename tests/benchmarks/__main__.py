@@ -22,8 +22,8 @@ from statistics import median
 
 from sqlalchemy import create_engine
 
-from halo_provider.delivery import Fate
-from halo_provider.sql import SqlSource
+from halo_provider.ledger.statuses import Fate
+from halo_provider.sources.sql import SqlSource
 from tests.benchmarks import chart, mapped_tasks
 from tests.benchmarks.contenders import (
     APPLICATION,

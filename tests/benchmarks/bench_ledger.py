@@ -13,8 +13,9 @@ from contextlib import closing
 
 from sqlalchemy import text
 
-from halo_provider.ledger import Attempt, Candidate, Claimant, Ledger, Settlement, Status, submissions
-from halo_provider.records import Place, Records, RowFilter
+from halo_provider.ledger.admin import Place, Records, RowFilter
+from halo_provider.ledger.ledger import Attempt, Candidate, Claimant, Ledger, Settlement, submissions
+from halo_provider.ledger.statuses import Status
 
 NAMESPACE = "halo_default/application"
 RUN_ROWS = 10_000  # of each earlier run

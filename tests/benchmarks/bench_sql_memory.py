@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import create_engine
 
-from halo_provider.sql import SqlSource
+from halo_provider.sources.sql import SqlSource
 
 QUERIES = {
     "postgresql": "SELECT n AS id, repeat('x', 480) AS details FROM generate_series(1, {rows}) AS n",

@@ -17,12 +17,15 @@ from typing import Any
 import aiohttp
 import httpx
 
-from halo_provider.client import HaloClient
-from halo_provider.delivery import Fate, Outcome, SessionIds, deliver
-from halo_provider.identities import identify
-from halo_provider.ledger import Attempt, Ledger
-from halo_provider.results import CsvResults
-from halo_provider.sources import CsvOptions, CsvSource, Source
+from halo_provider.client.client import HaloClient
+from halo_provider.delivery.delivery import deliver
+from halo_provider.delivery.identify import identify
+from halo_provider.delivery.report import Outcome, SessionIds
+from halo_provider.delivery.results import CsvResults
+from halo_provider.ledger.ledger import Attempt, Ledger
+from halo_provider.ledger.statuses import Fate
+from halo_provider.sources.csv_file import CsvOptions, CsvSource
+from halo_provider.sources.rows import Source
 from halo_provider.submission import Company, Entry, Submission, User
 
 WIDGET_KEY = "ab_live_example_benchmark"

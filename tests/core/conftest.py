@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-import halo_provider.delivery
-from halo_provider.ledger import Ledger
+import halo_provider.delivery.delivery
+from halo_provider.ledger.ledger import Ledger
 from halo_provider.simulator import Simulator
 from tests.core.databases import emptied, mariadb_place, postgres_place
 from tests.core.deliveries import Deliveries
@@ -74,5 +74,5 @@ def deliveries(
     halo: Simulator, halo_url: str, ledger: Ledger, _no_certificates: None, monkeypatch: pytest.MonkeyPatch
 ) -> Deliveries:
     """Deliveries to the simulator over an empty ledger, which do not wait long for outcomes to commit together."""
-    monkeypatch.setattr(halo_provider.delivery, "COMMIT_INTERVAL", 0.01)
+    monkeypatch.setattr(halo_provider.delivery.delivery, "COMMIT_INTERVAL", 0.01)
     return Deliveries(url=halo_url, ledger=ledger)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import URL, create_engine, make_url, text
 
-from halo_provider.schema import metadata, version
+from halo_provider.ledger.tables import metadata, version
 
 
 @contextmanager

@@ -8,12 +8,15 @@ from typing import Any
 
 from sqlalchemy import select
 
-from halo_provider.client import HaloClient
-from halo_provider.delivery import DeliveryReport, Fate, Outcome, deliver
-from halo_provider.ledger import LEASE, Attempt, Claimant, Ledger, submissions
-from halo_provider.pacing import Backoff
+from halo_provider.client.client import HaloClient
+from halo_provider.delivery.delivery import deliver
+from halo_provider.delivery.pace import Backoff
+from halo_provider.delivery.report import DeliveryReport, Outcome
+from halo_provider.ledger.ledger import LEASE, Attempt, Claimant, Ledger, submissions
+from halo_provider.ledger.statuses import Fate
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY
-from halo_provider.sources import ListSource, Source
+from halo_provider.sources.lists import ListSource
+from halo_provider.sources.rows import Source
 from halo_provider.submission import Submission, User
 
 NAMESPACE = "halo_default/note"

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from halo_provider.delivery.pace import Pacer
+from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import HaloCallError, HaloRateLimitError, HaloServerError
-from halo_provider.pacing import Pacer, Stop
 from tests.core.test_pacing import clock, virtual
 
 CONCURRENCY = 64

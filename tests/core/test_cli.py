@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from halo_provider.cli import main
-from halo_provider.delivery import Fate
-from halo_provider.ledger import Ledger, Status
-from halo_provider.records import Records
+from halo_provider.ledger.admin import Records
+from halo_provider.ledger.ledger import Ledger
+from halo_provider.ledger.statuses import Fate, Status
 from halo_provider.simulator import Fault, Simulator
-from halo_provider.sources import CsvOptions, CsvSource, RejectsFile
+from halo_provider.sources.csv_file import CsvOptions, CsvSource
+from halo_provider.sources.rejects import RejectsFile
 from tests.core.deliveries import NAMESPACE, Deliveries, note, notes, rows_in
 
 

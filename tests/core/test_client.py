@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from halo_provider.client import (
+from halo_provider.client.client import (
     DEFAULT_BASE_URL,
     MAX_RETRY_AFTER,
     UPDATE_TOKEN_LIFETIME,

@@ -26,11 +26,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from halo_provider.client import HaloClient
+from halo_provider.client.client import HaloClient
+from halo_provider.client.transport import httpx_kind
 from halo_provider.exceptions import HaloConfigurationError, HaloConnectionError, Verdict
 from halo_provider.models import Chat, ChatAnswer
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Fault, Simulator
-from halo_provider.transport import httpx_kind
 
 IDENTITY_SECRET = "ha_secret_example_identity_secret"
 PROXY_PASSWORD = "example-proxy-password"

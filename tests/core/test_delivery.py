@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, select
 
-import halo_provider.delivery
-from halo_provider.delivery import DeliveryReport, Fate
+import halo_provider.delivery.delivery
+from halo_provider.delivery.report import DeliveryReport
 from halo_provider.exceptions import AccountingError, RowError, SourceError
-from halo_provider.ledger import Status, submissions
+from halo_provider.ledger.ledger import submissions
+from halo_provider.ledger.statuses import Fate, Status
 from halo_provider.models import Chat, ChatAnswer
 from halo_provider.simulator import Fault, Simulator
-from halo_provider.sources import ListSource, Row
+from halo_provider.sources.lists import ListSource
+from halo_provider.sources.rows import Row
 from halo_provider.submission import Entry, Submission, User
 from tests.core.deliveries import Deliveries, note, notes, rows_in, until
 
@@ -283,7 +285,7 @@ def test_outcome_is_told_only_once_it_is_on_record(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever hears of a delivery finds it in the ledger, however outcomes are grouped."""
-    monkeypatch.setattr(halo_provider.delivery, "COMMIT_SIZE", 3)
+    monkeypatch.setattr(halo_provider.delivery.delivery, "COMMIT_SIZE", 3)
     unrecorded: list[object] = []
 
     def on_outcome(outcome: Any) -> None:

@@ -7,10 +7,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete
 
-import halo_provider.delivery
-import halo_provider.pacing
-from halo_provider.delivery import Fate
-from halo_provider.ledger import Status, submissions
+import halo_provider.delivery.delivery
+import halo_provider.delivery.pace
+from halo_provider.ledger.ledger import submissions
+from halo_provider.ledger.statuses import Fate, Status
 from halo_provider.simulator import Fault, RequestRecord, Simulator
 from halo_provider.submission import Submission, User
 from tests.core.deliveries import Deliveries, note, rows_in
@@ -55,7 +55,9 @@ options = st.fixed_dictionaries(
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(halo_provider.pacing, "Backoff", lambda base: halo_provider.delivery.Backoff(base=base / 1000))
+    monkeypatch.setattr(
+        halo_provider.delivery.pace, "Backoff", lambda base: halo_provider.delivery.delivery.Backoff(base=base / 1000)
+    )
 
 
 STATUS_OF = {

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
-import halo_provider.delivery
-from halo_provider.delivery import Fate
+import halo_provider.delivery.delivery
+from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import HaloError, LedgerError
-from halo_provider.ledger import Candidate, Claimant, Ledger, Status
-from halo_provider.pacing import Stop
+from halo_provider.ledger.ledger import Candidate, Claimant, Ledger
+from halo_provider.ledger.statuses import Fate, Status
 from halo_provider.simulator import Fault, Simulator
 from tests.core.deliveries import Deliveries, Run, note, notes, rows_in, until
 
@@ -114,7 +114,7 @@ def test_row_in_doubt_that_waits_for_its_next_attempt_stays_in_doubt_when_stoppe
         await until(lambda: halo.requests and deliveries.statuses() == {"a": Status.IN_DOUBT})
         stop.request("the task was killed", grace=1.0)
 
-    slowly = halo_provider.delivery.Backoff(base=1e6, cap=1e6)
+    slowly = halo_provider.delivery.delivery.Backoff(base=1e6, cap=1e6)
     run = run_with(deliveries, [note("a")], meanwhile, stop=stop, backoff=slowly)
 
     assert run.counts == {Fate.IN_DOUBT: 1}
@@ -125,7 +125,7 @@ def test_stopped_run_accounts_for_rows_that_wait_behind_another_run_s(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A user's second row, which another run holds, comes to its turn after the stop and still ends with a fate."""
-    monkeypatch.setattr(halo_provider.delivery, "CLAIM_POLL", 0.01)
+    monkeypatch.setattr(halo_provider.delivery.delivery, "CLAIM_POLL", 0.01)
     other = deliveries.claimant()
     other.claim([Candidate(row_key="b", payload_hash="x")], on_in_doubt="resend")
     halo.always("/chat", Fault.slow(0.2))
@@ -160,7 +160,7 @@ def test_orphan_notices_between_attempts(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also while all it does is wait."""
-    monkeypatch.setattr(halo_provider.delivery, "LIVENESS_POLL", 0.01)
+    monkeypatch.setattr(halo_provider.delivery.delivery, "LIVENESS_POLL", 0.01)
     halo.script(path="/chat", faults=[Fault.rate_limited(retry_after=100)])
 
     run = deliveries.run([note("a")], alive=lambda: not halo.requests)
@@ -182,7 +182,7 @@ def test_claims_are_renewed_while_requests_take_their_time(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slow Halo costs nobody the rows."""
-    monkeypatch.setattr(halo_provider.delivery, "LEASE_MARGIN", -1000.0)
+    monkeypatch.setattr(halo_provider.delivery.delivery, "LEASE_MARGIN", -1000.0)
     halo.always("/chat", Fault.silence(accepted=True))
     stop = Stop()
 
@@ -202,7 +202,7 @@ def test_row_that_another_run_took_over_is_left_to_it(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whose lease ran out unnoticed sends none of what it lost; what it was sending is in doubt."""
-    monkeypatch.setattr(halo_provider.delivery, "LEASE_MARGIN", -1000.0)
+    monkeypatch.setattr(halo_provider.delivery.delivery, "LEASE_MARGIN", -1000.0)
     halo.script(path="/chat", faults=[Fault.slow(0.3)])
     taken: dict[str, Any] = {}
 
@@ -222,7 +222,7 @@ def test_row_that_another_run_took_over_is_left_to_it(
 @pytest.fixture
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A ledger that is away is given up at once."""
-    monkeypatch.setattr(halo_provider.delivery, "LEDGER_PATIENCE", 0.0)
+    monkeypatch.setattr(halo_provider.delivery.delivery, "LEDGER_PATIENCE", 0.0)
 
 
 def rename(ledger_url: str, old: str, new: str) -> None:
@@ -258,7 +258,7 @@ def test_ledger_that_fails_before_a_retry_leaves_the_doubt(
     halo: Simulator, deliveries: Deliveries, ledger_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row in doubt whose next intent cannot be committed was sent all the same."""
-    monkeypatch.setattr(halo_provider.delivery, "COMMIT_INTERVAL", 10.0)
+    monkeypatch.setattr(halo_provider.delivery.delivery, "COMMIT_INTERVAL", 10.0)
     halo.script(path="/chat", faults=[Fault.silence(accepted=True)])
 
     async def meanwhile() -> None:
@@ -275,7 +275,7 @@ def test_answers_are_recorded_when_the_ledger_comes_back_in_time(
     halo: Simulator, deliveries: Deliveries, ledger_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A database that is restarted costs the run its end, but no answer."""
-    monkeypatch.setattr(halo_provider.delivery, "LEDGER_POLL", 0.01)
+    monkeypatch.setattr(halo_provider.delivery.delivery, "LEDGER_POLL", 0.01)
     halo.always("/chat", Fault.slow(0.2))
 
     async def meanwhile() -> None:
@@ -311,7 +311,7 @@ def test_ledger_that_cannot_be_reached_to_renew_ends_the_run(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever cannot keep the claims alive stops sending; the answer under way is still recorded."""
-    monkeypatch.setattr(halo_provider.delivery, "LEASE_MARGIN", -1000.0)
+    monkeypatch.setattr(halo_provider.delivery.delivery, "LEASE_MARGIN", -1000.0)
     claimant = deliveries.claimant(lease=0.03)
     halo.script(path="/chat", faults=[Fault.slow(0.3)])
 
@@ -355,7 +355,7 @@ def test_cancelled_delivery_calls_in_doubt_only_what_was_being_sent(halo: Simula
     """A row that Halo certainly refused waits for its next attempt, and is pending."""
     halo.always("/chat", Fault.silence(accepted=True))
     halo.script_for(user_id="user-a", faults=[Fault.status(503, headers={"Retry-After": "0"})])
-    slowly = halo_provider.delivery.Backoff(base=1e6, cap=1e6)
+    slowly = halo_provider.delivery.delivery.Backoff(base=1e6, cap=1e6)
 
     cancel_once(halo, deliveries, [note("a"), note("b"), note("c")], backoff=slowly)
 
@@ -399,7 +399,7 @@ class FailingLedger(Claimant):
     """Fails in the one call that is named."""
 
     def __init__(self, ledger: Ledger, *, failing: str) -> None:
-        super().__init__(ledger, "halo_default/note", attempt=halo_provider.ledger.Attempt(), lease=60.0)
+        super().__init__(ledger, "halo_default/note", attempt=halo_provider.ledger.ledger.Attempt(), lease=60.0)
         setattr(self, failing, self._fail)
 
     def _fail(self, *_: Any, **__: Any) -> Any:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-import halo_provider.delivery
-import halo_provider.pacing
-from halo_provider.delivery import Fate
+import halo_provider.delivery.delivery
+import halo_provider.delivery.pace
+from halo_provider.delivery.pace import MAX_PAUSE
 from halo_provider.exceptions import (
     HaloAuthenticationError,
     HaloPermissionError,
@@ -16,8 +16,7 @@ from halo_provider.exceptions import (
     HaloRedirectError,
     HaloServerError,
 )
-from halo_provider.ledger import Status
-from halo_provider.pacing import MAX_PAUSE
+from halo_provider.ledger.statuses import Fate, Status
 from halo_provider.simulator import Fault, Simulator
 from tests.core.deliveries import Deliveries, note, notes, rows_in
 
@@ -252,7 +251,7 @@ def test_run_gives_up_after_many_rows_in_a_row(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A Halo that is down is no reason to go through half a million rows."""
-    monkeypatch.setattr(halo_provider.delivery, "MAX_GIVEN_UP", 5)
+    monkeypatch.setattr(halo_provider.delivery.delivery, "MAX_GIVEN_UP", 5)
     halo.always("/chat", Fault.status(500))
 
     run = deliveries.run(notes(100), max_attempts=1, concurrency=2)
@@ -267,7 +266,7 @@ def test_run_goes_on_while_some_rows_are_delivered(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only rows given up one after the other tell that Halo is down."""
-    monkeypatch.setattr(halo_provider.delivery, "MAX_GIVEN_UP", 3)
+    monkeypatch.setattr(halo_provider.delivery.delivery, "MAX_GIVEN_UP", 3)
     halo.script(path="/chat", faults=[Fault.status(500), Fault.status(500), None] * 5)
 
     run = deliveries.run(notes(15), max_attempts=1, concurrency=1)

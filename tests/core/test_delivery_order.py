@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from halo_provider.delivery import Fate
-from halo_provider.ledger import Status
-from halo_provider.pacing import Stop
+from halo_provider.delivery.stop import Stop
+from halo_provider.ledger.statuses import Fate, Status
 from halo_provider.simulator import Chat, Fault, Simulator
 from halo_provider.submission import Submission
 from tests.core.deliveries import Deliveries, Run, note, until

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-import halo_provider.delivery
-from halo_provider.delivery import Fate
-from halo_provider.ledger import Candidate, Ledger, Settlement, Status
+import halo_provider.delivery.delivery
+from halo_provider.ledger.ledger import Candidate, Ledger, Settlement
+from halo_provider.ledger.statuses import Fate, Status
 from halo_provider.simulator import Fault, Simulator
 from tests.core.deliveries import Deliveries, Run, note, notes, until
 
@@ -23,7 +23,7 @@ def ledger_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(halo_provider.delivery, "CLAIM_POLL", 0.02)
+    monkeypatch.setattr(halo_provider.delivery.delivery, "CLAIM_POLL", 0.02)
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_row_that_stays_in_another_run_s_hands_is_not_attempted(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is an end to waiting, and the other rows do not wait at all."""
-    monkeypatch.setattr(halo_provider.delivery, "CLAIM_WAIT", 0.1)
+    monkeypatch.setattr(halo_provider.delivery.delivery, "CLAIM_WAIT", 0.1)
     deliveries.claimant().claim([Candidate(row_key="1", payload_hash="x")], on_in_doubt="resend")
 
     run = deliveries.run(notes(3))
@@ -97,8 +97,8 @@ def test_waiting_also_ends_where_more_rows_would_have_to_wait_than_may(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that can neither read on nor send does not wait for ever."""
-    monkeypatch.setattr(halo_provider.delivery, "CLAIM_WAIT", 0.1)
-    monkeypatch.setattr(halo_provider.delivery, "MAX_DEFERRED", 2)
+    monkeypatch.setattr(halo_provider.delivery.delivery, "CLAIM_WAIT", 0.1)
+    monkeypatch.setattr(halo_provider.delivery.delivery, "MAX_DEFERRED", 2)
     deliveries.claimant().claim(
         [Candidate(row_key=str(number), payload_hash="x") for number in range(4)], on_in_doubt="resend"
     )

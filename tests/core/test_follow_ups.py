@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from halo_provider.delivery import Fate, OnChange
+from halo_provider.delivery.delivery import OnChange
+from halo_provider.delivery.dry_run import rehearse
 from halo_provider.exceptions import RowsChangedError
-from halo_provider.ledger import Attempt, Candidate, Ledger, Settlement, Status
-from halo_provider.records import Records, RowFilter
-from halo_provider.rehearsal import rehearse
+from halo_provider.ledger.admin import Records, RowFilter
+from halo_provider.ledger.ledger import Attempt, Candidate, Ledger, Settlement
+from halo_provider.ledger.statuses import Fate, Status
 from halo_provider.simulator import Fault, Simulator
-from halo_provider.sources import ListSource
+from halo_provider.sources.lists import ListSource
 from halo_provider.submission import Submission, User
 from tests.core.deliveries import NAMESPACE, NOTE, Deliveries, Run, note, notes, rows_in
 

@@ -18,11 +18,15 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from halo_provider import pacing
-from halo_provider.delivery import DeliveryReport, Fate, Outcome, deliver
+from halo_provider.delivery import pace
+from halo_provider.delivery.delivery import deliver
+from halo_provider.delivery.report import DeliveryReport, Outcome
 from halo_provider.exceptions import SourceError
-from halo_provider.ledger import Attempt, Ledger, Status
-from halo_provider.sources import CsvOptions, CsvSource, ListSource, Source
+from halo_provider.ledger.ledger import Attempt, Ledger
+from halo_provider.ledger.statuses import Fate, Status
+from halo_provider.sources.csv_file import CsvOptions, CsvSource
+from halo_provider.sources.lists import ListSource
+from halo_provider.sources.rows import Source
 from tests.core.deliveries import AT_ONCE, NAMESPACE, NOTE, Deliveries, notes, rows_in
 
 GOOD_BODY = b'{"session_id": "sess_1", "text": "Thank you."}'
@@ -90,7 +94,7 @@ def any_halo() -> Iterator[AnyHalo]:
 @pytest.fixture(autouse=True)
 def _no_long_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wish to come back later ends the run instead of pausing it."""
-    monkeypatch.setattr(pacing, "MAX_PAUSE", 0.02)
+    monkeypatch.setattr(pace, "MAX_PAUSE", 0.02)
 
 
 def fresh_ledger(folder: str) -> Ledger:

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from halo_provider.client import HaloClient
+from halo_provider.client.client import HaloClient
+from halo_provider.delivery.identify import IdentifyReport, identify
+from halo_provider.delivery.pace import MAX_PAUSE
+from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import (
     HaloAuthenticationError,
     HaloConfigurationError,
@@ -18,10 +21,9 @@ from halo_provider.exceptions import (
     RowError,
     SourceError,
 )
-from halo_provider.identities import IdentifyReport, identify
-from halo_provider.pacing import MAX_PAUSE, Stop
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Fault, RequestRecord, Simulator
-from halo_provider.sources import ListSource, Row, Source
+from halo_provider.sources.lists import ListSource
+from halo_provider.sources.rows import Row, Source
 from halo_provider.submission import Company, Submission, User
 from tests.core.deliveries import AT_ONCE, until
 

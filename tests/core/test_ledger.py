@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, insert, text, update
 
-import halo_provider.ledger
+import halo_provider.ledger.ledger
 from halo_provider.exceptions import HaloConfigurationError, LedgerError
-from halo_provider.ledger import (
+from halo_provider.ledger.ledger import (
     MAX_TEXT,
     TRANSACTION_ATTEMPTS,
     Attempt,
@@ -26,10 +26,10 @@ from halo_provider.ledger import (
     Ledger,
     Settlement,
     Standing,
-    Status,
     submissions,
 )
-from halo_provider.schema import KEY_WIDTH, MAX_NAMESPACE
+from halo_provider.ledger.statuses import Status
+from halo_provider.ledger.tables import KEY_WIDTH, MAX_NAMESPACE
 from tests.core.databases import mariadb_place, postgres_place
 from tests.core.deliveries import NAMESPACE, rows_in
 
@@ -517,7 +517,7 @@ def test_new_file_that_somebody_writes_to_is_waited_for(tmp_path: Path, monkeypa
     path = tmp_path / "ledger.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
-        monkeypatch.setattr("halo_provider.ledger.time.sleep", lambda _seconds: writer.execute("ROLLBACK"))
+        monkeypatch.setattr("halo_provider.ledger.ledger.time.sleep", lambda _seconds: writer.execute("ROLLBACK"))
 
         with closing(Ledger.at_path(path)) as ledger:
             assert ledger.exists()
@@ -688,7 +688,7 @@ def test_database_s_clock_decides_about_leases(ledger_url: str, monkeypatch: pyt
         def now(cls, tz: Any = None) -> datetime:  # noqa: ARG003 -- datetime's signature
             return datetime.now(UTC) + timedelta(hours=1)
 
-    monkeypatch.setattr(halo_provider.ledger, "datetime", FastClock)
+    monkeypatch.setattr(halo_provider.ledger.ledger, "datetime", FastClock)
     fast = Ledger.at(ledger_url)
     claims = fast.claimant(NAMESPACE, attempt=Attempt()).claim([candidate("k"), candidate("new")], on_in_doubt="resend")
 
@@ -723,7 +723,7 @@ def test_transaction_given_up_for_another_s_sake_is_run_again(ledger: Ledger, cl
 
 def test_contention_without_end_is_a_ledger_error(sqlite_ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who never gets SQLite's lock says so instead of waiting for ever."""
-    monkeypatch.setattr(halo_provider.ledger, "BUSY_TIMEOUT", 0.01)
+    monkeypatch.setattr(halo_provider.ledger.ledger, "BUSY_TIMEOUT", 0.01)
     ledger, other = Ledger.at(sqlite_ledger_url), Ledger.at(sqlite_ledger_url)
     with other.engine.begin(), pytest.raises(LedgerError, match="database is locked"):
         ledger.claimant(NAMESPACE, attempt=Attempt()).claim([candidate()], on_in_doubt="resend")

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from sqlalchemy import delete
 
-import halo_provider.ledger
-from halo_provider.ledger import Attempt, Candidate, Claimant, Ledger, Settlement, Standing, Status
-from halo_provider.records import Records, RowFilter
-from halo_provider.schema import events, submissions
+import halo_provider.ledger.ledger
+from halo_provider.ledger.admin import Records, RowFilter
+from halo_provider.ledger.ledger import Attempt, Candidate, Claimant, Ledger, Settlement, Standing
+from halo_provider.ledger.statuses import Status
+from halo_provider.ledger.tables import events, submissions
 from tests.core.deliveries import NAMESPACE, rows_in
 
 LEASE = 60.0  # seconds
@@ -71,7 +72,7 @@ class LedgerMachine(RuleBasedStateMachine):
         start = datetime(2026, 11, 1, tzinfo=UTC)
         self.patches = [
             patch.object(self.ledger, "now", lambda: start + timedelta(seconds=self.seconds)),
-            patch.object(halo_provider.ledger, "time", SimpleNamespace(monotonic=lambda: self.seconds)),
+            patch.object(halo_provider.ledger.ledger, "time", SimpleNamespace(monotonic=lambda: self.seconds)),
         ]
         for each in self.patches:
             each.start()

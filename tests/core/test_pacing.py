@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from halo_provider.delivery.pace import MAX_PAUSE, MAX_REFUSALS, Backoff, Pacer
+from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import HaloConnectionError, HaloRateLimitError, HaloServerError
-from halo_provider.pacing import MAX_PAUSE, MAX_REFUSALS, Backoff, Pacer, Stop
 
 
 class VirtualTime(asyncio.SelectorEventLoop):

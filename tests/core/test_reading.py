@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from halo_provider.delivery.prepare import Reader, Reading, SeenKeys, candidate_of
 from halo_provider.exceptions import RowError, SourceError
-from halo_provider.reading import Reader, Reading, SeenKeys, candidate_of
-from halo_provider.sources import ListSource, Row
+from halo_provider.sources.lists import ListSource
+from halo_provider.sources.rows import Row
 from tests.core.deliveries import NOTE, note, notes
 
 

@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from halo_provider.ledger import Attempt, Candidate, Change, Claimant, Ledger, Settlement, Status
-from halo_provider.records import CHUNK, Place, Records, RowFilter
+from halo_provider.ledger.admin import CHUNK, Place, Records, RowFilter
+from halo_provider.ledger.ledger import Attempt, Candidate, Change, Claimant, Ledger, Settlement
+from halo_provider.ledger.statuses import Status
 from tests.core.deliveries import NAMESPACE, rows_in
 
 PAYLOAD = "a" * 64

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from halo_provider.delivery import Fate
+from halo_provider.delivery.dry_run import EXAMPLES, Rehearsal, rehearse
 from halo_provider.exceptions import RowError, SourceError
-from halo_provider.ledger import OnInDoubt
-from halo_provider.rehearsal import EXAMPLES, Rehearsal, rehearse
+from halo_provider.ledger.ledger import OnInDoubt
+from halo_provider.ledger.statuses import Fate
 from halo_provider.simulator import Fault, Simulator
-from halo_provider.sources import ListSource, Row
+from halo_provider.sources.lists import ListSource
+from halo_provider.sources.rows import Row
 from halo_provider.submission import Company, Entry, Submission, User
 from tests.core.deliveries import NOTE, Deliveries, note, notes, rows_in
 

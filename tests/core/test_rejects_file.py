@@ -9,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halo_provider.exceptions import RowError
-from halo_provider.sources import CsvOptions, CsvSource, ListSource, RejectsFile, Row, Source
+from halo_provider.sources.csv_file import CsvOptions, CsvSource
+from halo_provider.sources.lists import ListSource
+from halo_provider.sources.rejects import RejectsFile
+from halo_provider.sources.rows import Row, Source
 from halo_provider.submission import REJECT_COLUMNS, Entry, Submission
 
 WRONG = RowError("too long; shorten it", column="note")

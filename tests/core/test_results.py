@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
-from halo_provider import results
-from halo_provider.delivery import Fate, Outcome
+from halo_provider.delivery import results
+from halo_provider.delivery.report import Outcome
+from halo_provider.delivery.results import ROW_GROUP, results_writer
 from halo_provider.exceptions import HaloConfigurationError
-from halo_provider.results import ROW_GROUP, results_writer
-from halo_provider.sources import Row
+from halo_provider.ledger.statuses import Fate
+from halo_provider.sources.rows import Row
 
 OUTCOMES = [
     Outcome(

@@ -11,9 +11,10 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, select, text
 
 from halo_provider.exceptions import LedgerError
-from halo_provider.ledger import Attempt, Candidate, Ledger, Standing, Status, submissions
-from halo_provider.records import Place, Records, RowFilter
-from halo_provider.schema import SCHEMA_VERSION, metadata, version
+from halo_provider.ledger.admin import Place, Records, RowFilter
+from halo_provider.ledger.ledger import Attempt, Candidate, Ledger, Standing, submissions
+from halo_provider.ledger.statuses import Status
+from halo_provider.ledger.tables import SCHEMA_VERSION, metadata, version
 from tests.core.databases import mariadb_place, postgres_place
 from tests.core.deliveries import NAMESPACE, rows_in
 

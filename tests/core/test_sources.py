@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from halo_provider.exceptions import SourceError
-from halo_provider.sources import MAX_FIELD, MAX_RAW_TEXT, CsvOptions, CsvSource, ListSource, Row
+from halo_provider.sources.csv_file import MAX_FIELD, CsvOptions, CsvSource
+from halo_provider.sources.lists import ListSource
+from halo_provider.sources.rows import MAX_RAW_TEXT, Row
 
 RAGGED = "line 3 has {} values where the header has 3 columns; repair the line"
 

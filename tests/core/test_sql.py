@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import create_engine, make_url, text
 
 from halo_provider.exceptions import HaloConfigurationError, RowError, SourceError
-from halo_provider.sql import SESSION_IN_UTC, SqlSource
+from halo_provider.sources.sql import SESSION_IN_UTC, SqlSource
 from halo_provider.submission import Entry, Submission, User
 from tests.core.databases import mariadb_place, postgres_place
 

@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
-from halo_provider.deliveries import Deliveries, Delivery, Tally, duration
-from halo_provider.delivery import Fate, Outcome
+from halo_provider.delivery.report import Outcome
 from halo_provider.exceptions import HaloConnectionError, HaloRateLimitError, RowError
-from halo_provider.ledger import Ledger
+from halo_provider.ledger.delivery_records import Deliveries, Delivery, Tally, duration
+from halo_provider.ledger.ledger import Ledger
+from halo_provider.ledger.statuses import Fate
 from halo_provider.operators import progress as module
 from halo_provider.operators.halo import HaloTicketOperator
 from halo_provider.operators.progress import Progress
 from halo_provider.simulator import Fault, Simulator
-from halo_provider.sources import Row
+from halo_provider.sources.rows import Row
 from tests.provider.conftest import NOTE, Attempt, Run, Supervise, csv_text, rows
 
 

@@ -18,11 +18,12 @@ import httpx
 import pytest
 from sqlalchemy import insert, update
 
-from halo_provider import records
-from halo_provider.deliveries import Deliveries, Tally
-from halo_provider.ledger import Attempt, Ledger, Status
-from halo_provider.records import Records, RowFilter
-from halo_provider.schema import deliveries, submissions
+from halo_provider.ledger import admin
+from halo_provider.ledger.admin import Records, RowFilter
+from halo_provider.ledger.delivery_records import Deliveries, Tally
+from halo_provider.ledger.ledger import Attempt, Ledger
+from halo_provider.ledger.statuses import Status
+from halo_provider.ledger.tables import deliveries, submissions
 from halo_provider.simulator import serving
 
 DAG = "orders"
@@ -329,7 +330,7 @@ def test_search_finds_a_row_by_key_user_and_session(ledger: Ledger, viewer: Brow
 
 def test_long_search_goes_on_where_it_ended(ledger: Ledger, viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     """Among very many rows a page searches a part of them, says so, and leads on; a whole key is found at once."""
-    monkeypatch.setattr(records, "SEARCHED", 10)
+    monkeypatch.setattr(admin, "SEARCHED", 10)
     for each in range(25):
         add_row(ledger, f"{each:02}", Status.DELIVERED)
     assert row_keys(viewer.get(rows_page(search="24"))) == ["24"]

@@ -9,21 +9,22 @@ none of them goes where an earlier one is still to come.
 import asyncio
 import gc
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from pydantic_core import to_json
 
-from halo_provider.client import HaloClient
+from halo_provider.client.client import HaloClient
+from halo_provider.delivery.pace import Backoff, Pacer
+from halo_provider.delivery.prepare import Reader, Reading, candidate, candidate_of, next_change
+from halo_provider.delivery.report import HOLDS_BACK, DeliveryReport, Outcome
+from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import (
-    AccountingError,
-    DeliveryIncompleteError,
     HaloCallError,
     HaloConnectionError,
     HaloError,
@@ -34,7 +35,7 @@ from halo_provider.exceptions import (
     RowsChangedError,
     Verdict,
 )
-from halo_provider.ledger import (
+from halo_provider.ledger.ledger import (
     MAX_RESPONSE,
     Candidate,
     Change,
@@ -44,12 +45,10 @@ from halo_provider.ledger import (
     OnInDoubt,
     Settlement,
     Standing,
-    Status,
 )
+from halo_provider.ledger.statuses import Fate, Status
 from halo_provider.models import ChatAnswer
-from halo_provider.pacing import Backoff, Pacer, Stop
-from halo_provider.reading import Reader, Reading, candidate, candidate_of, next_change
-from halo_provider.sources import Row, Source
+from halo_provider.sources.rows import Row, Source
 from halo_provider.submission import RenderedSubmission, Submission
 
 COMMIT_INTERVAL = 0.1  # seconds an outcome may wait for company before it is committed
@@ -65,90 +64,6 @@ GARBAGE_THRESHOLD = 50_000  # objects more than before that set off the search f
 MAX_GIVEN_UP = 50  # rows given up one after the other before the run itself gives up
 
 OnChange = Literal["skip", "fail", "follow_up"]
-
-
-class Fate(StrEnum):
-    """How one run ended for one row: every row read has exactly one."""
-
-    DELIVERED = "delivered"
-    ALREADY_DELIVERED = "already_delivered"
-    DUPLICATE = "duplicate"  # its key was met earlier in this run
-    REJECTED = "rejected"
-    IN_DOUBT = "in_doubt"
-    FAILED = "failed"
-    NOT_ATTEMPTED = "not_attempted"
-
-
-HOLDS_BACK = frozenset({Fate.IN_DOUBT, Fate.FAILED, Fate.NOT_ATTEMPTED})  # its user's later rows wait for it
-
-
-class Outcome(NamedTuple):
-    """One row's end in this run. `error` says why, where it is not delivered."""
-
-    row: Row
-    row_key: str | None
-    user_id: str | None
-    fate: Fate
-    session_id: str | None = None
-    attempts: int = 0
-    error: RowError | None = None
-
-
-@dataclass(slots=True, kw_only=True)
-class DeliveryReport:
-    """What a run did. `error` is what ended it early, `stopped` the same in words."""
-
-    counts: Counter[Fate] = field(default_factory=Counter)
-    read: int = 0
-    requests: int = 0
-    refused: int = 0
-    changed: int = 0
-    changed_error: RowsChangedError | None = None
-    first_given_up: str | None = None
-    seconds: float = 0.0
-    stopped: str | None = None
-    error: Exception | None = None
-
-    def summary(self) -> dict[str, int]:
-        """`read` and the count of every fate. Raises AccountingError where they do not balance."""
-        counts = {"read": self.read, **{fate.value: self.counts[fate] for fate in Fate}}
-        if self.counts.total() != self.read:
-            raise AccountingError(counts)
-        return counts
-
-    def failure(self) -> Exception | None:
-        """Why not every row that could be delivered was: the typed error behind it, or the rows it left unsettled."""
-        error = self.error
-        if error is not None and not (isinstance(error, HaloCallError) and error.verdict is not Verdict.FORBIDDEN):
-            return error
-        counts = self.counts
-        if not (self.stopped or counts[Fate.FAILED] or counts[Fate.IN_DOUBT] or counts[Fate.NOT_ATTEMPTED]):
-            return self.changed_error
-        return DeliveryIncompleteError(
-            failed=counts[Fate.FAILED],
-            in_doubt=counts[Fate.IN_DOUBT],
-            not_attempted=counts[Fate.NOT_ATTEMPTED],
-            reason=self.stopped or self.first_given_up,
-            retry_after=error.retry_after if error is not None else None,
-        )
-
-
-class SessionIds:
-    """The session ids of the first `limit` rows that have one, by row key."""
-
-    def __init__(self, limit: int) -> None:
-        self.found: dict[str, str] = {}
-        self.truncated = False
-        self._limit = limit
-
-    def add(self, outcome: Outcome) -> None:
-        """Take the outcome's, if it has one and there is room."""
-        if outcome.session_id is None or outcome.row_key is None:
-            return
-        if len(self.found) < self._limit:
-            self.found[outcome.row_key] = outcome.session_id
-        else:
-            self.truncated = True
 
 
 async def deliver(

@@ -10,8 +10,8 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, insert, select, update
 
 from halo_provider.exceptions import redact
-from halo_provider.ledger import MAX_TEXT, Attempt, Ledger
-from halo_provider.schema import DELIVERY_COUNTS, deliveries
+from halo_provider.ledger.ledger import MAX_TEXT, Attempt, Ledger
+from halo_provider.ledger.tables import DELIVERY_COUNTS, deliveries
 
 SILENCE = 60.0  # seconds without a word after which a delivery that has not ended counts as lost
 MINUTE = 60.0  # seconds

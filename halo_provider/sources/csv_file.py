@@ -7,47 +7,19 @@ accounted for. pandas is for what it does better: a DataFrame is a list of rows 
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, count, repeat
-from typing import IO, Any, NamedTuple, Protocol, Self
+from typing import IO, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from halo_provider.exceptions import RowError, SourceError
-from halo_provider.submission import REJECT_COLUMNS, RowValues, is_unicode, text
+from halo_provider.sources.rows import MAX_RAW_TEXT, Row, doubled_columns
+from halo_provider.submission import is_unicode
 
 MAX_FIELD = 1_000_000  # characters in one CSV value: far beyond what Halo takes, and the end of a quote never closed
-MAX_RAW_TEXT = 2_000  # characters of an unreadable line that go to the rejects file
 _BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-
-
-class Row(NamedTuple):
-    """What a source yields: `number` is a CSV file's line (the header is line 1) or a place in a list, from 1.
-
-    `error` is set where the row cannot be used at all; `values` then holds what could be read of it.
-    """
-
-    number: int
-    values: RowValues
-    error: RowError | None = None
-
-
-class Source(Protocol):
-    """Rows that can be read more than once."""
-
-    @property
-    def description(self) -> str:
-        """What people call it: a path, a query's connection, a list."""
-        ...
-
-    def columns(self) -> list[str]:
-        """The columns it has; none where it is empty. Raises SourceError where it cannot be read."""
-        ...
-
-    def rows(self, *, required: Sequence[str]) -> Iterator[Row]:
-        """Yield the rows. Raises SourceError, before the first one, where a required column is missing."""
-        ...
 
 
 class CsvOptions(BaseModel):
@@ -115,7 +87,7 @@ class CsvSource:
         return [name.strip() or f"column {place}" for place, name in enumerate(header.fields, start=1)]
 
     def _check_columns(self, columns: Sequence[str], required: Sequence[str]) -> None:
-        if doubled := _doubled(columns):
+        if doubled := doubled_columns(columns):
             raise SourceError(f"{self.path}: the header names a column twice: {doubled}")
         missing = [name for name in required if name not in columns]
         if missing:
@@ -213,89 +185,3 @@ class _Record(NamedTuple):
     fields: list[str]
     error: str | None = None
     raw: str = ""
-
-
-class ListSource:
-    """Rows that are there already: an iterable of dicts, or a pandas DataFrame."""
-
-    description = "rows"
-
-    def __init__(self, rows: Any) -> None:
-        if isinstance(rows, Mapping | str | bytes) or not isinstance(rows, Iterable):
-            raise SourceError(f"rows must be a list of dicts or a DataFrame, not a {type(rows).__name__}")
-        if doubled := _doubled([str(name) for name in getattr(rows, "columns", ())]):
-            raise SourceError(f"rows: the DataFrame has a column twice: {doubled}")
-        self._rows = list(rows) if isinstance(rows, Iterator) else rows
-
-    def columns(self) -> list[str]:
-        """Every column that some row has, in the order of their first appearance."""
-        return list(dict.fromkeys(name for row in self._mappings() if isinstance(row, Mapping) for name in row))
-
-    def rows(self, *, required: Sequence[str]) -> Iterator[Row]:
-        """Yield the rows; one that is no dict, or lacks a required column, carries an error."""
-        for number, values in enumerate(self._mappings(), start=1):
-            if not isinstance(values, Mapping):
-                reason = f"row {number} is a {type(values).__name__}; every row must be a dict of column and value"
-                yield Row(number, {}, RowError(reason, detail=f"row: {values!r}"[:MAX_RAW_TEXT]))
-                continue
-            missing = next((name for name in required if name not in values), None)
-            error = RowError(f"row {number} has no such column", column=missing) if missing is not None else None
-            yield Row(number, values, error)
-
-    def _mappings(self) -> Iterable[Any]:
-        return _frame_rows(self._rows) if hasattr(self._rows, "itertuples") else self._rows
-
-
-def _doubled(columns: Sequence[str]) -> str:
-    """The columns that are there more than once, for people."""
-    return ", ".join(repr(name) for name in sorted({name for name in columns if columns.count(name) > 1}))
-
-
-def _frame_rows(frame: Any) -> Iterator[dict[str, Any]]:
-    """A DataFrame's rows as Python values, with None for every kind of missing one."""
-    import pandas as pd  # noqa: PLC0415 -- slow to import, and already there where a DataFrame is
-
-    columns = [str(column) for column in frame.columns]
-    for values in frame.astype(object).itertuples(index=False, name=None):
-        yield {
-            column: None if pd.api.types.is_scalar(value) and pd.isna(value) else value
-            for column, value in zip(columns, values, strict=True)
-        }
-
-
-class RejectsFile:
-    """The rejected rows, in the source's own columns and format, with ``_row``, ``_field`` and ``_reason``.
-
-    Repaired, it can be read in place of the source: keys are business keys, so nothing is sent twice.
-    """
-
-    def __init__(self, stream: IO[bytes], *, columns: Sequence[str], options: CsvOptions) -> None:
-        self._columns = [name for name in columns if name not in REJECT_COLUMNS]
-        self._encoding = options.encoding
-        self._text = io.TextIOWrapper(stream, encoding=options.encoding, errors="surrogateescape", newline="")
-        # Lines end with CR LF, because the writer quotes a value's own line breaks only where its line ends hold them.
-        self._writer = csv.writer(
-            self._text, delimiter=options.delimiter, quotechar=options.quotechar, lineterminator="\r\n"
-        )
-        self._writer.writerow([*self._columns, *REJECT_COLUMNS])
-
-    def write(self, row: Row, error: RowError) -> None:
-        """Add one row with what is wrong with it."""
-        reason = f"{error.reason} ({error.detail})" if error.detail else error.reason
-        originals = [row.values.get(name) for name in self._columns]
-        self._writer.writerow([self._cell(value) for value in (*originals, row.number, error.column, reason)])
-
-    def _cell(self, value: Any) -> str:
-        try:
-            cell = value if isinstance(value, str) else text(value)
-        except RowError:
-            cell = repr(value)
-        try:
-            cell.encode(self._encoding, errors="surrogateescape")
-        except UnicodeEncodeError:
-            return cell.encode(self._encoding, errors="backslashreplace").decode(self._encoding)
-        return cell
-
-    def close(self) -> None:
-        """Hand everything to the stream, which stays open."""
-        self._text.detach()

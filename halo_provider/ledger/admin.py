@@ -8,8 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, and_, delete, func, insert, not_, or_, select, tuple_, update
 
-from halo_provider.ledger import Change, Ledger, Status, count_changes
-from halo_provider.schema import events, submissions
+from halo_provider.ledger.ledger import Change, Ledger, count_changes
+from halo_provider.ledger.statuses import Status
+from halo_provider.ledger.tables import events, submissions
 
 PAGE = 100  # rows of a page, unless told otherwise
 SEARCHED = 50_000  # rows of a status that one page of a search looks at

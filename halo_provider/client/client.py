@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from halo_provider import __version__
+from halo_provider.client.transport import AiohttpTransport, Reply, aiohttp_transport
 from halo_provider.exceptions import (
     HaloAuthenticationError,
     HaloConfigurationError,
@@ -41,7 +42,6 @@ from halo_provider.models import (
     UpdateUsers,
     UpdateUsersAnswer,
 )
-from halo_provider.transport import AiohttpTransport, Reply, aiohttp_transport
 
 DEFAULT_BASE_URL = "https://api.haloagents.ai"
 SDK_PATH = "/api/sdk"

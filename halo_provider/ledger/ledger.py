@@ -46,7 +46,8 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from halo_provider.exceptions import HaloConfigurationError, LedgerError, redact
-from halo_provider.schema import MAX_NAMESPACE, bring_up, events, submissions
+from halo_provider.ledger.statuses import Status
+from halo_provider.ledger.tables import MAX_NAMESPACE, bring_up, events, submissions
 
 MAX_TEXT = 500  # characters kept of an error and of a reply
 MAX_RESPONSE = 10_000  # characters of JSON kept of an answer's undocumented fields
@@ -59,17 +60,6 @@ _CHANGE_MARK = "\tchange "
 
 OnInDoubt = Literal["resend", "hold"]
 _T = TypeVar("_T")
-
-
-class Status(StrEnum):
-    """What the ledger knows about a row."""
-
-    PENDING = "pending"  # claimed or released; certainly not with Halo
-    IN_FLIGHT = "in_flight"  # an attempt is under way, or its process died
-    DELIVERED = "delivered"  # Halo answered with a session_id: never sent again
-    REJECTED = "rejected"  # bad row, or refused by Halo: sent again only when its payload changes
-    IN_DOUBT = "in_doubt"  # sent, no trustworthy answer: `on_in_doubt` decides
-    FAILED = "failed"  # gave up this time, certainly not with Halo: the next run tries again
 
 
 class Standing(StrEnum):

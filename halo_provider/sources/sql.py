@@ -16,7 +16,7 @@ from sqlalchemy import CursorResult, Engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from halo_provider.exceptions import HaloConfigurationError, SourceError, redact
-from halo_provider.sources import Row
+from halo_provider.sources.rows import Row
 
 FETCH_SIZE = 1_000  # rows fetched and stored together
 

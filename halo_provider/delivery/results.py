@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import IO, Any, Protocol
 
-from halo_provider.delivery import Outcome
+from halo_provider.delivery.report import Outcome
 from halo_provider.exceptions import HaloConfigurationError
 
 COLUMNS = ("row_key", "user_id", "session_id", "status", "attempts")

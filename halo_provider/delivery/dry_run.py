@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from halo_provider.delivery import Fate, OnChange
+from halo_provider.delivery.delivery import OnChange
+from halo_provider.delivery.prepare import Reader, Reading, candidate, candidate_of, next_change
 from halo_provider.exceptions import RowError
-from halo_provider.ledger import Change, Claim, Claimant, OnInDoubt, Standing
-from halo_provider.reading import Reader, Reading, candidate, candidate_of, next_change
-from halo_provider.sources import Row, Source
+from halo_provider.ledger.ledger import Change, Claim, Claimant, OnInDoubt, Standing
+from halo_provider.ledger.statuses import Fate
+from halo_provider.sources.rows import Row, Source
 from halo_provider.submission import Submission, masked
 
 EXAMPLES = 3  # rendered requests shown

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from typing import Self
 
 from halo_provider.exceptions import HaloConfigurationError, RowError
-from halo_provider.sources import Row, Source
+from halo_provider.sources.rows import Row, Source
 from halo_provider.submission import Submission
 
 _SHARD = re.compile(r"(\d{1,6})/(\d{1,6})")

@@ -18,7 +18,9 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from halo_provider.client import HaloClient
+from halo_provider.client.client import HaloClient
+from halo_provider.delivery.pace import Backoff, Pacer
+from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import (
     HaloCallError,
     HaloConfigurationError,
@@ -30,8 +32,7 @@ from halo_provider.exceptions import (
     Verdict,
 )
 from halo_provider.models import MAX_USERS_PER_UPDATE, IdentifyCompany, IdentifyUser, UpdateUsers, UserTraits
-from halo_provider.pacing import Backoff, Pacer, Stop
-from halo_provider.sources import Row, Source
+from halo_provider.sources.rows import Row, Source
 from halo_provider.submission import Submission
 
 READ_SIZE = 500  # rows read and stored together

@@ -6,8 +6,8 @@ import random
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
 
+from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import HaloCallError, HaloRateLimitError, HaloServerError
 
 MAX_PAUSE = 300.0  # seconds of Retry-After waited for here; a longer one ends the run, and Airflow waits
@@ -30,70 +30,6 @@ class Backoff:
     def delay(self, attempt: int) -> float:
         """Seconds to wait after the attempt with this number, from 1."""
         return random.uniform(0.0, min(self.cap, self.base * 2 ** min(attempt - 1, 30)))  # noqa: S311 -- no secret
-
-
-class Stop:
-    """The wish to end a run early. Requests may come from a signal handler through the loop.
-
-    A grace is how long, in seconds, attempts in flight may still take; without one they have their own timeout.
-    """
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-        self.reason: str | None = None
-        self.error: Exception | None = None
-        self.ends_at: float | None = None  # the end of the grace, on the loop's clock
-        self._limits: set[asyncio.Timeout] = set()
-
-    @property
-    def requested(self) -> bool:
-        """Whether anybody asked."""
-        return self._event.is_set()
-
-    def request(self, reason: str, *, error: Exception | None = None, grace: float | None = None) -> None:
-        """Ask for the end. The first reason counts; a shorter grace always does."""
-        if self.reason is None:
-            self.reason = reason
-            self.error = error
-        if grace is not None:
-            end = asyncio.get_running_loop().time() + grace
-            self.ends_at = end if self.ends_at is None else min(self.ends_at, end)
-            for limit in self._limits:
-                if not limit.expired():
-                    limit.reschedule(self.ends_at)
-        self._event.set()
-
-    def limit(self) -> "_Limit":
-        """Break the block off when a grace is over; it then raises TimeoutError."""
-        return _Limit(self._limits, asyncio.timeout_at(self.ends_at))
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait, but no longer than until somebody asks."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._event.wait()
-        except TimeoutError:
-            return
-
-
-class _Limit:
-    """A timeout that can be found, and put earlier, while its block runs; every request has one."""
-
-    __slots__ = ("_limits", "_timeout")
-
-    def __init__(self, limits: set[asyncio.Timeout], timeout: asyncio.Timeout) -> None:
-        self._limits = limits
-        self._timeout = timeout
-
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-        self._limits.add(self._timeout)
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._limits.discard(self._timeout)
-        await self._timeout.__aexit__(exc_type, exc, traceback)
 
 
 class _LearnedPace:

@@ -1,0 +1,87 @@
+"""What a delivery tells: the end of every row, the counts, and why it ended early."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from halo_provider.exceptions import (
+    AccountingError,
+    DeliveryIncompleteError,
+    HaloCallError,
+    RowError,
+    RowsChangedError,
+    Verdict,
+)
+from halo_provider.ledger.statuses import Fate
+from halo_provider.sources.rows import Row
+
+HOLDS_BACK = frozenset({Fate.IN_DOUBT, Fate.FAILED, Fate.NOT_ATTEMPTED})  # its user's later rows wait for it
+
+
+class Outcome(NamedTuple):
+    """One row's end in this run. `error` says why, where it is not delivered."""
+
+    row: Row
+    row_key: str | None
+    user_id: str | None
+    fate: Fate
+    session_id: str | None = None
+    attempts: int = 0
+    error: RowError | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class DeliveryReport:
+    """What a run did. `error` is what ended it early, `stopped` the same in words."""
+
+    counts: Counter[Fate] = field(default_factory=Counter)
+    read: int = 0
+    requests: int = 0
+    refused: int = 0
+    changed: int = 0
+    changed_error: RowsChangedError | None = None
+    first_given_up: str | None = None
+    seconds: float = 0.0
+    stopped: str | None = None
+    error: Exception | None = None
+
+    def summary(self) -> dict[str, int]:
+        """`read` and the count of every fate. Raises AccountingError where they do not balance."""
+        counts = {"read": self.read, **{fate.value: self.counts[fate] for fate in Fate}}
+        if self.counts.total() != self.read:
+            raise AccountingError(counts)
+        return counts
+
+    def failure(self) -> Exception | None:
+        """Why not every row that could be delivered was: the typed error behind it, or the rows it left unsettled."""
+        error = self.error
+        if error is not None and not (isinstance(error, HaloCallError) and error.verdict is not Verdict.FORBIDDEN):
+            return error
+        counts = self.counts
+        if not (self.stopped or counts[Fate.FAILED] or counts[Fate.IN_DOUBT] or counts[Fate.NOT_ATTEMPTED]):
+            return self.changed_error
+        return DeliveryIncompleteError(
+            failed=counts[Fate.FAILED],
+            in_doubt=counts[Fate.IN_DOUBT],
+            not_attempted=counts[Fate.NOT_ATTEMPTED],
+            reason=self.stopped or self.first_given_up,
+            retry_after=error.retry_after if error is not None else None,
+        )
+
+
+class SessionIds:
+    """The session ids of the first `limit` rows that have one, by row key."""
+
+    def __init__(self, limit: int) -> None:
+        self.found: dict[str, str] = {}
+        self.truncated = False
+        self._limit = limit
+
+    def add(self, outcome: Outcome) -> None:
+        """Take the outcome's, if it has one and there is room."""
+        if outcome.session_id is None or outcome.row_key is None:
+            return
+        if len(self.found) < self._limit:
+            self.found[outcome.row_key] = outcome.session_id
+        else:
+            self.truncated = True

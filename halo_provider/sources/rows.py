@@ -1,0 +1,42 @@
+"""What every source yields, and what a source is."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from halo_provider.exceptions import RowError
+from halo_provider.submission import RowValues
+
+MAX_RAW_TEXT = 2_000  # characters of an unreadable line that go to the rejects file
+
+
+class Row(NamedTuple):
+    """What a source yields: `number` is a CSV file's line (the header is line 1) or a place in a list, from 1.
+
+    `error` is set where the row cannot be used at all; `values` then holds what could be read of it.
+    """
+
+    number: int
+    values: RowValues
+    error: RowError | None = None
+
+
+class Source(Protocol):
+    """Rows that can be read more than once."""
+
+    @property
+    def description(self) -> str:
+        """What people call it: a path, a query's connection, a list."""
+        ...
+
+    def columns(self) -> list[str]:
+        """The columns it has; none where it is empty. Raises SourceError where it cannot be read."""
+        ...
+
+    def rows(self, *, required: Sequence[str]) -> Iterator[Row]:
+        """Yield the rows. Raises SourceError, before the first one, where a required column is missing."""
+        ...
+
+
+def doubled_columns(columns: Sequence[str]) -> str:
+    """The columns that are there more than once, for people."""
+    return ", ".join(repr(name) for name in sorted({name for name in columns if columns.count(name) > 1}))
