@@ -9,7 +9,7 @@ from airflow.providers_manager import ProvidersManager
 import halo_provider
 from halo_provider.client.client import HaloClient
 from halo_provider.delivery.delivery import deliver
-from halo_provider.ledger.ledger import Attempt, Ledger
+from halo_provider.ledger.ledger import Ledger, TaskInstanceRef
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, serving
 from halo_provider.sources.lists import ListSource
 from halo_provider.submission import Submission
@@ -29,10 +29,10 @@ async def run(url: str) -> None:
     """Deliver the rows twice: the second time there is nothing to send."""
     ledger = Ledger.at_path(Path(tempfile.mkdtemp()) / "ledger.db")
     for expected in ("delivered", "already_delivered"):
-        claimant = ledger.claimant("halo_default/application", attempt=Attempt())
+        lease_holder = ledger.lease_holder("halo_default/application", task_instance=TaskInstanceRef())
         async with HaloClient(widget_key=EXAMPLE_WIDGET_KEY, base_url=url) as client:
             report = await deliver(
-                ListSource(ROWS), submission=Submission.application(), client=client, claimant=claimant
+                ListSource(ROWS), submission=Submission.application(), client=client, lease_holder=lease_holder
             )
         if report.summary()[expected] != len(ROWS):
             raise SystemExit(f"expected {len(ROWS)} rows {expected}: {report}")

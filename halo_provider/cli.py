@@ -11,9 +11,9 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from halo_provider.exceptions import HaloError
-from halo_provider.ledger.admin import PAGE, Place, Records, RowFilter
+from halo_provider.ledger.admin import PAGE, LedgerAdmin, RowCursor, RowFilter
 from halo_provider.ledger.ledger import Ledger
-from halo_provider.ledger.statuses import Status
+from halo_provider.ledger.statuses import LedgerStatus
 
 COLUMNS = ("namespace", "row_key", "status", "user_id", "session_id", "attempts", "updated_at", "error")
 
@@ -23,8 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     try:
         with closing(_ledger(parsed)) as ledger:
-            records = Records(ledger, actor=parsed.actor)
-            return int(parsed.command(parsed, records, ledger))
+            admin = LedgerAdmin(ledger, actor=parsed.actor)
+            return int(parsed.command(parsed, admin, ledger))
     except HaloError as error:
         print(f"halo-ledger: {error}", file=sys.stderr)
         return 1
@@ -46,48 +46,48 @@ def _ledger(parsed: argparse.Namespace) -> Ledger:
     return open_ledger(parsed.ledger_conn_id)
 
 
-def _list(parsed: argparse.Namespace, records: Records, _ledger: Ledger) -> int:
+def _list(parsed: argparse.Namespace, admin: LedgerAdmin, _ledger: Ledger) -> int:
     after = None
     left = parsed.limit
-    while left > 0 and (rows := records.page(_wanted(parsed), after=after, limit=min(PAGE, left))):
+    while left > 0 and (rows := admin.page(_wanted(parsed), after=after, limit=min(PAGE, left))):
         for row in rows:
             _print_row(row, as_json=parsed.json)
         left -= len(rows)
-        after = Place(rows[-1].namespace, rows[-1].row_key)
-    counts = records.counts(_wanted(parsed))
+        after = RowCursor(rows[-1].namespace, rows[-1].row_key)
+    counts = admin.counts(_wanted(parsed))
     total = ", ".join(f"{count:,} {status.value}" for status, count in counts.items()) or "no rows"
     print(total, file=sys.stderr)
     return 0
 
 
-def _show(parsed: argparse.Namespace, records: Records, _ledger: Ledger) -> int:
-    row = records.row(parsed.namespace, parsed.row_key)
+def _show(parsed: argparse.Namespace, admin: LedgerAdmin, _ledger: Ledger) -> int:
+    row = admin.row(parsed.namespace, parsed.row_key)
     if row is None:
         print("halo-ledger: there is no such row", file=sys.stderr)
         return 1
     for name, value in row._mapping.items():
         if value is not None:
             print(f"{name:>17}  {value}")
-    for event in records.history(parsed.namespace, parsed.row_key):
+    for event in admin.history(parsed.namespace, parsed.row_key):
         print(f"{event.at:%Y-%m-%d %H:%M:%S}  {event.event}  {event.detail or ''}  ({event.actor})")
     return 0
 
 
-def _requeue(parsed: argparse.Namespace, records: Records, _ledger: Ledger) -> int:
-    return _changed(records.requeue(_wanted(parsed), reason=parsed.reason), parsed)
+def _requeue(parsed: argparse.Namespace, admin: LedgerAdmin, _ledger: Ledger) -> int:
+    return _changed(admin.requeue(_wanted(parsed), reason=parsed.reason), parsed)
 
 
-def _resolve(parsed: argparse.Namespace, records: Records, _ledger: Ledger) -> int:
-    return _changed(records.resolve(_wanted(parsed), session_id=parsed.session_id, reason=parsed.reason), parsed)
+def _resolve(parsed: argparse.Namespace, admin: LedgerAdmin, _ledger: Ledger) -> int:
+    return _changed(admin.resolve(_wanted(parsed), session_id=parsed.session_id, reason=parsed.reason), parsed)
 
 
-def _reject(parsed: argparse.Namespace, records: Records, _ledger: Ledger) -> int:
-    return _changed(records.reject(_wanted(parsed), reason=parsed.reason), parsed)
+def _reject(parsed: argparse.Namespace, admin: LedgerAdmin, _ledger: Ledger) -> int:
+    return _changed(admin.reject(_wanted(parsed), reason=parsed.reason), parsed)
 
 
-def _prune(parsed: argparse.Namespace, records: Records, ledger: Ledger) -> int:
+def _prune(parsed: argparse.Namespace, admin: LedgerAdmin, ledger: Ledger) -> int:
     before = ledger.now() - timedelta(days=parsed.older_than)
-    return _changed(records.prune(_wanted(parsed), before=before), parsed)
+    return _changed(admin.prune(_wanted(parsed), before=before), parsed)
 
 
 def _changed(count: int, parsed: argparse.Namespace) -> int:
@@ -106,7 +106,7 @@ def _wanted(parsed: argparse.Namespace) -> RowFilter:
     return RowFilter(
         namespace=parsed.namespace,
         row_keys=tuple(parsed.row_key or ()),
-        statuses=tuple(Status(status) for status in parsed.status or ()),
+        statuses=tuple(LedgerStatus(status) for status in parsed.status or ()),
         dag_ids=(parsed.dag_id,) if parsed.dag_id else None,
         run_id=parsed.run_id,
         search=parsed.search,
@@ -163,7 +163,7 @@ def _add_filter(
     parser: argparse.ArgumentParser, *, namespace_required: bool = False, row_keys: Literal["*", "+"] = "*"
 ) -> None:
     parser.add_argument("--namespace", required=namespace_required, help="<connection id>/<submission name>")
-    parser.add_argument("--status", action="append", choices=[status.value for status in Status])
+    parser.add_argument("--status", action="append", choices=[status.value for status in LedgerStatus])
     parser.add_argument("--dag-id")
     parser.add_argument("--run-id")
     parser.add_argument("--search", help="part of a row key, user id or session id")

@@ -94,8 +94,8 @@ class HaloConnectionError(HaloCallError):
         self.sent = sent
         self.reason = redact(reason)
         self.verdict = Verdict.IN_DOUBT if sent else Verdict.NOT_ACCEPTED
-        fate = "whether Halo took the request is unknown" if sent else "the request was not sent"
-        super().__init__(f"POST {path}: {self.reason}; {fate}")
+        outcome = "whether Halo took the request is unknown" if sent else "the request was not sent"
+        super().__init__(f"POST {path}: {self.reason}; {outcome}")
 
 
 class HaloResponseError(HaloCallError):
@@ -195,7 +195,7 @@ class AccountingError(DeliveryError):
     def __init__(self, counts: Mapping[str, int]) -> None:
         self.counts = dict(counts)
         super().__init__(
-            f"the accounts do not balance: {self.counts}. Please report this; the ledger holds each row's fate."
+            f"the accounts do not balance: {self.counts}. Please report this; the ledger holds each row's status."
         )
 
 

@@ -100,12 +100,12 @@ def retry_after(header: str | None, *, now: datetime) -> float | None:
     if _SECONDS.fullmatch(seconds := header.strip()):
         return min(float(seconds), MAX_RETRY_AFTER)
     try:
-        moment = parsedate_to_datetime(header)
+        timestamp = parsedate_to_datetime(header)
     except (ValueError, OverflowError):
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return min(max(0.0, (moment - now).total_seconds()), MAX_RETRY_AFTER)
+    if timestamp.tzinfo is None:
+        timestamp = timestamp.replace(tzinfo=UTC)
+    return min(max(0.0, (timestamp - now).total_seconds()), MAX_RETRY_AFTER)
 
 
 def error_message(content: bytes) -> str:

@@ -21,7 +21,7 @@ from pydantic_core import to_json
 
 from halo_provider.client.client import HaloClient
 from halo_provider.delivery.pace import Backoff, Pacer
-from halo_provider.delivery.prepare import Reader, Reading, candidate, candidate_of, next_change
+from halo_provider.delivery.prepare import PreparedRow, Reader, candidate, candidate_of, next_change
 from halo_provider.delivery.report import HOLDS_BACK, DeliveryReport, Outcome
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import (
@@ -40,13 +40,13 @@ from halo_provider.ledger.ledger import (
     Candidate,
     Change,
     Claim,
-    Claimant,
+    ClaimResult,
     Commit,
+    LeaseHolder,
     OnInDoubt,
     Settlement,
-    Standing,
 )
-from halo_provider.ledger.statuses import Fate, Status
+from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.models import ChatAnswer
 from halo_provider.sources.rows import Row, Source
 from halo_provider.submission import RenderedSubmission, Submission
@@ -58,7 +58,7 @@ CLAIM_POLL = 1.0  # seconds between looks at them
 MAX_DEFERRED = 5_000  # rows that may wait for another run, so that memory stays flat
 LIVENESS_POLL = 0.5  # seconds between looks at whether this process may still send
 LEASE_MARGIN = 2.0  # seconds before the end of the claims in which nothing more is sent
-LEDGER_PATIENCE = 30.0  # seconds in which outcomes are offered again to a ledger that went away
+LEDGER_TIMEOUT = 30.0  # seconds in which outcomes are offered again to a ledger that went away
 LEDGER_POLL = 0.5  # seconds between the offers
 GARBAGE_THRESHOLD = 50_000  # objects more than before that set off the search for cycles; Python's own is 700
 MAX_GIVEN_UP = 50  # rows given up one after the other before the run itself gives up
@@ -71,7 +71,7 @@ async def deliver(
     *,
     submission: Submission,
     client: HaloClient,
-    claimant: Claimant,
+    lease_holder: LeaseHolder,
     batch_size: int = 500,
     concurrency: int = 64,
     requests_per_second: float | None = None,
@@ -88,7 +88,7 @@ async def deliver(
 
     Never raises for what rows, Halo, the source or the ledger do: `DeliveryReport.error` then holds the typed error,
     and the counts balance. `alive` tells whether this process may still send; `on_outcome` is called on the loop for
-    every row, once its fate is committed, `on_attempt` after every request, with its seconds and its error.
+    every row, once its status is committed, `on_attempt` after every request, with its seconds and its error.
     `requests_per_second` and `concurrency` are upper bounds. `on_change` decides about delivered rows whose content is
     another one now: leave them (skip), leave them and report an error (fail), or send the new content into the session
     they have (follow_up), once per change.
@@ -96,7 +96,7 @@ async def deliver(
     delivery = _Delivery(
         reader=Reader(source, submission, batch_size=batch_size),
         client=client,
-        claimant=claimant,
+        lease_holder=lease_holder,
         concurrency=concurrency,
         requests_per_second=requests_per_second,
         max_attempts=max_attempts,
@@ -141,30 +141,30 @@ class _Work:
         return self.submission.user_id
 
     @property
-    def resting_status(self) -> Status:
+    def resting_status(self) -> LedgerStatus:
         """What it is between attempts, and when it is given back."""
-        return Status.IN_DOUBT if self.doubtful else Status.PENDING
+        return LedgerStatus.IN_DOUBT if self.doubtful else LedgerStatus.PENDING
 
     @property
-    def resting_fate(self) -> Fate:
+    def resting_row_status(self) -> RowStatus:
         """How it ends when it is given back: what Halo may have is in doubt, whenever it was sent."""
-        return Fate.IN_DOUBT if self.doubtful else Fate.NOT_ATTEMPTED
+        return RowStatus.IN_DOUBT if self.doubtful else RowStatus.NOT_ATTEMPTED
 
     def outcome(
-        self, fate: Fate, reason: str | None = None, *, detail: str | None = None, session_id: str | None = None
+        self, status: RowStatus, reason: str | None = None, *, detail: str | None = None, session_id: str | None = None
     ) -> Outcome:
         return Outcome(
             row=self.row,
             row_key=self.row_key,
             user_id=self.user_id,
-            fate=fate,
+            status=status,
             session_id=session_id,
             attempts=self.attempts,
             error=RowError(reason, detail=detail) if reason else None,
         )
 
 
-class _Lanes:
+class UserQueues:
     """Who may go: at most one submission of a user at a time, in the order they came."""
 
     def __init__(self) -> None:
@@ -207,13 +207,13 @@ class _Committer:
 
     def __init__(
         self,
-        claimant: Claimant,
+        lease_holder: LeaseHolder,
         *,
         thread: ThreadPoolExecutor,
         stop: Stop,
         on_committed: Callable[[_Work, Outcome], None],
     ) -> None:
-        self._claimant = claimant
+        self._lease_holder = lease_holder
         self._thread = thread
         self._stop = stop
         self._on_committed = on_committed
@@ -266,9 +266,9 @@ class _Committer:
 
     async def _commit(self, settlements: Sequence[Settlement], intents: Sequence[str]) -> Commit | None:
         """Commit; where the ledger is away, send nothing more, but try to record what was sent for a while."""
-        give_up_at = time.monotonic() + LEDGER_PATIENCE
+        give_up_at = time.monotonic() + LEDGER_TIMEOUT
         while True:
-            commit = partial(self._claimant.commit, settlements=settlements, intents=intents)
+            commit = partial(self._lease_holder.commit, settlements=settlements, intents=intents)
             try:
                 return await asyncio.get_running_loop().run_in_executor(self._thread, commit)
             except LedgerError as error:
@@ -280,11 +280,11 @@ class _Committer:
 
 
 def _unrecorded(outcome: Outcome) -> Outcome:
-    """What a fate is worth that the ledger does not know: what Halo may have is in doubt."""
-    if outcome.fate not in {Fate.DELIVERED, Fate.REJECTED, Fate.IN_DOUBT}:
+    """What a status is worth that the ledger does not know: what Halo may have is in doubt."""
+    if outcome.status not in {RowStatus.DELIVERED, RowStatus.REJECTED, RowStatus.IN_DOUBT}:
         return outcome
     reason = "it was sent, but the ledger could not record the answer, or another run had taken the row over"
-    return outcome._replace(fate=Fate.IN_DOUBT, error=RowError(reason))
+    return outcome._replace(status=RowStatus.IN_DOUBT, error=RowError(reason))
 
 
 @contextmanager
@@ -306,7 +306,7 @@ class _Delivery:
         *,
         reader: Reader,
         client: HaloClient,
-        claimant: Claimant,
+        lease_holder: LeaseHolder,
         concurrency: int,
         requests_per_second: float | None,
         max_attempts: int,
@@ -321,7 +321,7 @@ class _Delivery:
     ) -> None:
         self._reader = reader
         self._client = client
-        self._claimant = claimant
+        self._lease_holder = lease_holder
         self._concurrency = concurrency
         self._window = max(2 * reader.batch_size, 4 * concurrency)
         self._max_attempts = max_attempts
@@ -337,8 +337,8 @@ class _Delivery:
         self._source_thread = ThreadPoolExecutor(1, thread_name_prefix="halo-source")
         self._ledger_thread = ThreadPoolExecutor(1, thread_name_prefix="halo-ledger")
         self._pacer = Pacer(concurrency=concurrency, requests_per_second=requests_per_second, stop=stop)
-        self._committer = _Committer(claimant, thread=self._ledger_thread, stop=stop, on_committed=self._close)
-        self._lanes = _Lanes()
+        self._committer = _Committer(lease_holder, thread=self._ledger_thread, stop=stop, on_committed=self._close)
+        self._user_queues = UserQueues()
         self._ready: asyncio.Queue[_Work | None] = asyncio.Queue()
         self._open: dict[str, _Work] = {}  # claimed, and not yet committed as settled
         self._deferred: list[_Work] = []  # may go, but another run holds them
@@ -374,7 +374,7 @@ class _Delivery:
         """Where the run was cut off: what was being sent is in doubt, the rest is given back."""
         for work in list(self._open.values()):
             if not work.settled:
-                self._settle(work, work.resting_fate, "the run was cut off", entered=False)
+                self._settle(work, work.resting_row_status, "the run was cut off", entered=False)
         await self._committer.flush()
         await asyncio.get_running_loop().run_in_executor(self._source_thread, self._reader.close)
 
@@ -385,9 +385,9 @@ class _Delivery:
         while not self._stop.requested and not (exhausted and not self._open and not self._deferred):
             room = len(self._open) + self._reader.batch_size <= self._window and len(self._deferred) < MAX_DEFERRED
             if room and not exhausted:
-                readings = await self._read()
-                exhausted = not readings
-                await self._claim(readings)
+                prepared_rows = await self._read()
+                exhausted = not prepared_rows
+                await self._claim(prepared_rows)
             else:
                 await self._movement()
                 await self._claim([])
@@ -398,7 +398,7 @@ class _Delivery:
         while self._open or self._deferred:
             deferred, self._deferred = self._deferred, []
             for work in deferred:
-                self._end(work, Fate.NOT_ATTEMPTED, "another run holds the row at this moment")
+                self._end(work, RowStatus.NOT_ATTEMPTED, "another run holds the row at this moment")
             if self._open:
                 await self._movement()
 
@@ -409,31 +409,33 @@ class _Delivery:
             async with asyncio.timeout(CLAIM_POLL):
                 await self._moved.wait()
 
-    async def _read(self) -> list[Reading]:
+    async def _read(self) -> list[PreparedRow]:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._source_thread, self._reader.next_batch)
         except HaloError as error:
             self._stop.request(str(error), error=error)
             return []
 
-    async def _claim(self, readings: Sequence[Reading]) -> None:
+    async def _claim(self, prepared_rows: Sequence[PreparedRow]) -> None:
         """Claim what was read, and what another run held when last looked at; everything gets its place."""
         again: list[_Work] = []
         if self._deferred and time.monotonic() - self._looked_at_deferred >= CLAIM_POLL:
             self._looked_at_deferred = time.monotonic()
             again, self._deferred = self._deferred, []
-        if not again and not readings:
+        if not again and not prepared_rows:
             return
-        self._report.read += len(readings)
+        self._report.read += len(prepared_rows)
         try:
-            held_back = await self._follow(readings)
-            asking = [reading for reading in readings if reading.is_candidate and reading.row_key not in held_back]
+            held_back = await self._follow(prepared_rows)
+            asking = [
+                prepared for prepared in prepared_rows if prepared.is_candidate and prepared.row_key not in held_back
+            ]
             claims = await self._in_ledger_thread(
-                self._claimant.claim, [work.candidate() for work in again] + [candidate_of(one) for one in asking]
+                self._lease_holder.claim, [work.candidate() for work in again] + [candidate_of(one) for one in asking]
             )
             changed = self._changes(asking, claims)
             claims_of_changes = await self._in_ledger_thread(
-                self._claimant.claim, [work.candidate() for work in changed.values()]
+                self._lease_holder.claim, [work.candidate() for work in changed.values()]
             )
         except HaloError as error:
             self._stop.request(str(error), error=error)
@@ -441,15 +443,15 @@ class _Delivery:
         for work in again:
             if not self._ended_by(claims.get(work.ledger_key), work):
                 self._go(work)
-        for reading in readings:
-            if reading.row_key in changed and reading.is_candidate:
-                work = changed[reading.row_key]
+        for prepared in prepared_rows:
+            if prepared.row_key in changed and prepared.is_candidate:
+                work = changed[prepared.row_key]
                 self._start(work, claims_of_changes.get(work.ledger_key))
-            elif reading.row_key in held_back and reading.submission is not None:
-                work = _Work(reading.row, reading.submission)
-                self._end(work, Fate.NOT_ATTEMPTED, held_back[reading.row_key], entered=False)
+            elif prepared.row_key in held_back and prepared.submission is not None:
+                work = _Work(prepared.row, prepared.submission)
+                self._end(work, RowStatus.NOT_ATTEMPTED, held_back[prepared.row_key], entered=False)
             else:
-                self._place(reading, claims)
+                self._place(prepared, claims)
 
     async def _in_ledger_thread(
         self, claim: Callable[..., dict[str, Claim]], candidates: Sequence[Candidate]
@@ -460,85 +462,85 @@ class _Delivery:
             self._ledger_thread, lambda: claim(candidates, on_in_doubt=self._on_in_doubt)
         )
 
-    async def _follow(self, readings: Sequence[Reading]) -> dict[str | None, str]:
+    async def _follow(self, prepared_rows: Sequence[PreparedRow]) -> dict[str | None, str]:
         """Point follow-ups into the sessions they belong to; name those that have to wait, with the reason."""
         if self._submission.follows is None:
             return {}
         name, columns = self._submission.follows
-        candidates = [candidate_of(reading) for reading in readings if reading.is_candidate]
-        standings = await self._in_ledger_thread(self._claimant.preview, candidates)
-        keys = sorted({one.submission.follows_key or "" for one in readings if one.submission})
+        candidates = [candidate_of(prepared) for prepared in prepared_rows if prepared.is_candidate]
+        results = await self._in_ledger_thread(self._lease_holder.preview, candidates)
+        keys = sorted({one.submission.follows_key or "" for one in prepared_rows if one.submission})
         known = await asyncio.get_running_loop().run_in_executor(
-            self._ledger_thread, lambda: self._claimant.followed(name, keys)
+            self._ledger_thread, lambda: self._lease_holder.followed(name, keys)
         )
         waiting: dict[str | None, str] = {}
-        for reading in readings:
-            if reading.submission is None or standings[reading.submission.row_key].standing is Standing.DELIVERED:
+        for prepared in prepared_rows:
+            if prepared.submission is None or results[prepared.submission.row_key].result is ClaimResult.DELIVERED:
                 continue
-            followed = known.get(reading.submission.follows_key or "")
-            if followed is not None and followed.standing is Standing.DELIVERED and followed.session_id:
-                reading.submission = reading.submission.into_session(followed.session_id)
-            elif followed is not None and followed.standing is not Standing.REJECTED:
-                waiting[reading.row_key] = f"the {name} it follows is not delivered yet"
+            followed = known.get(prepared.submission.follows_key or "")
+            if followed is not None and followed.result is ClaimResult.DELIVERED and followed.session_id:
+                prepared.submission = prepared.submission.into_session(followed.session_id)
+            elif followed is not None and followed.result is not ClaimResult.REJECTED:
+                waiting[prepared.row_key] = f"the {name} it follows is not delivered yet"
             elif self._submission.follows_missing == "follow_up":
-                waiting[reading.row_key] = f"there is no delivered {name} that it could follow"
+                waiting[prepared.row_key] = f"there is no delivered {name} that it could follow"
             elif self._submission.follows_missing == "reject":
-                reading.submission = None
-                reading.error = RowError(f"there is no delivered {name} that it could follow", column=columns[0])
+                prepared.submission = None
+                prepared.error = RowError(f"there is no delivered {name} that it could follow", column=columns[0])
         return waiting
 
-    def _changes(self, readings: Sequence[Reading], claims: Mapping[str, Claim]) -> dict[str | None, _Work]:
+    def _changes(self, prepared_rows: Sequence[PreparedRow], claims: Mapping[str, Claim]) -> dict[str | None, _Work]:
         """Count the delivered rows that have changed since, and make follow-ups of them where that is wanted."""
         follow_ups: dict[str | None, _Work] = {}
-        for reading in readings:
-            claim = claims.get(reading.row_key or "")
-            if claim is None or not claim.has_changed or not reading.submission:
+        for prepared in prepared_rows:
+            claim = claims.get(prepared.row_key or "")
+            if claim is None or not claim.has_changed or not prepared.submission:
                 continue
             self._report.changed += 1
             if self._on_change == "fail":
-                first = self._report.changed_error.first if self._report.changed_error else str(reading.row_key)
+                first = self._report.changed_error.first if self._report.changed_error else str(prepared.row_key)
                 self._report.changed_error = RowsChangedError(changed=self._report.changed, first=first)
             if self._on_change == "follow_up" and claim.session_id:
-                submission = reading.submission.into_session(claim.session_id)
-                follow_ups[reading.row_key] = _Work(reading.row, submission, change=next_change(submission, claim))
+                submission = prepared.submission.into_session(claim.session_id)
+                follow_ups[prepared.row_key] = _Work(prepared.row, submission, change=next_change(submission, claim))
         return follow_ups
 
     def _start(self, work: _Work, claim: Claim | None) -> None:
         """Give a submission its place: it has ended already, it may go, or it waits behind its user's earlier ones."""
         if self._ended_by(claim, work, entered=False):
             return
-        if self._lanes.is_blocked(work):
+        if self._user_queues.is_blocked(work):
             self._hold_back(work, entered=False)
-        elif self._lanes.enter(work):
+        elif self._user_queues.enter(work):
             self._go(work)
 
-    def _place(self, reading: Reading, claims: Mapping[str, Claim]) -> None:
-        row, row_key, submission = reading.row, reading.row_key, reading.submission
-        claim = claims.get(row_key) if row_key and reading.is_candidate else None
-        if claim is not None and claim.standing is Standing.DELIVERED:
+    def _place(self, prepared: PreparedRow, claims: Mapping[str, Claim]) -> None:
+        row, row_key, submission = prepared.row, prepared.row_key, prepared.submission
+        claim = claims.get(row_key) if row_key and prepared.is_candidate else None
+        if claim is not None and claim.result is ClaimResult.DELIVERED:
             user_id = submission.user_id if submission else None
-            fate = Fate.ALREADY_DELIVERED
-            self._count(Outcome(row=row, row_key=row_key, user_id=user_id, fate=fate, session_id=claim.session_id))
+            status = RowStatus.ALREADY_DELIVERED
+            self._count(Outcome(row=row, row_key=row_key, user_id=user_id, status=status, session_id=claim.session_id))
         elif submission is not None:
             self._start(_Work(row, submission), claim)
         else:
-            fate = Fate.DUPLICATE if reading.duplicate else Fate.REJECTED
-            self._count(Outcome(row=row, row_key=row_key, user_id=None, fate=fate, error=reading.error))
+            status = RowStatus.DUPLICATE if prepared.duplicate else RowStatus.REJECTED
+            self._count(Outcome(row=row, row_key=row_key, user_id=None, status=status, error=prepared.error))
 
     def _ended_by(self, claim: Claim | None, work: _Work, *, entered: bool = True) -> bool:
         """Whether the claim's answer is already the row's end in this run."""
         match claim:
             case None:
-                self._end(work, Fate.NOT_ATTEMPTED, "the ledger could not be used", entered=entered)
-            case Claim(standing=Standing.DELIVERED):
-                self._end(work, Fate.ALREADY_DELIVERED, session_id=claim.session_id, entered=entered)
-            case Claim(standing=Standing.REJECTED):
+                self._end(work, RowStatus.NOT_ATTEMPTED, "the ledger could not be used", entered=entered)
+            case Claim(result=ClaimResult.DELIVERED):
+                self._end(work, RowStatus.ALREADY_DELIVERED, session_id=claim.session_id, entered=entered)
+            case Claim(result=ClaimResult.REJECTED):
                 reason = "rejected by an earlier run, and its content is the same"
-                self._end(work, Fate.REJECTED, reason, detail=claim.error, entered=entered)
-            case Claim(standing=Standing.IN_DOUBT):
+                self._end(work, RowStatus.REJECTED, reason, detail=claim.error, entered=entered)
+            case Claim(result=ClaimResult.IN_DOUBT):
                 reason = "sent by an earlier run, answer unknown; held back (on_in_doubt='hold')"
-                self._end(work, Fate.IN_DOUBT, reason, detail=claim.error, entered=entered)
-            case Claim(standing=Standing.CLAIMED):
+                self._end(work, RowStatus.IN_DOUBT, reason, detail=claim.error, entered=entered)
+            case Claim(result=ClaimResult.CLAIMED):
                 work.claimed = True
                 work.doubtful = claim.doubtful
                 self._open[work.ledger_key] = work
@@ -553,12 +555,12 @@ class _Delivery:
         else:
             self._deferred.append(work)
 
-    def _leave(self, work: _Work, fate: Fate) -> None:
+    def _leave(self, work: _Work, status: RowStatus) -> None:
         """Let the user's next submission go, or hold all of them back where this one may still be to come."""
-        if fate in HOLDS_BACK:
-            self._lanes.block(work.user_id)
-        for waiting in self._lanes.leave(work):
-            if self._lanes.is_blocked(waiting):
+        if status in HOLDS_BACK:
+            self._user_queues.block(work.user_id)
+        for waiting in self._user_queues.leave(work):
+            if self._user_queues.is_blocked(waiting):
                 self._hold_back(waiting, entered=False)
             else:
                 self._go(waiting)
@@ -566,16 +568,16 @@ class _Delivery:
     def _hold_back(self, work: _Work, *, entered: bool) -> None:
         reason = self._stop.reason or "an earlier row of the same user is not delivered yet"
         if work.claimed:
-            self._settle(work, work.resting_fate, reason, entered=entered)
+            self._settle(work, work.resting_row_status, reason, entered=entered)
         else:
-            self._end(work, Fate.NOT_ATTEMPTED, reason, entered=entered)
+            self._end(work, RowStatus.NOT_ATTEMPTED, reason, entered=entered)
 
     async def _send_always(self) -> None:
         while (work := await self._ready.get()) is not None:
             await self._send(work)
 
     async def _send(self, work: _Work) -> None:
-        """Attempt one submission until its fate in this run is known."""
+        """Attempt one submission until its status in this run is known."""
         failures = 0
         while True:
             started = await self._pacer.acquire()
@@ -606,11 +608,11 @@ class _Delivery:
         if not await self._committer.intend(work):
             del self._open[work.ledger_key]
             reason = self._stop.reason or "another run has taken the row over"
-            self._end(work, work.resting_fate, reason)
+            self._end(work, work.resting_row_status, reason)
             return False
         if not self._alive():
             self._stop.request("the task's supervisor is gone, and another try may already be running")
-        elif self._claimant.lease_left < LEASE_MARGIN:
+        elif self._lease_holder.lease_left < LEASE_MARGIN:
             self._stop.request("the claims could not be renewed in time")
         if self._stop.requested:
             self._hold_back(work, entered=True)
@@ -630,25 +632,25 @@ class _Delivery:
         except BaseException:
             work.doubtful = True
             raise
-        self._settle(work, Fate.DELIVERED, answer=answer)
+        self._settle(work, RowStatus.DELIVERED, answer=answer)
         return None
 
     def _conclude(self, work: _Work, error: HaloCallError, *, failures: int) -> bool:
         """Record what an unsuccessful attempt means; whether it was the last one of this run."""
         if error.verdict is Verdict.REJECTED:
             self._given_up_in_a_row = 0
-            self._settle(work, Fate.REJECTED, error.brief, detail=str(error))
+            self._settle(work, RowStatus.REJECTED, error.brief, detail=str(error))
             return True
         work.doubtful = work.doubtful or error.verdict is Verdict.IN_DOUBT
         if error.verdict is Verdict.FORBIDDEN:
             self._stop.request(str(error), error=error)
         elif failures >= self._max_attempts or (work.doubtful and self._on_in_doubt == "hold"):
-            fate = Fate.IN_DOUBT if work.doubtful else Fate.FAILED
-            self._settle(work, fate, error.brief, detail=str(error), reply=_reply(error))
+            status = RowStatus.IN_DOUBT if work.doubtful else RowStatus.FAILED
+            self._settle(work, status, error.brief, detail=str(error), reply=_reply(error))
             self._gave_up(work, error)
             return True
         if self._stop.requested:
-            self._settle(work, work.resting_fate, error.brief, detail=str(error), reply=_reply(error))
+            self._settle(work, work.resting_row_status, error.brief, detail=str(error), reply=_reply(error))
             return True
         resting = Settlement(row_key=work.ledger_key, status=work.resting_status, final=False, error=str(error))
         self._committer.settle(resting, work, None)
@@ -663,7 +665,7 @@ class _Delivery:
     def _settle(
         self,
         work: _Work,
-        fate: Fate,
+        status: RowStatus,
         reason: str | None = None,
         *,
         detail: str | None = None,
@@ -675,7 +677,7 @@ class _Delivery:
         work.settled = True
         settlement = Settlement(
             row_key=work.ledger_key,
-            status=work.resting_status if fate is Fate.NOT_ATTEMPTED else Status(fate.value),
+            status=work.resting_status if status is RowStatus.NOT_ATTEMPTED else LedgerStatus(status.value),
             session_id=answer.session_id if answer else None,
             agent_id=answer.agent_id if answer else None,
             error=detail or reason,
@@ -683,15 +685,15 @@ class _Delivery:
             response=_undocumented(answer) if answer else None,
             change=work.change,
         )
-        outcome = work.outcome(fate, reason, detail=detail, session_id=settlement.session_id)
+        outcome = work.outcome(status, reason, detail=detail, session_id=settlement.session_id)
         self._committer.settle(settlement, work, outcome)
         if entered:
-            self._leave(work, fate)
+            self._leave(work, status)
 
     def _end(
         self,
         work: _Work,
-        fate: Fate,
+        status: RowStatus,
         reason: str | None = None,
         *,
         detail: str | None = None,
@@ -699,27 +701,27 @@ class _Delivery:
         entered: bool = True,
     ) -> None:
         """End a submission that this run holds no claim on."""
-        self._count(work.outcome(fate, reason, detail=detail, session_id=session_id))
+        self._count(work.outcome(status, reason, detail=detail, session_id=session_id))
         if entered:
-            self._leave(work, fate)
-        elif fate in HOLDS_BACK:
-            self._lanes.block(work.user_id)
+            self._leave(work, status)
+        elif status in HOLDS_BACK:
+            self._user_queues.block(work.user_id)
 
     def _close(self, work: _Work, outcome: Outcome) -> None:
         del self._open[work.ledger_key]
         self._count(outcome)
 
     def _count(self, outcome: Outcome) -> None:
-        self._report.counts[outcome.fate] += 1
+        self._report.counts[outcome.status] += 1
         self._moved.set()
         self._on_outcome(outcome)
 
     async def _renew(self) -> None:
         """Keep the claims alive."""
         while True:
-            await asyncio.sleep(self._claimant.lease / 3)
+            await asyncio.sleep(self._lease_holder.lease / 3)
             try:
-                await asyncio.get_running_loop().run_in_executor(self._ledger_thread, self._claimant.renew)
+                await asyncio.get_running_loop().run_in_executor(self._ledger_thread, self._lease_holder.renew)
             except LedgerError as error:
                 self._stop.request(str(error), error=error)
 

@@ -14,7 +14,7 @@ from halo_provider.submission import RenderedSubmission, Submission
 
 
 @dataclass(slots=True)
-class Reading:
+class PreparedRow:
     """One row as it was read: a duplicate, an error (with its key, where it has one), or a submission."""
 
     row: Row
@@ -29,11 +29,11 @@ class Reading:
         return self.row_key is not None and not self.duplicate
 
 
-def candidate_of(reading: Reading) -> Candidate:
+def candidate_of(prepared: PreparedRow) -> Candidate:
     """What the ledger needs to know of a row with a key: its request, or why there is none."""
-    if reading.submission is None:
-        return Candidate(row_key=reading.row_key or "", error=str(reading.error))
-    return candidate(reading.submission)
+    if prepared.submission is None:
+        return Candidate(row_key=prepared.row_key or "", error=str(prepared.error))
+    return candidate(prepared.submission)
 
 
 def candidate(submission: RenderedSubmission, change: Change | None = None) -> Candidate:
@@ -85,37 +85,37 @@ class Reader:
         self._seen = SeenKeys()
         self._error: SourceError | None = None
 
-    def next_batch(self) -> list[Reading]:
+    def next_batch(self) -> list[PreparedRow]:
         """The next rows; none at the end. Raises SourceError, after the rows that came before it."""
         if self._error is not None:
             raise self._error
-        readings: list[Reading] = []
+        prepared_rows: list[PreparedRow] = []
         try:
-            readings.extend(self._reading(row) for row in islice(self._rows, self.batch_size))
+            prepared_rows.extend(self._prepare(row) for row in islice(self._rows, self.batch_size))
         except SourceError as error:
             self._error = error
-            if not readings:
+            if not prepared_rows:
                 raise
-        self._mark_duplicates(readings)
-        return readings
+        self._mark_duplicates(prepared_rows)
+        return prepared_rows
 
-    def _mark_duplicates(self, readings: list[Reading]) -> None:
-        met = self._seen.add([reading.row_key for reading in readings if reading.row_key is not None])
-        for place, reading in enumerate(readings):
-            if reading.row_key in met:
-                readings[place] = Reading(reading.row, reading.row_key, duplicate=True)
-            elif reading.row_key is not None:
-                met.add(reading.row_key)
+    def _mark_duplicates(self, prepared_rows: list[PreparedRow]) -> None:
+        met = self._seen.add([prepared.row_key for prepared in prepared_rows if prepared.row_key is not None])
+        for place, prepared in enumerate(prepared_rows):
+            if prepared.row_key in met:
+                prepared_rows[place] = PreparedRow(prepared.row, prepared.row_key, duplicate=True)
+            elif prepared.row_key is not None:
+                met.add(prepared.row_key)
 
-    def _reading(self, row: Row) -> Reading:
+    def _prepare(self, row: Row) -> PreparedRow:
         if row.error is not None:
-            return Reading(row, error=row.error)
+            return PreparedRow(row, error=row.error)
         row_key = None
         try:
             row_key = self._submission.row_key(row.values)
-            return Reading(row, row_key, submission=self._submission.render(row.values, row_key=row_key))
+            return PreparedRow(row, row_key, submission=self._submission.render(row.values, row_key=row_key))
         except RowError as error:
-            return Reading(row, row_key, error=error)
+            return PreparedRow(row, row_key, error=error)
 
     def close(self) -> None:
         """Close the source and forget the keys."""

@@ -12,10 +12,12 @@ from halo_provider.exceptions import (
     RowsChangedError,
     Verdict,
 )
-from halo_provider.ledger.statuses import Fate
+from halo_provider.ledger.statuses import RowStatus
 from halo_provider.sources.rows import Row
 
-HOLDS_BACK = frozenset({Fate.IN_DOUBT, Fate.FAILED, Fate.NOT_ATTEMPTED})  # its user's later rows wait for it
+HOLDS_BACK = frozenset(
+    {RowStatus.IN_DOUBT, RowStatus.FAILED, RowStatus.NOT_ATTEMPTED}
+)  # its user's later rows wait for it
 
 
 class Outcome(NamedTuple):
@@ -24,7 +26,7 @@ class Outcome(NamedTuple):
     row: Row
     row_key: str | None
     user_id: str | None
-    fate: Fate
+    status: RowStatus
     session_id: str | None = None
     attempts: int = 0
     error: RowError | None = None
@@ -34,7 +36,7 @@ class Outcome(NamedTuple):
 class DeliveryReport:
     """What a run did. `error` is what ended it early, `stopped` the same in words."""
 
-    counts: Counter[Fate] = field(default_factory=Counter)
+    counts: Counter[RowStatus] = field(default_factory=Counter)
     read: int = 0
     requests: int = 0
     refused: int = 0
@@ -46,8 +48,8 @@ class DeliveryReport:
     error: Exception | None = None
 
     def summary(self) -> dict[str, int]:
-        """`read` and the count of every fate. Raises AccountingError where they do not balance."""
-        counts = {"read": self.read, **{fate.value: self.counts[fate] for fate in Fate}}
+        """`read` and the count of every status. Raises AccountingError where they do not balance."""
+        counts = {"read": self.read, **{status.value: self.counts[status] for status in RowStatus}}
         if self.counts.total() != self.read:
             raise AccountingError(counts)
         return counts
@@ -58,12 +60,14 @@ class DeliveryReport:
         if error is not None and not (isinstance(error, HaloCallError) and error.verdict is not Verdict.FORBIDDEN):
             return error
         counts = self.counts
-        if not (self.stopped or counts[Fate.FAILED] or counts[Fate.IN_DOUBT] or counts[Fate.NOT_ATTEMPTED]):
+        if not (
+            self.stopped or counts[RowStatus.FAILED] or counts[RowStatus.IN_DOUBT] or counts[RowStatus.NOT_ATTEMPTED]
+        ):
             return self.changed_error
         return DeliveryIncompleteError(
-            failed=counts[Fate.FAILED],
-            in_doubt=counts[Fate.IN_DOUBT],
-            not_attempted=counts[Fate.NOT_ATTEMPTED],
+            failed=counts[RowStatus.FAILED],
+            in_doubt=counts[RowStatus.IN_DOUBT],
+            not_attempted=counts[RowStatus.NOT_ATTEMPTED],
             reason=self.stopped or self.first_given_up,
             retry_after=error.retry_after if error is not None else None,
         )

@@ -107,4 +107,4 @@ class ParquetResults:
 
 
 def _values(outcome: Outcome) -> tuple[Any, ...]:
-    return outcome.row_key, outcome.user_id, outcome.session_id, outcome.fate.value, outcome.attempts
+    return outcome.row_key, outcome.user_id, outcome.session_id, outcome.status.value, outcome.attempts

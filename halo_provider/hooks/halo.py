@@ -22,8 +22,8 @@ from halo_provider.exceptions import (
     RowsRejectedError,
     Verdict,
 )
-from halo_provider.hooks.ledger import current_attempt, open_ledger
-from halo_provider.ledger.statuses import Fate
+from halo_provider.hooks.ledger import current_task_instance, open_ledger
+from halo_provider.ledger.statuses import RowStatus
 from halo_provider.models import (
     Chat,
     CreateTicket,
@@ -229,11 +229,13 @@ class HaloHook(BaseHook):
 
         def on_outcome(outcome: Outcome) -> None:
             session_ids.add(outcome)
-            if outcome.fate is Fate.REJECTED:
+            if outcome.status is RowStatus.REJECTED:
                 rejected.append(outcome)
 
         with closing(open_ledger(ledger_conn_id)) as ledger:
-            claimant = ledger.claimant(f"{self.halo_conn_id}/{submission.name}", attempt=current_attempt())
+            lease_holder = ledger.lease_holder(
+                f"{self.halo_conn_id}/{submission.name}", task_instance=current_task_instance()
+            )
 
             async def run() -> DeliveryReport:
                 async with self.client() as client:
@@ -241,7 +243,7 @@ class HaloHook(BaseHook):
                         ListSource(rows),
                         submission=submission,
                         client=client,
-                        claimant=claimant,
+                        lease_holder=lease_holder,
                         on_in_doubt=on_in_doubt,
                         max_attempts=max_attempts,
                         on_outcome=on_outcome,

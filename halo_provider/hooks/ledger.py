@@ -10,7 +10,7 @@ from airflow.sdk import get_current_context
 from airflow.sdk.configuration import conf
 
 from halo_provider.hooks.database import database_engine
-from halo_provider.ledger.ledger import Attempt, Ledger
+from halo_provider.ledger.ledger import Ledger, TaskInstanceRef
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -45,19 +45,19 @@ def open_ledger(ledger_conn_id: str | None = None, *, create: bool = True) -> Le
     return Ledger.at(IN_MEMORY)
 
 
-def current_attempt() -> Attempt:
+def current_task_instance() -> TaskInstanceRef:
     """Which task instance this is; outside a task, none."""
     try:
         context = get_current_context()
     except RuntimeError:
-        return Attempt()
-    return attempt_of(context)
+        return TaskInstanceRef()
+    return task_instance_of(context)
 
 
-def attempt_of(context: Context) -> Attempt:
+def task_instance_of(context: Context) -> TaskInstanceRef:
     """Which task instance the context belongs to, as the ledger writes it beside every row."""
     ti = context["ti"]
-    return Attempt(
+    return TaskInstanceRef(
         dag_id=ti.dag_id,
         run_id=ti.run_id,
         task_id=ti.task_id,

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, and_, delete, func, insert, not_, or_, select, tuple_, update
 
 from halo_provider.ledger.ledger import Change, Ledger, count_changes
-from halo_provider.ledger.statuses import Status
+from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import events, submissions
 
 PAGE = 100  # rows of a page, unless told otherwise
@@ -17,17 +17,23 @@ SEARCHED = 50_000  # rows of a status that one page of a search looks at
 CHUNK = 500  # rows changed in one transaction
 
 # In flight and in nobody's hands, its lease run out, is in doubt: only the next run would write that.
-REQUEUE_FROM = (Status.IN_FLIGHT, Status.IN_DOUBT, Status.FAILED, Status.REJECTED)
-RESOLVE_FROM = (Status.IN_FLIGHT, Status.IN_DOUBT, Status.FAILED, Status.PENDING, Status.REJECTED)
-REJECT_FROM = (Status.IN_FLIGHT, Status.IN_DOUBT, Status.FAILED, Status.PENDING)
-PRUNE_FROM = (Status.DELIVERED, Status.REJECTED)
+REQUEUE_FROM = (LedgerStatus.IN_FLIGHT, LedgerStatus.IN_DOUBT, LedgerStatus.FAILED, LedgerStatus.REJECTED)
+RESOLVE_FROM = (
+    LedgerStatus.IN_FLIGHT,
+    LedgerStatus.IN_DOUBT,
+    LedgerStatus.FAILED,
+    LedgerStatus.PENDING,
+    LedgerStatus.REJECTED,
+)
+REJECT_FROM = (LedgerStatus.IN_FLIGHT, LedgerStatus.IN_DOUBT, LedgerStatus.FAILED, LedgerStatus.PENDING)
+PRUNE_FROM = (LedgerStatus.DELIVERED, LedgerStatus.REJECTED)
 BY_URGENCY = (  # those that wait for a decision first
-    Status.IN_DOUBT,
-    Status.FAILED,
-    Status.REJECTED,
-    Status.PENDING,
-    Status.IN_FLIGHT,
-    Status.DELIVERED,
+    LedgerStatus.IN_DOUBT,
+    LedgerStatus.FAILED,
+    LedgerStatus.REJECTED,
+    LedgerStatus.PENDING,
+    LedgerStatus.IN_FLIGHT,
+    LedgerStatus.DELIVERED,
 )
 
 
@@ -36,7 +42,7 @@ class RowFilter:
     """Which rows: every part given must hold. `search` is found in the row key, the user id or the session id."""
 
     namespace: str | None = None
-    statuses: tuple[Status, ...] = ()
+    statuses: tuple[LedgerStatus, ...] = ()
     row_keys: tuple[str, ...] = ()
     dag_ids: tuple[str, ...] | None = None
     run_id: str | None = None
@@ -69,7 +75,7 @@ class RowFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RowCursor:
     """Where a page ends: the next one begins behind it."""
 
     namespace: str
@@ -77,27 +83,27 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class UrgentPlace:
-    """Where a page of `Records.urgent_first` ends."""
+class UrgencyCursor:
+    """Where a page of `LedgerAdmin.urgent_first` ends."""
 
-    status: Status
-    place: Place
+    status: LedgerStatus
+    row: RowCursor
 
     @classmethod
-    def of(cls, row: Any) -> "UrgentPlace":
+    def of(cls, row: Any) -> "UrgencyCursor":
         """Where this row stands."""
-        return cls(Status(row.status), Place(row.namespace, row.row_key))
+        return cls(LedgerStatus(row.status), RowCursor(row.namespace, row.row_key))
 
 
 @dataclass(frozen=True, slots=True)
-class UrgentPage:
+class UrgencyPage:
     """Rows, and where the next page begins; None where there is none."""
 
     rows: list[Any]
-    following: UrgentPlace | None
+    following: UrgencyCursor | None
 
 
-class Records:
+class LedgerAdmin:
     """Looks rows up and settles them; `actor` is who does it, for the history.
 
     Every method raises LedgerError where the database cannot be used. Rows that a run holds at this moment are never
@@ -109,7 +115,7 @@ class Records:
         self._actor = actor
 
     def page(
-        self, wanted: RowFilter, *, after: Place | None = None, until: Place | None = None, limit: int = PAGE
+        self, wanted: RowFilter, *, after: RowCursor | None = None, until: RowCursor | None = None, limit: int = PAGE
     ) -> list[Any]:
         """One page of rows, in the order of namespace and key, none of them beyond `until`."""
         columns = submissions.c
@@ -120,7 +126,7 @@ class Records:
             statement = statement.where(not_(self._behind(until, wanted)))
         return self._all(statement.order_by(columns.namespace, columns.row_key).limit(limit))
 
-    def urgent_first(self, wanted: RowFilter, *, after: UrgentPlace | None = None, limit: int = PAGE) -> UrgentPage:
+    def urgent_first(self, wanted: RowFilter, *, after: UrgencyCursor | None = None, limit: int = PAGE) -> UrgencyPage:
         """One page of rows, those that wait for a decision first, then in the order of namespace and key.
 
         One look for each status: an index has the rows of one DAG, status and run in this order, however many they are.
@@ -129,17 +135,21 @@ class Records:
         statuses = [status for status in BY_URGENCY if status in wanted.statuses or not wanted.statuses]
         found: list[Any] = []
         for status in statuses[statuses.index(after.status) :] if after else statuses:
-            behind = after.place if after and status is after.status else None
+            behind = after.row if after and status is after.status else None
             one = replace(wanted, statuses=(status,))
-            until = self._place(replace(one, search=None), after=behind, distance=SEARCHED) if wanted.search else None
+            until = (
+                self._cursor_after(replace(one, search=None), after=behind, distance=SEARCHED)
+                if wanted.search
+                else None
+            )
             found += self.page(one, after=behind, until=until, limit=limit - len(found) + 1)
             if len(found) > limit:
-                return UrgentPage(found[:limit], UrgentPlace.of(found[limit - 1]))
+                return UrgencyPage(found[:limit], UrgencyCursor.of(found[limit - 1]))
             if until is not None:
-                return UrgentPage(found, UrgentPlace(status, until))
-        return UrgentPage(found, None)
+                return UrgencyPage(found, UrgencyCursor(status, until))
+        return UrgencyPage(found, None)
 
-    def _place(self, wanted: RowFilter, *, after: Place | None, distance: int) -> Place | None:
+    def _cursor_after(self, wanted: RowFilter, *, after: RowCursor | None, distance: int) -> RowCursor | None:
         """Where the row stands that is so many rows behind; None where there are not so many."""
         columns = submissions.c
         statement = select(columns.namespace, columns.row_key).where(*wanted.conditions())
@@ -147,7 +157,7 @@ class Records:
             statement = statement.where(self._behind(after, wanted))
         statement = statement.order_by(columns.namespace, columns.row_key).offset(distance - 1).limit(1)
         found = self._all(statement)
-        return Place(*found[0]) if found else None
+        return RowCursor(*found[0]) if found else None
 
     def dag_ids(self) -> list[str]:
         """The DAGs that rows belong to. One step of the index for each, however many rows it has."""
@@ -159,14 +169,14 @@ class Records:
                 return found
             found.append(following[0][0])
 
-    def counts(self, wanted: RowFilter) -> dict[Status, int]:
+    def counts(self, wanted: RowFilter) -> dict[LedgerStatus, int]:
         """How many rows there are of each status."""
         columns = submissions.c
         # By DAG as well, because MySQL would else choose an index for the grouping that does not have the DAG.
         statement = select(columns.status, func.count()).where(*wanted.conditions())
-        counts: Counter[Status] = Counter()
+        counts: Counter[LedgerStatus] = Counter()
         for status, count in self._all(statement.group_by(columns.dag_id, columns.status)):
-            counts[Status(status)] += count
+            counts[LedgerStatus(status)] += count
         return dict(counts)
 
     def row(self, namespace: str, row_key: str) -> Any | None:
@@ -184,18 +194,18 @@ class Records:
 
     def requeue(self, wanted: RowFilter, *, reason: str | None = None) -> int:
         """Let the next run send rows that are in doubt, failed or rejected; in doubt, that may be a second time."""
-        return self._settle(wanted, REQUEUE_FROM, "requeued", reason, status=Status.PENDING)
+        return self._settle(wanted, REQUEUE_FROM, "requeued", reason, status=LedgerStatus.PENDING)
 
     def resolve(self, wanted: RowFilter, *, session_id: str, reason: str | None = None) -> int:
         """Take rows as delivered, with the session that was found in Halo: they are never sent again."""
         detail = f"session {session_id}" + (f": {reason}" if reason else "")
         return self._settle(
-            wanted, RESOLVE_FROM, "resolved", detail, status=Status.DELIVERED, session_id=session_id, error=None
+            wanted, RESOLVE_FROM, "resolved", detail, status=LedgerStatus.DELIVERED, session_id=session_id, error=None
         )
 
     def reject(self, wanted: RowFilter, *, reason: str) -> int:
         """Take rows as rejected: they are sent again only when their content changes."""
-        return self._settle(wanted, REJECT_FROM, "rejected", reason, status=Status.REJECTED, error=reason)
+        return self._settle(wanted, REJECT_FROM, "rejected", reason, status=LedgerStatus.REJECTED, error=reason)
 
     def prune(self, wanted: RowFilter, *, before: datetime) -> int:
         """Forget delivered and rejected rows untouched since `before`; a forgotten row that is read is sent again.
@@ -205,7 +215,7 @@ class Records:
 
         def forget(db: Connection, some: Sequence[Any], _keys: Any) -> None:
             follow_ups = [
-                Place(row.namespace, Change(row.row_key, number, "").ledger_key)
+                RowCursor(row.namespace, Change(row.row_key, number, "").ledger_key)
                 for row in some
                 for number in range(1, (row.changes or 0) + 1)
             ]
@@ -215,14 +225,14 @@ class Records:
         return self._in_chunks(wanted, PRUNE_FROM, [submissions.c.updated_at < before], forget)
 
     def _settle(
-        self, wanted: RowFilter, before: tuple[Status, ...], event: str, detail: str | None, **values: Any
+        self, wanted: RowFilter, before: tuple[LedgerStatus, ...], event: str, detail: str | None, **values: Any
     ) -> int:
         def change(db: Connection, some: Sequence[Any], keys: Any) -> None:
             now = self._ledger.now()
             db.execute(update(submissions).where(keys).values(updated_at=now, lease_expires_at=None, **values))
             common = {"at": now, "actor": self._actor, "event": event, "detail": detail}
             db.execute(insert(events), [{"namespace": row.namespace, "row_key": row.row_key, **common} for row in some])
-            if values["status"] is Status.DELIVERED:
+            if values["status"] is LedgerStatus.DELIVERED:
                 for row in some:
                     if follow_up := Change.at(row.row_key, row.payload_hash):
                         count_changes(db, row.namespace, [follow_up], now=now)
@@ -232,13 +242,13 @@ class Records:
     def _in_chunks(
         self,
         wanted: RowFilter,
-        before: tuple[Status, ...],
+        before: tuple[LedgerStatus, ...],
         conditions: list[Any],
         change: Callable[[Connection, Sequence[Any], Any], None],
     ) -> int:
         """Change every row that is wanted, in one of these states and in nobody's hands, some in each transaction."""
         changed = 0
-        after: Place | None = None
+        after: RowCursor | None = None
 
         def one_chunk(db: Connection) -> list[Any]:
             columns = submissions.c
@@ -257,10 +267,10 @@ class Records:
 
         while some := self._ledger.transaction(one_chunk):
             changed += len(some)
-            after = Place(some[-1].namespace, some[-1].row_key)
+            after = RowCursor(some[-1].namespace, some[-1].row_key)
         return changed
 
-    def _behind(self, place: Place, wanted: RowFilter) -> Any:
+    def _behind(self, place: RowCursor, wanted: RowFilter) -> Any:
         """What comes after the place: in the words that let each database begin there in its index."""
         columns = submissions.c
         if wanted.namespace is not None:

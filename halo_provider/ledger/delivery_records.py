@@ -1,6 +1,6 @@
 """The ledger's account of deliveries: one line for every start of a delivering task, kept current while it runs.
 
-It is there to be watched and looked back on. No row's fate depends on it, and unlike a row, a line never changes hands.
+People watch it and look back on it. No row's status depends on it, and a line, unlike a row, keeps its owner.
 """
 
 from collections.abc import Sequence
@@ -10,17 +10,17 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, insert, select, update
 
 from halo_provider.exceptions import redact
-from halo_provider.ledger.ledger import MAX_TEXT, Attempt, Ledger
+from halo_provider.ledger.ledger import MAX_TEXT, Ledger, TaskInstanceRef
 from halo_provider.ledger.tables import DELIVERY_COUNTS, deliveries
 
-SILENCE = 60.0  # seconds without a word after which a delivery that has not ended counts as lost
+SILENCE_TIMEOUT = 60.0  # seconds without a word after which a delivery that has not ended counts as lost
 MINUTE = 60.0  # seconds
 HOUR = 3600.0  # seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
-    """How far a delivery is: rows by their fate, requests, and how many of these Halo answered with 429.
+class DeliveryCounts:
+    """How far a delivery is: rows by their status, requests, and how many of these Halo answered with 429.
 
     `request_seconds` is the time of all requests together, `total` how many rows the source has, where that is known,
     and `error` the last one, of a request, a row or the run.
@@ -42,7 +42,7 @@ class Tally:
 
     @property
     def settled(self) -> int:
-        """Rows whose fate in this delivery is known."""
+        """Rows whose status in this delivery is known."""
         return self.delivered + self.already_delivered + self.duplicate + self.trouble
 
     @property
@@ -70,7 +70,7 @@ class Tally:
     def sentence(self, *, ended: bool) -> str:
         """The same for people, in one line."""
         of_total = f" of {self.total:,}" if self.total is not None and not ended else ""
-        fates = [
+        statuses = [
             f"{count:,} {name.replace('_', ' ')}"
             for name in DELIVERY_COUNTS[: DELIVERY_COUNTS.index("requests")]
             if (count := getattr(self, name))
@@ -79,12 +79,12 @@ class Tally:
         pace = [f"{self.rows_per_second:,.0f} rows/s" if self.rows_per_second >= 1 else ""]
         pace.append(f"in {duration(self.seconds)}" if ended else f"about {duration(left)} left" if left else "")
         noun = "row" if self.settled == 1 and not of_total else "rows"
-        parts = (f"{self.settled:,}{of_total} {noun}", ", ".join(fates), ", ".join(filter(None, pace)))
+        parts = (f"{self.settled:,}{of_total} {noun}", ", ".join(statuses), ", ".join(filter(None, pace)))
         return "; ".join(filter(None, parts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery(Tally):
+class DeliveryRecord(DeliveryCounts):
     """One line: the tally, and whose it is."""
 
     namespace: str
@@ -99,30 +99,30 @@ class Delivery(Tally):
 
     def is_running(self, now: datetime) -> bool:
         """Whether it has neither ended nor fallen silent."""
-        return self.ended_at is None and (now - self.updated_at).total_seconds() < SILENCE
+        return self.ended_at is None and (now - self.updated_at).total_seconds() < SILENCE_TIMEOUT
 
     def is_lost(self, now: datetime) -> bool:
         """Whether it fell silent without an end: its process was killed."""
         return self.ended_at is None and not self.is_running(now)
 
 
-class Deliveries:
+class DeliveryRecords:
     """Writes and reads the lines. Every method raises LedgerError where the database cannot be used."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    def begin(self, owner: str, *, namespace: str, attempt: Attempt, total: int | None) -> None:
+    def begin(self, owner: str, *, namespace: str, task_instance: TaskInstanceRef, total: int | None) -> None:
         """Start a line; `owner` is the one of the claims."""
         now = self._ledger.now()
         line = {
             "owner": owner,
             "namespace": namespace,
-            "dag_id": attempt.dag_id,
-            "run_id": attempt.run_id,
-            "task_id": attempt.task_id,
-            "map_index": attempt.map_index,
-            "try_number": attempt.try_number,
+            "dag_id": task_instance.dag_id,
+            "run_id": task_instance.run_id,
+            "task_id": task_instance.task_id,
+            "map_index": task_instance.map_index,
+            "try_number": task_instance.try_number,
             "started_at": now,
             "updated_at": now,
             "total": total,
@@ -132,11 +132,11 @@ class Deliveries:
         }
         self._ledger.transaction(lambda db: db.execute(insert(deliveries).values(line)))
 
-    def update(self, owner: str, tally: Tally, *, ended: bool = False) -> None:
+    def update(self, owner: str, counts: DeliveryCounts, *, ended: bool = False) -> None:
         """Bring a line up to date; the last update is the one with `ended`."""
         now = self._ledger.now()
-        values = {name: getattr(tally, name) for name in (*DELIVERY_COUNTS, "request_seconds", "seconds")}
-        error = redact(tally.error)[:MAX_TEXT] if tally.error else None
+        values = {name: getattr(counts, name) for name in (*DELIVERY_COUNTS, "request_seconds", "seconds")}
+        error = redact(counts.error)[:MAX_TEXT] if counts.error else None
         statement = (
             update(deliveries)
             .where(deliveries.c.owner == owner)
@@ -157,17 +157,17 @@ class Deliveries:
         run_id: str | None = None,
         task_id: str | None = None,
         map_index: int | None = None,
-    ) -> list[Delivery]:
+    ) -> list[DeliveryRecord]:
         """The last deliveries of these DAGs, or of one run, task or mapped task instance, the newest first."""
         columns = deliveries.c
         conditions: list[ColumnElement[bool]] = [columns.dag_id.in_(dag_ids)]
         for column, wanted in ((columns.run_id, run_id), (columns.task_id, task_id), (columns.map_index, map_index)):
             if wanted is not None:
                 conditions.append(column == wanted)
-        fields = [columns[name] for name in Delivery.__dataclass_fields__]
+        fields = [columns[name] for name in DeliveryRecord.__dataclass_fields__]
         statement = select(*fields).where(*conditions).order_by(columns.started_at.desc()).limit(limit)
         return self._ledger.transaction(
-            lambda db: [Delivery(**row) for row in db.execute(statement).mappings()], read_only=True
+            lambda db: [DeliveryRecord(**row) for row in db.execute(statement).mappings()], read_only=True
         )
 
 

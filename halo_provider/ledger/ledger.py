@@ -1,4 +1,4 @@
-"""The ledger: the durable table that knows each row's fate, and the only place where a fate changes.
+"""The ledger: the durable table that knows each row's status, and the only place where a status changes.
 
 A row's life::
 
@@ -10,7 +10,7 @@ goes back to pending. Every change is a conditional UPDATE on owner and status w
 keeps everybody else away; an in_flight row whose lease ran out is in doubt. Never stored: messages, context, traits,
 secrets.
 
-The calls block; one thread at a time may use a Claimant.
+The calls block; one thread at a time may use a LeaseHolder.
 """
 
 import os
@@ -46,8 +46,8 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from halo_provider.exceptions import HaloConfigurationError, LedgerError, redact
-from halo_provider.ledger.statuses import Status
-from halo_provider.ledger.tables import MAX_NAMESPACE, bring_up, events, submissions
+from halo_provider.ledger.statuses import LedgerStatus
+from halo_provider.ledger.tables import MAX_NAMESPACE, create_tables, events, submissions
 
 MAX_TEXT = 500  # characters kept of an error and of a reply
 MAX_RESPONSE = 10_000  # characters of JSON kept of an answer's undocumented fields
@@ -62,7 +62,7 @@ OnInDoubt = Literal["resend", "hold"]
 _T = TypeVar("_T")
 
 
-class Standing(StrEnum):
+class ClaimResult(StrEnum):
     """What a claim found out about a row."""
 
     CLAIMED = "claimed"  # this owner may send it
@@ -73,7 +73,7 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class TaskInstanceRef:
     """Which Airflow task instance speaks: written beside every row it claims."""
 
     dag_id: str | None = None
@@ -108,7 +108,7 @@ class Claim(NamedTuple):
     `changes` counts the follow-ups delivered since.
     """
 
-    standing: Standing
+    result: ClaimResult
     session_id: str | None = None
     error: str | None = None
     doubtful: bool = False
@@ -118,7 +118,7 @@ class Claim(NamedTuple):
     @property
     def has_changed(self) -> bool:
         """Whether it is a delivered row that has another content now."""
-        return self.standing is Standing.DELIVERED and self.changed
+        return self.result is ClaimResult.DELIVERED and self.changed
 
 
 class KnownRow(NamedTuple):
@@ -158,7 +158,7 @@ class Settlement(NamedTuple):
     """The outcome of an attempt, or of a claim given back. `final` also ends the lease."""
 
     row_key: str
-    status: Status
+    status: LedgerStatus
     final: bool = True
     session_id: str | None = None
     agent_id: str | None = None
@@ -170,7 +170,7 @@ class Settlement(NamedTuple):
     @property
     def is_noteworthy(self) -> bool:
         """Whether the row's history should tell: something went wrong with an attempt."""
-        return self.status in _TROUBLE or (self.status is Status.PENDING and not self.final)
+        return self.status in _TROUBLE or (self.status is LedgerStatus.PENDING and not self.final)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +212,7 @@ class Ledger:
         else:
             _tune_server(self.engine)
         try:
-            bring_up(self.engine)
+            create_tables(self.engine)
             self.read_clock()
         except SQLAlchemyError as error:
             raise LedgerError(f"the ledger cannot be opened: {_reason(error)}") from error
@@ -229,12 +229,12 @@ class Ledger:
         """Learn how far this host's clock is from the database's, which decides about leases. Raises LedgerError."""
         match self.engine.dialect.name:
             case "postgresql":
-                moment = select(func.clock_timestamp())
+                timestamp = select(func.clock_timestamp())
             case "mysql" | "mariadb":
-                moment = select(func.utc_timestamp(6))
+                timestamp = select(func.utc_timestamp(6))
             case _:
                 return
-        found: datetime = self.transaction(lambda db: db.execute(moment).scalar_one())
+        found: datetime = self.transaction(lambda db: db.execute(timestamp).scalar_one())
         aware = found if found.tzinfo else found.replace(tzinfo=UTC)
         self._clock_offset = aware - datetime.now(UTC)
 
@@ -264,26 +264,28 @@ class Ledger:
         """The rows of these keys, by key."""
         return self.transaction(lambda db: _find(db, namespace, row_keys))
 
-    def claimant(self, namespace: str, *, attempt: Attempt, lease: float = LEASE) -> "Claimant":
+    def lease_holder(self, namespace: str, *, task_instance: TaskInstanceRef, lease: float = LEASE) -> "LeaseHolder":
         """A new owner of claims in one namespace. Raises HaloConfigurationError where the namespace is too long."""
         if len(namespace) > MAX_NAMESPACE:
             raise HaloConfigurationError(
                 f"connection id and submission name have {len(namespace)} characters together, at most "
                 f"{MAX_NAMESPACE} fit; shorten one"
             )
-        return Claimant(self, namespace, attempt=attempt, lease=lease)
+        return LeaseHolder(self, namespace, task_instance=task_instance, lease=lease)
 
 
-class Claimant:
+class LeaseHolder:
     """One process start's claims in one namespace: `owner` is unique to it."""
 
-    def __init__(self, ledger: Ledger, namespace: str, *, attempt: Attempt, lease: float) -> None:
+    def __init__(self, ledger: Ledger, namespace: str, *, task_instance: TaskInstanceRef, lease: float) -> None:
         self.owner = f"{os.uname().nodename[:60]}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
         self.namespace = namespace
         self.lease = lease
         self._ledger = ledger
-        self._attempt = attempt
-        self._attempt_columns = {name: getattr(attempt, name) for name in Attempt.__dataclass_fields__}
+        self._task_instance = task_instance
+        self._task_instance_columns = {
+            name: getattr(task_instance, name) for name in TaskInstanceRef.__dataclass_fields__
+        }
         self._held: set[str] = set()
         self._renewed = time.monotonic()
 
@@ -303,21 +305,21 @@ class Claimant:
         claims = self._ledger.transaction(lambda db: self._claim(db, candidates, on_in_doubt))
         if not self._held:
             self._renewed = renewed
-        self._held.update(key for key, claim in claims.items() if claim.standing is Standing.CLAIMED)
+        self._held.update(key for key, claim in claims.items() if claim.result is ClaimResult.CLAIMED)
         return claims
 
     def followed(self, submission_name: str, row_keys: Sequence[str]) -> dict[str, Claim]:
         """Where the rows of another submission on the same connection stand, by key; unknown ones are left out."""
         namespace = f"{self.namespace.rpartition('/')[0]}/{submission_name}"
         found = self._ledger.find(namespace, row_keys)
-        return {key: Claim(_KNOWN[Status(row.status)], session_id=row.session_id) for key, row in found.items()}
+        return {key: Claim(_KNOWN[LedgerStatus(row.status)], session_id=row.session_id) for key, row in found.items()}
 
     def preview(self, candidates: Sequence[Candidate], *, on_in_doubt: OnInDoubt) -> dict[str, Claim]:
         """Say where every key stands, as `claim` would, and write nothing."""
         now = self._ledger.now()
         found = self._ledger.find(self.namespace, [candidate.row_key for candidate in candidates])
         return {
-            candidate.row_key: _claim_of(self._standing(row, candidate, now, on_in_doubt), row, candidate)
+            candidate.row_key: _claim_of(self._result_for(row, candidate, now, on_in_doubt), row, candidate)
             for candidate in candidates
             for row in [found.get(candidate.row_key)]
         }
@@ -332,12 +334,12 @@ class Claimant:
         taken: list[dict[str, Any]] = []
         for candidate in sorted(candidates, key=_row_key):  # all writers in one order, or they deadlock
             row = found.get(candidate.row_key)
-            standing = self._standing(row, candidate, now, on_in_doubt)
-            claims[candidate.row_key] = _claim_of(standing, row, candidate)
+            result = self._result_for(row, candidate, now, on_in_doubt)
+            claims[candidate.row_key] = _claim_of(result, row, candidate)
             if row is None:
-                fresh.append(self._new_row(candidate, standing, now, lease_end))
-            elif standing is Standing.CLAIMED or _must_be_written(row, standing, candidate):
-                taken.append(self._takeover(row, candidate, standing, now, lease_end))
+                fresh.append(self._new_row(candidate, result, now, lease_end))
+            elif result is ClaimResult.CLAIMED or _must_be_written(row, result, candidate):
+                taken.append(self._takeover(row, candidate, result, now, lease_end))
         if fresh:
             db.execute(_insert_or_leave(db.dialect.name), fresh)
         if taken:
@@ -345,11 +347,13 @@ class Claimant:
         if (fresh or taken) and db.dialect.name != "sqlite":  # whose transaction keeps other writers out from the start
             self._confirm(db, claims)
         expired = [
-            self._event(candidate.row_key, Status.IN_DOUBT, "the lease of the run that was sending it ran out", now)
+            self._event(
+                candidate.row_key, LedgerStatus.IN_DOUBT, "the lease of the run that was sending it ran out", now
+            )
             for candidate in candidates
             if candidate.row_key in found
-            and found[candidate.row_key].status == Status.IN_FLIGHT
-            and claims[candidate.row_key].standing is not Standing.BUSY
+            and found[candidate.row_key].status == LedgerStatus.IN_FLIGHT
+            and claims[candidate.row_key].result is not ClaimResult.BUSY
         ]
         if expired:
             db.execute(insert(events), expired)
@@ -357,34 +361,36 @@ class Claimant:
 
     def _confirm(self, db: Connection, claims: dict[str, Claim]) -> None:
         """Somebody may have claimed a row between our look and our write: then it is theirs."""
-        ours = [key for key, claim in claims.items() if claim.standing is Standing.CLAIMED]
+        ours = [key for key, claim in claims.items() if claim.result is ClaimResult.CLAIMED]
         asked = {"b_namespace": self.namespace, "b_keys": ours, "b_owner": self.owner}
         won = set(db.scalars(_OWNED, asked)) if ours else set()
         for key in ours:
             if key not in won:
-                claims[key] = Claim(Standing.BUSY)
+                claims[key] = Claim(ClaimResult.BUSY)
 
-    def _standing(self, row: KnownRow | None, candidate: Candidate, now: datetime, on_in_doubt: OnInDoubt) -> Standing:
+    def _result_for(
+        self, row: KnownRow | None, candidate: Candidate, now: datetime, on_in_doubt: OnInDoubt
+    ) -> ClaimResult:
         if row is not None:
-            if row.status == Status.DELIVERED:
-                return Standing.DELIVERED
+            if row.status == LedgerStatus.DELIVERED:
+                return ClaimResult.DELIVERED
             if row.owner != self.owner and row.lease_expires_at is not None and row.lease_expires_at > now:
-                return Standing.BUSY
+                return ClaimResult.BUSY
         if candidate.error is not None:
-            return Standing.REJECTED
+            return ClaimResult.REJECTED
         match row.status if row is not None else None:
-            case Status.REJECTED if row is not None and row.payload_hash == candidate.payload_hash:
-                return Standing.REJECTED
-            case Status.IN_FLIGHT | Status.IN_DOUBT if on_in_doubt == "hold":
-                return Standing.IN_DOUBT
-        return Standing.CLAIMED
+            case LedgerStatus.REJECTED if row is not None and row.payload_hash == candidate.payload_hash:
+                return ClaimResult.REJECTED
+            case LedgerStatus.IN_FLIGHT | LedgerStatus.IN_DOUBT if on_in_doubt == "hold":
+                return ClaimResult.IN_DOUBT
+        return ClaimResult.CLAIMED
 
-    def _new_row(self, candidate: Candidate, standing: Standing, now: datetime, lease_end: datetime) -> dict[str, Any]:
-        claimed = standing is Standing.CLAIMED
+    def _new_row(self, candidate: Candidate, result: ClaimResult, now: datetime, lease_end: datetime) -> dict[str, Any]:
+        claimed = result is ClaimResult.CLAIMED
         return {
             "namespace": self.namespace,
             "row_key": candidate.row_key,
-            "status": Status.PENDING if claimed else Status.REJECTED,
+            "status": LedgerStatus.PENDING if claimed else LedgerStatus.REJECTED,
             "user_id": candidate.user_id,
             "payload_hash": candidate.payload_hash,
             "attempts": 0,
@@ -393,29 +399,29 @@ class Claimant:
             "lease_expires_at": lease_end if claimed else None,
             "created_at": now,
             "updated_at": now,
-            **self._attempt_columns,
+            **self._task_instance_columns,
         }
 
     def _takeover(
-        self, row: KnownRow, candidate: Candidate, standing: Standing, now: datetime, lease_end: datetime
+        self, row: KnownRow, candidate: Candidate, result: ClaimResult, now: datetime, lease_end: datetime
     ) -> dict[str, Any]:
-        claimed = standing is Standing.CLAIMED
+        claimed = result is ClaimResult.CLAIMED
         doubtful = row.status in _DOUBTFUL
-        certain = Status.PENDING if claimed else Status.REJECTED
+        certain = LedgerStatus.PENDING if claimed else LedgerStatus.REJECTED
         return {
             "b_namespace": self.namespace,
             "b_row_key": row.row_key,
             "b_status": row.status,
             "b_owner": row.owner,
             "b_now": now,
-            "status": Status.IN_DOUBT if doubtful else certain,
+            "status": LedgerStatus.IN_DOUBT if doubtful else certain,
             "user_id": candidate.user_id or row.user_id,
-            "payload_hash": row.payload_hash if standing is Standing.IN_DOUBT else candidate.payload_hash,
+            "payload_hash": row.payload_hash if result is ClaimResult.IN_DOUBT else candidate.payload_hash,
             "error": _shortened(candidate.error) or row.error,
             "owner": self.owner if claimed else row.owner,
             "lease_expires_at": lease_end if claimed else None,
             "updated_at": now,
-            **self._attempt_columns,
+            **self._task_instance_columns,
         }
 
     def commit(self, *, settlements: Sequence[Settlement] = (), intents: Sequence[str] = ()) -> Commit:
@@ -442,7 +448,7 @@ class Claimant:
                 settlement.change
                 for settlement in settlements
                 if settlement.change
-                and settlement.status is Status.DELIVERED
+                and settlement.status is LedgerStatus.DELIVERED
                 and settlement.row_key not in lost_settlements
             ],
             now=now,
@@ -458,20 +464,20 @@ class Claimant:
         if intents:
             changed = db.execute(_INTEND, self._intended(intents, now)).rowcount
             if changed != len(intents):
-                lost_intents = self._not_mine(db, intents, Status.IN_FLIGHT)
+                lost_intents = self._not_mine(db, intents, LedgerStatus.IN_FLIGHT)
         return Commit(frozenset(intents) - lost_intents, frozenset(lost_intents), frozenset(lost_settlements))
 
-    def _event(self, row_key: str, event: Status, detail: str | None, now: datetime) -> dict[str, Any]:
+    def _event(self, row_key: str, event: LedgerStatus, detail: str | None, now: datetime) -> dict[str, Any]:
         return {
             "namespace": self.namespace,
             "row_key": row_key,
             "at": now,
-            "actor": self._attempt.name or self.owner,
+            "actor": self._task_instance.name or self.owner,
             "event": event.value,
             "detail": _shortened(detail),
         }
 
-    def _not_mine(self, db: Connection, row_keys: Sequence[str], status: Status) -> set[str]:
+    def _not_mine(self, db: Connection, row_keys: Sequence[str], status: LedgerStatus) -> set[str]:
         asked = {"b_namespace": self.namespace, "b_keys": list(row_keys), "b_owner": self.owner, "b_status": status}
         return set(row_keys) - set(db.scalars(_OWNED_WITH_STATUS, asked))
 
@@ -541,11 +547,11 @@ def _row_key(candidate: Candidate) -> str:
     return candidate.row_key
 
 
-def _claim_of(standing: Standing, row: KnownRow | None, candidate: Candidate) -> Claim:
+def _claim_of(result: ClaimResult, row: KnownRow | None, candidate: Candidate) -> Claim:
     if row is None:
-        return Claim(standing, error=candidate.error)
+        return Claim(result, error=candidate.error)
     return Claim(
-        standing,
+        result,
         session_id=row.session_id,
         error=candidate.error or row.error,
         doubtful=row.status in _DOUBTFUL,
@@ -554,13 +560,13 @@ def _claim_of(standing: Standing, row: KnownRow | None, candidate: Candidate) ->
     )
 
 
-def _must_be_written(row: KnownRow, standing: Standing, candidate: Candidate) -> bool:
+def _must_be_written(row: KnownRow, result: ClaimResult, candidate: Candidate) -> bool:
     """Whether a row that is not claimed changes all the same: doubt, or a new reason to reject, becomes known."""
-    match standing:
-        case Standing.IN_DOUBT | Standing.REJECTED if row.status == Status.IN_FLIGHT:
+    match result:
+        case ClaimResult.IN_DOUBT | ClaimResult.REJECTED if row.status == LedgerStatus.IN_FLIGHT:
             return True
-        case Standing.REJECTED if candidate.error is not None:
-            return row.status != Status.REJECTED or row.error != _shortened(candidate.error)
+        case ClaimResult.REJECTED if candidate.error is not None:
+            return row.status != LedgerStatus.REJECTED or row.error != _shortened(candidate.error)
     return False
 
 
@@ -623,35 +629,37 @@ _TAKE_OVER = (
         or_(submissions.c.lease_expires_at.is_(None), submissions.c.lease_expires_at <= bindparam("b_now")),
     )
     .values({name: bindparam(name) for name in ("status", "user_id", "payload_hash", "error", "owner")})
-    .values({name: bindparam(name) for name in ("lease_expires_at", "updated_at", *Attempt.__dataclass_fields__)})
+    .values(
+        {name: bindparam(name) for name in ("lease_expires_at", "updated_at", *TaskInstanceRef.__dataclass_fields__)}
+    )
 )
 
 _INTEND = (
     update(submissions)
-    .where(_OWN_ROWS, submissions.c.status.in_([Status.PENDING, Status.IN_DOUBT]))
-    .values(status=Status.IN_FLIGHT, attempts=submissions.c.attempts + 1)
+    .where(_OWN_ROWS, submissions.c.status.in_([LedgerStatus.PENDING, LedgerStatus.IN_DOUBT]))
+    .values(status=LedgerStatus.IN_FLIGHT, attempts=submissions.c.attempts + 1)
     .values({name: bindparam(name) for name in ("lease_expires_at", "updated_at")})
 )
 
 # Where a settlement may come from. In doubt stands beside in_flight because another owner's look at an expired lease
 # makes it so, and a late answer still settles it.
 _LEGAL = {
-    Status.PENDING: (Status.PENDING, Status.IN_FLIGHT),
-    Status.DELIVERED: (Status.IN_FLIGHT, Status.IN_DOUBT),
-    Status.REJECTED: (Status.IN_FLIGHT, Status.IN_DOUBT),
-    Status.IN_DOUBT: (Status.IN_FLIGHT, Status.IN_DOUBT),
-    Status.FAILED: (Status.PENDING, Status.IN_FLIGHT),
+    LedgerStatus.PENDING: (LedgerStatus.PENDING, LedgerStatus.IN_FLIGHT),
+    LedgerStatus.DELIVERED: (LedgerStatus.IN_FLIGHT, LedgerStatus.IN_DOUBT),
+    LedgerStatus.REJECTED: (LedgerStatus.IN_FLIGHT, LedgerStatus.IN_DOUBT),
+    LedgerStatus.IN_DOUBT: (LedgerStatus.IN_FLIGHT, LedgerStatus.IN_DOUBT),
+    LedgerStatus.FAILED: (LedgerStatus.PENDING, LedgerStatus.IN_FLIGHT),
 }
 _KNOWN = {
-    Status.DELIVERED: Standing.DELIVERED,
-    Status.REJECTED: Standing.REJECTED,
-    Status.IN_DOUBT: Standing.IN_DOUBT,
-    Status.FAILED: Standing.BUSY,
-    Status.PENDING: Standing.BUSY,
-    Status.IN_FLIGHT: Standing.BUSY,
+    LedgerStatus.DELIVERED: ClaimResult.DELIVERED,
+    LedgerStatus.REJECTED: ClaimResult.REJECTED,
+    LedgerStatus.IN_DOUBT: ClaimResult.IN_DOUBT,
+    LedgerStatus.FAILED: ClaimResult.BUSY,
+    LedgerStatus.PENDING: ClaimResult.BUSY,
+    LedgerStatus.IN_FLIGHT: ClaimResult.BUSY,
 }
-_DOUBTFUL = frozenset({Status.IN_FLIGHT, Status.IN_DOUBT})
-_TROUBLE = frozenset({Status.REJECTED, Status.IN_DOUBT, Status.FAILED})
+_DOUBTFUL = frozenset({LedgerStatus.IN_FLIGHT, LedgerStatus.IN_DOUBT})
+_TROUBLE = frozenset({LedgerStatus.REJECTED, LedgerStatus.IN_DOUBT, LedgerStatus.FAILED})
 _COUNT_CHANGE = (
     update(submissions)
     .where(_ONE_ROW, func.coalesce(submissions.c.changes, 0) == bindparam("b_before"))

@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 
-class Status(StrEnum):
+class LedgerStatus(StrEnum):
     """What the ledger knows about a row."""
 
     PENDING = "pending"  # claimed or released; certainly not with Halo
@@ -14,7 +14,7 @@ class Status(StrEnum):
     FAILED = "failed"  # gave up this time, certainly not with Halo: the next run tries again
 
 
-class Fate(StrEnum):
+class RowStatus(StrEnum):
     """How one run ended for one row: every row read has exactly one."""
 
     DELIVERED = "delivered"

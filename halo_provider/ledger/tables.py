@@ -34,7 +34,7 @@ from halo_provider.submission import MAX_ROW_KEY
 
 SCHEMA_VERSION = 3  # 1 had no version table, no events and no count of changes; 2 had no deliveries
 MAX_NAMESPACE = 250  # characters; with KEY_WIDTH the widest primary key that MySQL's 3,072 bytes hold
-DELIVERY_COUNTS = (  # what a delivery counts: rows by their fate, requests, and how many of them Halo refused for now
+DELIVERY_COUNTS = (  # what a delivery counts: rows by their status, requests, and how many of them Halo refused for now
     "delivered",
     "already_delivered",
     "duplicate",
@@ -169,7 +169,7 @@ deliveries = Table(
 version = Table("halo_ledger_version", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
 
 
-def bring_up(engine: Engine) -> None:
+def create_tables(engine: Engine) -> None:
     """Create what is missing, in a new ledger or an older one, whose rows stay as they are.
 
     Every step looks first and adds only, so that it can be cut off and run again. Raises LedgerError for a ledger of a
@@ -178,12 +178,12 @@ def bring_up(engine: Engine) -> None:
     with engine.begin() as db:
         if _version(db) == SCHEMA_VERSION:
             return
-        with _alone(db):
-            _bring_up(db)
+        with _migration_lock(db):
+            _create_tables(db)
 
 
 @contextmanager
-def _alone(db: Connection) -> Iterator[None]:
+def _migration_lock(db: Connection) -> Iterator[None]:
     """Keep processes that start together out of each other's way; SQLite's transactions do so by themselves."""
     match db.dialect.name:
         case "postgresql":
@@ -199,7 +199,7 @@ def _alone(db: Connection) -> Iterator[None]:
             yield
 
 
-def _bring_up(db: Connection) -> None:
+def _create_tables(db: Connection) -> None:
     found = _version(db)
     if found == SCHEMA_VERSION:
         return

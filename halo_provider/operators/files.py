@@ -30,7 +30,7 @@ def open_binary(path: str) -> IO[bytes]:
 
 
 @contextmanager
-def whole_file(path: str) -> Iterator[IO[bytes]]:
+def atomic_write(path: str) -> Iterator[IO[bytes]]:
     """A stream whose content appears at `path` when the block ends well, and not at all when it raises."""
     if is_object_storage(path):
         stored = _object(path)

@@ -15,7 +15,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from halo_provider.delivery.delivery import OnChange, deliver
-from halo_provider.delivery.dry_run import Rehearsal, rehearse
+from halo_provider.delivery.dry_run import DryRun, dry_run
 from halo_provider.delivery.identify import IdentifyMode, IdentifyReport, identify
 from halo_provider.delivery.report import DeliveryReport, Outcome, SessionIds
 from halo_provider.delivery.results import ResultsFile, results_writer
@@ -31,13 +31,13 @@ from halo_provider.exceptions import (
 )
 from halo_provider.hooks.database import database_engine
 from halo_provider.hooks.halo import HaloHook
-from halo_provider.hooks.ledger import DEFAULT_LEDGER, attempt_of, ledger_connection_id, open_ledger
-from halo_provider.ledger.delivery_records import Deliveries
-from halo_provider.ledger.statuses import Fate
-from halo_provider.operators.files import open_binary, whole_file
+from halo_provider.hooks.ledger import DEFAULT_LEDGER, ledger_connection_id, open_ledger, task_instance_of
+from halo_provider.ledger.delivery_records import DeliveryRecords
+from halo_provider.ledger.statuses import RowStatus
+from halo_provider.operators.files import atomic_write, open_binary
 from halo_provider.operators.lineage import announce, lineage
-from halo_provider.operators.links import HaloDeliveriesLink, deliveries_address
-from halo_provider.operators.progress import AccountWatcher, Progress, StateStoreWatcher, Watcher
+from halo_provider.operators.links import HaloDeliveriesLink, deliveries_url
+from halo_provider.operators.progress import DeliveryRecordWatcher, Progress, StateStoreWatcher, Watcher
 from halo_provider.operators.telemetry import Metrics, delivery_span
 from halo_provider.sources.csv_file import CsvOptions, CsvSource
 from halo_provider.sources.lists import ListSource
@@ -51,14 +51,14 @@ except ImportError:  # Airflow 3.2 has no retry policies; there, only AirflowFai
     HaloRetryPolicy = None  # type: ignore[assignment,misc]
 
 if TYPE_CHECKING:
-    from halo_provider.sources.rows import Row, Source
     from collections.abc import Callable, Iterator, Sequence
 
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
     from halo_provider.client.client import HaloClient
-    from halo_provider.ledger.ledger import Attempt, Claimant, OnInDoubt
+    from halo_provider.ledger.ledger import LeaseHolder, OnInDoubt, TaskInstanceRef
+    from halo_provider.sources.rows import Row, Source
     from halo_provider.submission import Submission
 
 KILL_GRACE = 2.0  # seconds for what is in flight when the task is killed: Airflow's SIGKILL follows after about 5
@@ -120,7 +120,7 @@ class _RowsOperator(BaseOperator):
         self.max_attempts = max_attempts
         self.max_rejected = max_rejected
         self.rejects_path = rejects_path
-        self.rehearsal = dry_run  # BaseOperator.dry_run is a method, which `airflow tasks test --dry-run` calls
+        self.is_dry_run = dry_run  # BaseOperator.dry_run is a method, which `airflow tasks test --dry-run` calls
         if HaloRetryPolicy is not None and self.retry_policy is None:
             self.retry_policy = HaloRetryPolicy()
         self._killed = False
@@ -202,11 +202,11 @@ class _RowsOperator(BaseOperator):
 
     @contextmanager
     def _rejects(self, source: Source) -> Iterator[_Rejects]:
-        """Collect rejected rows, in the rejects file where one is wanted; a rehearsal writes nothing."""
+        """Collect rejected rows, in the rejects file where one is wanted; a dry run writes nothing."""
         with ExitStack() as stack:
             file = None
-            if self.rejects_path and not self.rehearsal:
-                stream = stack.enter_context(whole_file(self.rejects_path))
+            if self.rejects_path and not self.is_dry_run:
+                stream = stack.enter_context(atomic_write(self.rejects_path))
                 file = RejectsFile(stream, columns=source.columns(), options=self._csv_options())
                 stack.callback(file.close)
             yield _Rejects(file)
@@ -303,7 +303,9 @@ class HaloIdentifyOperator(_RowsOperator):
             )
             unstored = self._complete(files)
         summary = self._counts(report)
-        self.log.info("would identify" if self.rehearsal else "identified", **summary, seconds=round(report.seconds, 2))
+        self.log.info(
+            "would identify" if self.is_dry_run else "identified", **summary, seconds=round(report.seconds, 2)
+        )
         error = report.error or self._too_many_rejected(rejects, read=report.read, rejected=report.rejected)
         return self._finish(context, summary, error or unstored)
 
@@ -339,7 +341,7 @@ class HaloIdentifyOperator(_RowsOperator):
                 requests_per_second=self.requests_per_second,
                 max_attempts=self.max_attempts,
                 stop=stop,
-                dry_run=self.rehearsal,
+                dry_run=self.is_dry_run,
                 on_rejected=rejects.add,
             )
 
@@ -416,33 +418,37 @@ class HaloTicketOperator(_RowsOperator):
         client = HaloHook(self.halo_conn_id).client(timeout=self.timeout)
         with (
             self._source() as source,
-            closing(open_ledger(self.ledger_conn_id, create=not self.rehearsal)) as ledger,
+            closing(open_ledger(self.ledger_conn_id, create=not self.is_dry_run)) as ledger,
         ):
-            attempt = attempt_of(context)
-            claimant = ledger.claimant(f"{self.halo_conn_id}/{self.submission.name}", attempt=attempt)
-            if self.rehearsal:
-                return self._rehearse(context, source, claimant)
+            task_instance = task_instance_of(context)
+            lease_holder = ledger.lease_holder(
+                f"{self.halo_conn_id}/{self.submission.name}", task_instance=task_instance
+            )
+            if self.is_dry_run:
+                return self._dry_run(context, source, lease_holder)
             if self.max_submissions is not None:
-                self._refuse_too_many(context, source, claimant)
-            self._push_link(context, attempt)
+                self._refuse_too_many(context, source, lease_holder)
+            self._push_link(context, task_instance)
             total = self._total(source)
             watchers: dict[str, Watcher] = {
-                "the ledger": AccountWatcher(Deliveries(ledger), claimant=claimant, attempt=attempt),
-                "metrics": Metrics(attempt),
+                "the ledger": DeliveryRecordWatcher(
+                    DeliveryRecords(ledger), lease_holder=lease_holder, task_instance=task_instance
+                ),
+                "metrics": Metrics(task_instance),
             }
             if (store := context.get("task_state_store")) is not None:  # which Airflow 3.2 does not have
                 watchers["the task state store"] = StateStoreWatcher(store)
             progress = Progress(log=self.log, batch_size=self.batch_size, total=total, watchers=watchers)
-            with delivery_span(claimant.namespace, attempt) as span:
-                return self._deliver(context, source, claimant, client, progress=progress, span=span)
+            with delivery_span(lease_holder.namespace, task_instance) as span:
+                return self._deliver(context, source, lease_holder, client, progress=progress, span=span)
 
-    def _push_link(self, context: Context, attempt: Attempt) -> None:
+    def _push_link(self, context: Context, task_instance: TaskInstanceRef) -> None:
         """Let the button to the rows work from the start."""
-        address = deliveries_address(
-            dag_id=attempt.dag_id or "",
-            run_id=attempt.run_id or "",
-            task_id=attempt.task_id or "",
-            map_index=attempt.map_index,
+        address = deliveries_url(
+            dag_id=task_instance.dag_id or "",
+            run_id=task_instance.run_id or "",
+            task_id=task_instance.task_id or "",
+            map_index=task_instance.map_index,
         )
         context["ti"].xcom_push(self.operator_extra_links[0].xcom_key, address)
 
@@ -473,55 +479,55 @@ class HaloTicketOperator(_RowsOperator):
             return self.requests_per_second
         return self.requests_per_second / Shard.parse(self.shard).count
 
-    def _rehearse(self, context: Context, source: Source, claimant: Claimant) -> dict[str, Any]:
+    def _dry_run(self, context: Context, source: Source, lease_holder: LeaseHolder) -> dict[str, Any]:
         """Say what would happen, and leave no trace."""
         rejects = _Rejects(None)
         started = time.monotonic()
-        rehearsal = self._rehearsed(source, claimant, rejects)
-        counts = rehearsal.summary()
+        dry = self._dry_run_of(source, lease_holder, rejects)
+        counts = dry.summary()
         self.log.info(
             "read %s, already delivered %s, would send %s",
             f"{counts['read']:,}",
             f"{counts['already_delivered']:,}",
-            f"{rehearsal.would_send:,}",
+            f"{dry.would_send:,}",
         )
-        for example in rehearsal.examples:
+        for example in dry.examples:
             self.log.info("would send (values masked): %s", json.dumps(example, ensure_ascii=False))
         summary = {
             **self._summary(counts, SessionIds(0), seconds=time.monotonic() - started, results_path=None),
             "dry_run": True,
-            "would_send": rehearsal.would_send,
-            "examples": rehearsal.examples,
+            "would_send": dry.would_send,
+            "examples": dry.examples,
         }
-        error = self._too_many_rejected(rejects, read=rehearsal.read, rejected=rehearsal.counts[Fate.REJECTED])
+        error = self._too_many_rejected(rejects, read=dry.read, rejected=dry.counts[RowStatus.REJECTED])
         return self._finish(context, summary, error)
 
-    def _rehearsed(self, source: Source, claimant: Claimant, rejects: _Rejects) -> Rehearsal:
-        return rehearse(
+    def _dry_run_of(self, source: Source, lease_holder: LeaseHolder, rejects: _Rejects) -> DryRun:
+        return dry_run(
             source,
             submission=self.submission,
-            claimant=claimant,
+            lease_holder=lease_holder,
             on_in_doubt=self.on_in_doubt,
             on_change=self.on_change,
             batch_size=self.batch_size,
             on_rejected=rejects.add,
         )
 
-    def _refuse_too_many(self, context: Context, source: Source, claimant: Claimant) -> None:
+    def _refuse_too_many(self, context: Context, source: Source, lease_holder: LeaseHolder) -> None:
         """Count before the first send. Raises TooManySubmissionsError."""
         started = time.monotonic()
-        rehearsal = self._rehearsed(source, claimant, _Rejects(None))
-        if self.max_submissions is not None and rehearsal.would_send > self.max_submissions:
-            error = TooManySubmissionsError(would_send=rehearsal.would_send, max_submissions=self.max_submissions)
+        dry = self._dry_run_of(source, lease_holder, _Rejects(None))
+        if self.max_submissions is not None and dry.would_send > self.max_submissions:
+            error = TooManySubmissionsError(would_send=dry.would_send, max_submissions=self.max_submissions)
             seconds = time.monotonic() - started
-            summary = self._summary(rehearsal.summary(), SessionIds(0), seconds=seconds, results_path=None)
+            summary = self._summary(dry.summary(), SessionIds(0), seconds=seconds, results_path=None)
             self._finish(context, summary, error)
 
     def _deliver(
         self,
         context: Context,
         source: Source,
-        claimant: Claimant,
+        lease_holder: LeaseHolder,
         client: HaloClient,
         *,
         progress: Progress,
@@ -540,14 +546,14 @@ class HaloTicketOperator(_RowsOperator):
                 progress.add(outcome)
                 if results is not None:
                     results.write(outcome)
-                if outcome.fate is Fate.REJECTED and outcome.error is not None:
+                if outcome.status is RowStatus.REJECTED and outcome.error is not None:
                     rejects.add(outcome.row, outcome.error)
 
             report: DeliveryReport = self._run(
                 partial(
                     self._send,
                     source=source,
-                    claimant=claimant,
+                    lease_holder=lease_holder,
                     client=client,
                     progress=progress,
                     on_outcome=on_outcome,
@@ -561,7 +567,7 @@ class HaloTicketOperator(_RowsOperator):
         summary = self._summary(counts, session_ids, seconds=report.seconds, results_path=self.results_path)
         summary["changed"] = report.changed
         error = report.failure() or self._too_many_rejected(
-            rejects, read=report.read, rejected=report.counts[Fate.REJECTED]
+            rejects, read=report.read, rejected=report.counts[RowStatus.REJECTED]
         )
         return self._finish(context, summary, error or unstored)
 
@@ -585,7 +591,7 @@ class HaloTicketOperator(_RowsOperator):
             yield None
             return
         writer = results_writer(self.results_path)
-        with whole_file(self.results_path) as stream:
+        with atomic_write(self.results_path) as stream:
             results = writer(stream)
             yield results
             results.close()
@@ -604,7 +610,7 @@ class HaloTicketOperator(_RowsOperator):
         stop: Stop,
         *,
         source: Source,
-        claimant: Claimant,
+        lease_holder: LeaseHolder,
         client: HaloClient,
         progress: Progress,
         on_outcome: Callable[[Outcome], None],
@@ -615,7 +621,7 @@ class HaloTicketOperator(_RowsOperator):
                 source,
                 submission=self.submission,
                 client=client,
-                claimant=claimant,
+                lease_holder=lease_holder,
                 batch_size=self.batch_size,
                 concurrency=self.concurrency,
                 requests_per_second=self._rate(),

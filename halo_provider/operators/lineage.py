@@ -20,7 +20,7 @@ def announce(outlets: Iterable[Any], context: Context, counts: Mapping[str, int]
 
     :param outlets: the operator's
     :param context: the task's
-    :param counts: rows by their fate
+    :param counts: rows by their status
     """
     for outlet in outlets:
         if isinstance(outlet, Asset | AssetAlias):
@@ -42,7 +42,7 @@ def lineage(
     The output is ``halo://<halo_conn_id>`` / ``<submission.name>``, with the rows delivered in this run. Needs
     apache-airflow-providers-openlineage, which alone calls it.
 
-    :param counts: rows by their fate, once they are known
+    :param counts: rows by their status, once they are known
     """
     from airflow.providers.common.compat.openlineage.facet import (  # noqa: PLC0415 -- only where OpenLineage asks
         Dataset,

@@ -31,12 +31,12 @@ class HaloDeliveriesLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002 -- Airflow's signature
         """The address, made again at the task's end."""
-        return deliveries_address(
+        return deliveries_url(
             dag_id=ti_key.dag_id, run_id=ti_key.run_id, task_id=ti_key.task_id, map_index=ti_key.map_index
         )
 
 
-def deliveries_address(*, dag_id: str, run_id: str, task_id: str, map_index: int | None) -> str:
+def deliveries_url(*, dag_id: str, run_id: str, task_id: str, map_index: int | None) -> str:
     """Where Airflow's UI shows the rows of a task instance."""
     base = (conf.get("api", "base_url", fallback="") or "").rstrip("/")
     mapped = f"/mapped/{map_index}" if map_index is not None and map_index >= 0 else ""

@@ -11,26 +11,26 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from halo_provider.exceptions import HaloRateLimitError
-from halo_provider.ledger.delivery_records import Tally, duration
+from halo_provider.ledger.delivery_records import DeliveryCounts, duration
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from halo_provider.delivery.report import Outcome
     from halo_provider.exceptions import HaloCallError
-    from halo_provider.ledger.delivery_records import Deliveries
-    from halo_provider.ledger.ledger import Attempt, Claimant
+    from halo_provider.ledger.delivery_records import DeliveryRecords
+    from halo_provider.ledger.ledger import LeaseHolder, TaskInstanceRef
 
 REPORT_INTERVAL = 1.5  # seconds between reports
 LOG_INTERVAL = 10.0  # seconds after which a batch that is not full yet gets its line all the same
-LAST_REPORT_PATIENCE = 1.0  # seconds the task waits for its last report: a killed one has 4 in all
+LAST_REPORT_TIMEOUT = 1.0  # seconds the task waits for its last report: a killed one has 4 in all
 STATE_KEY = "halo_progress"  # in the task state store
 
 
 class Watcher(Protocol):
     """Told about a delivery now and then, and once when it has ended."""
 
-    def __call__(self, tally: Tally, *, ended: bool) -> None:
+    def __call__(self, counts: DeliveryCounts, *, ended: bool) -> None:
         """Show, or keep, how far it is."""
 
 
@@ -57,12 +57,12 @@ class Progress:
         self._request_seconds = 0.0
         self._error: str | None = None
         self._started = time.monotonic()
-        self._logged = Tally()
+        self._logged = DeliveryCounts()
         self._unlogged = 0
 
     def add(self, outcome: Outcome) -> None:
-        """Count a row whose fate is committed."""
-        self._counts[outcome.fate.value] += 1
+        """Count a row whose status is committed."""
+        self._counts[outcome.status.value] += 1
         self._unlogged += 1
         if outcome.error is not None:
             self._error = str(outcome.error)
@@ -96,9 +96,9 @@ class Progress:
             self._log.info("::endgroup::")
             last_report = asyncio.get_running_loop().run_in_executor(thread, self._report, True)
             with suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(last_report), LAST_REPORT_PATIENCE)
+                await asyncio.wait_for(asyncio.shield(last_report), LAST_REPORT_TIMEOUT)
             thread.shutdown(wait=False)
-            self._log.info(self._tally().sentence(ended=True))
+            self._log.info(self._delivery_counts().sentence(ended=True))
 
     async def _report_always(self, thread: ThreadPoolExecutor) -> None:
         while True:
@@ -106,16 +106,16 @@ class Progress:
             await asyncio.sleep(REPORT_INTERVAL)
 
     def _report(self, ended: bool) -> None:  # noqa: FBT001 -- run_in_executor passes by place
-        tally = self._tally()
+        counts = self._delivery_counts()
         for name, watcher in list(self._watchers.items()):
             try:
-                watcher(tally, ended=ended)
+                watcher(counts, ended=ended)
             except Exception as error:  # noqa: BLE001 -- every watcher has errors of its own
                 del self._watchers[name]
                 self._log.warning("progress is no longer reported here", to=name, reason=str(error))
 
-    def _tally(self) -> Tally:
-        return Tally(
+    def _delivery_counts(self) -> DeliveryCounts:
+        return DeliveryCounts(
             **self._counts,
             request_seconds=self._request_seconds,
             seconds=self._elapsed,
@@ -128,12 +128,12 @@ class Progress:
         return time.monotonic() - self._started
 
     def _log_batch(self) -> None:
-        before, now = self._logged, self._tally()
-        fates = {name: count - getattr(before, name) for name, count in self._counts.items()}
+        before, now = self._logged, self._delivery_counts()
+        statuses = {name: count - getattr(before, name) for name, count in self._counts.items()}
         self._log.info(
             "batch settled",
             rows=self._unlogged,
-            **{name: count for name, count in fates.items() if count},
+            **{name: count for name, count in statuses.items() if count},
             seconds=round(now.seconds - before.seconds, 1),
             settled_so_far=now.settled,
             total=self._total,
@@ -141,33 +141,37 @@ class Progress:
         self._logged, self._unlogged = now, 0
 
 
-class AccountWatcher:
+class DeliveryRecordWatcher:
     """
     Keeps the delivery's line in the ledger's account, from which the pages in Airflow's UI are made.
 
     :param deliveries: the account
-    :param claimant: who delivers
+    :param lease_holder: who delivers
     :param attempt: which task instance that is
     """
 
-    def __init__(self, deliveries: Deliveries, *, claimant: Claimant, attempt: Attempt) -> None:
+    def __init__(
+        self, deliveries: DeliveryRecords, *, lease_holder: LeaseHolder, task_instance: TaskInstanceRef
+    ) -> None:
         self._deliveries = deliveries
-        self._claimant = claimant
-        self._attempt = attempt
+        self._lease_holder = lease_holder
+        self._task_instance = task_instance
         self._begun = False
 
-    def __call__(self, tally: Tally, *, ended: bool) -> None:
+    def __call__(self, counts: DeliveryCounts, *, ended: bool) -> None:
         """Begin the line, and bring it up to date."""
-        owner = self._claimant.owner
+        owner = self._lease_holder.owner
         if not self._begun:
-            self._deliveries.begin(owner, namespace=self._claimant.namespace, attempt=self._attempt, total=tally.total)
+            self._deliveries.begin(
+                owner, namespace=self._lease_holder.namespace, task_instance=self._task_instance, total=counts.total
+            )
             self._begun = True
-        self._deliveries.update(owner, tally, ended=ended)
+        self._deliveries.update(owner, counts, ended=ended)
 
 
 class StateStoreWatcher:
     """
-    Shows the tally in Airflow's task state store, which its UI shows while the task runs. Needs Airflow 3.3.
+    Shows the counts in Airflow's task state store, which its UI shows while the task runs. Needs Airflow 3.3.
 
     :param store: ``context["task_state_store"]``
     """
@@ -175,23 +179,23 @@ class StateStoreWatcher:
     def __init__(self, store: Any) -> None:
         self._store = store
 
-    def __call__(self, tally: Tally, *, ended: bool) -> None:
+    def __call__(self, counts: DeliveryCounts, *, ended: bool) -> None:
         """Write it under ``halo_progress``."""
-        left = tally.seconds_left
+        left = counts.seconds_left
         self._store.set(
             STATE_KEY,
             {
-                "progress": tally.sentence(ended=ended),
+                "progress": counts.sentence(ended=ended),
                 "state": "ended" if ended else "running",
-                "total": tally.total,
-                "settled": tally.settled,
-                **{name: getattr(tally, name) for name in ("delivered", "already_delivered", "duplicate")},
-                **{name: getattr(tally, name) for name in ("rejected", "in_doubt", "failed", "not_attempted")},
-                "requests": tally.requests,
-                "refused": tally.refused,
-                "rows_per_second": round(tally.rows_per_second, 1),
+                "total": counts.total,
+                "settled": counts.settled,
+                **{name: getattr(counts, name) for name in ("delivered", "already_delivered", "duplicate")},
+                **{name: getattr(counts, name) for name in ("rejected", "in_doubt", "failed", "not_attempted")},
+                "requests": counts.requests,
+                "refused": counts.refused,
+                "rows_per_second": round(counts.rows_per_second, 1),
                 "time_left": duration(left) if left is not None and not ended else None,
-                "last_error": tally.error,
+                "last_error": counts.error,
                 "updated_at": datetime.now(UTC).isoformat(timespec="seconds"),
             },
         )

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from halo_provider.ledger.delivery_records import Tally
+from halo_provider.ledger.delivery_records import DeliveryCounts
 from halo_provider.ledger.tables import DELIVERY_COUNTS
 
 try:
@@ -22,7 +22,7 @@ except ImportError:  # Airflow's otel extra is not installed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from halo_provider.ledger.ledger import Attempt
+    from halo_provider.ledger.ledger import TaskInstanceRef
 
 
 class Metrics:
@@ -36,23 +36,23 @@ class Metrics:
     :param attempt: whose metrics they are
     """
 
-    def __init__(self, attempt: Attempt) -> None:
-        self._tags = {"dag_id": attempt.dag_id, "task_id": attempt.task_id}
-        self._reported = Tally()
+    def __init__(self, task_instance: TaskInstanceRef) -> None:
+        self._tags = {"dag_id": task_instance.dag_id, "task_id": task_instance.task_id}
+        self._reported = DeliveryCounts()
 
-    def __call__(self, tally: Tally, *, ended: bool) -> None:  # noqa: ARG002 -- a watcher's signature
+    def __call__(self, counts: DeliveryCounts, *, ended: bool) -> None:  # noqa: ARG002 -- a watcher's signature
         """Count what has come since the last report."""
-        before, self._reported = self._reported, tally
+        before, self._reported = self._reported, counts
         for name in DELIVERY_COUNTS:
-            if more := getattr(tally, name) - getattr(before, name):
+            if more := getattr(counts, name) - getattr(before, name):
                 stats.incr(f"halo.{name}", more, tags=self._tags)
-        if requests := tally.requests - before.requests:
-            seconds = (tally.request_seconds - before.request_seconds) / requests
+        if requests := counts.requests - before.requests:
+            seconds = (counts.request_seconds - before.request_seconds) / requests
             stats.timing("halo.request_time", timedelta(seconds=seconds), tags=self._tags)
 
 
 @contextmanager
-def delivery_span(namespace: str, attempt: Attempt) -> Iterator[dict[str, Any]]:
+def delivery_span(namespace: str, task_instance: TaskInstanceRef) -> Iterator[dict[str, Any]]:
     """
     Trace the block as the span ``halo.delivery``, where OpenTelemetry is installed and set up.
 
@@ -65,7 +65,11 @@ def delivery_span(namespace: str, attempt: Attempt) -> Iterator[dict[str, Any]]:
     if trace is None:
         yield attributes
         return
-    about = {"halo.namespace": namespace, "airflow.dag_id": attempt.dag_id, "airflow.task_id": attempt.task_id}
+    about = {
+        "halo.namespace": namespace,
+        "airflow.dag_id": task_instance.dag_id,
+        "airflow.task_id": task_instance.task_id,
+    }
     known = {name: value for name, value in about.items() if value is not None}
     with trace.get_tracer("halo_provider").start_as_current_span("halo.delivery", attributes=known) as span:
         try:

@@ -34,7 +34,7 @@ def run_window(context: Context, *, length: timedelta = DAY) -> Window:
     """
     params = context["params"]
     if params.get("start") or params.get("end"):
-        start, end = (_moment(name, params.get(name)) for name in ("start", "end"))
+        start, end = (_timestamp(name, params.get(name)) for name in ("start", "end"))
         if start >= end:
             raise HaloConfigurationError("params: start must come before end")
         return Window(start=start, end=end)
@@ -47,12 +47,12 @@ def run_window(context: Context, *, length: timedelta = DAY) -> Window:
     return Window(start=end - length, end=end)
 
 
-def _moment(name: str, value: str | datetime | None) -> datetime:
+def _timestamp(name: str, value: str | datetime | None) -> datetime:
     if not value:
         raise HaloConfigurationError("params: give both start and end, or neither")
     try:
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        timestamp = value if isinstance(value, datetime) else datetime.fromisoformat(value)
     except (TypeError, ValueError):
         raise HaloConfigurationError(f"params: {name} must be a date or a moment in ISO 8601") from None
     # In UTC, since Airflow's XCom cannot give back a moment with a fixed offset.
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return timestamp.astimezone(UTC) if timestamp.tzinfo else timestamp.replace(tzinfo=UTC)

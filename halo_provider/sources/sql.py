@@ -104,8 +104,8 @@ class SqlSource:
         """A moment in the database's own terms: UTC where it has no zones, on SQLite the text its functions make."""
         if not isinstance(value, datetime) or self._engine.dialect.name == "postgresql":
             return value
-        moment = value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value
-        return moment.isoformat(" ") if self._engine.dialect.name == "sqlite" else moment
+        timestamp = value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value
+        return timestamp.isoformat(" ") if self._engine.dialect.name == "sqlite" else timestamp
 
     def _check_parameters(self) -> None:
         known = self._statement.compile().params

@@ -27,26 +27,26 @@ from halo_provider.ledger.admin import (
     REJECT_FROM,
     REQUEUE_FROM,
     RESOLVE_FROM,
-    Records,
+    LedgerAdmin,
     RowFilter,
-    UrgentPage,
-    UrgentPlace,
+    UrgencyCursor,
+    UrgencyPage,
 )
-from halo_provider.ledger.delivery_records import Deliveries
+from halo_provider.ledger.delivery_records import DeliveryRecords
 from halo_provider.ledger.ledger import Ledger
-from halo_provider.ledger.statuses import Status
+from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ui import charts
 from halo_provider.ui.access import DECIDES, SAME_ORIGIN, SEES_ROWS, decides, visible
-from halo_provider.ui.queries import After, Wanted, address, following_page
+from halo_provider.ui.queries import PageCursor, RowQuery, following_page, url
 from halo_provider.ui.templates import page
 
-SEATS = (
+MAX_LEDGER_REQUESTS = (
     8  # requests that may use the ledger at a time; a ledger that hangs must not take all of the API server's threads
 )
 DELIVERIES_SHOWN = 40  # in the charts of the overview
 STUCK_SHOWN = 5  # rows on the overview
 CSV_PAGE = 1000  # rows read from the ledger at a time for a download
-STUCK = (Status.IN_DOUBT, Status.FAILED, Status.REJECTED)  # those that need a decision come first
+STUCK = (LedgerStatus.IN_DOUBT, LedgerStatus.FAILED, LedgerStatus.REJECTED)  # those that need a decision come first
 CSV_COLUMNS = (
     "namespace",
     "row_key",
@@ -74,10 +74,10 @@ HEADERS = {
 
 Action = Literal["requeue", "resolve", "reject"]
 ACTIONS_FROM = {"requeue": REQUEUE_FROM, "resolve": RESOLVE_FROM, "reject": REJECT_FROM}
-WantedDep = Annotated[Wanted, Depends()]
+RowQueryDep = Annotated[RowQuery, Depends()]
 
 router = APIRouter()
-_seats = BoundedSemaphore(SEATS)
+_ledger_requests = BoundedSemaphore(MAX_LEDGER_REQUESTS)
 
 
 def create_app() -> FastAPI:
@@ -99,7 +99,7 @@ def create_app() -> FastAPI:
 @contextmanager
 def _ledger() -> Iterator[Ledger]:
     """The ledger of the configuration, for one request; an empty one where none is there yet. Raises LedgerError."""
-    if not _seats.acquire(blocking=False):
+    if not _ledger_requests.acquire(blocking=False):
         raise LedgerError("too many pages are waiting for the ledger at this moment")
     try:
         try:
@@ -113,18 +113,18 @@ def _ledger() -> Iterator[Ledger]:
         finally:
             ledger.close()
     finally:
-        _seats.release()
+        _ledger_requests.release()
 
 
 @router.get("/")
 def overview(request: Request, user: GetUserDep) -> HTMLResponse:
     """What happened lately in every DAG the user may see, and what got stuck."""
     with _ledger() as ledger:
-        records, deliveries = Records(ledger, actor=user.get_name()), Deliveries(ledger)
-        dag_ids = tuple(visible(sorted({*records.dag_ids(), *deliveries.dag_ids()}), user))
+        admin, deliveries = LedgerAdmin(ledger, actor=user.get_name()), DeliveryRecords(ledger)
+        dag_ids = tuple(visible(sorted({*admin.dag_ids(), *deliveries.dag_ids()}), user))
         shown = deliveries.latest(dag_ids=dag_ids, limit=DELIVERIES_SHOWN)
-        counts = records.counts(RowFilter(dag_ids=dag_ids))
-        stuck = records.urgent_first(RowFilter(dag_ids=dag_ids, statuses=STUCK), limit=STUCK_SHOWN).rows
+        counts = admin.counts(RowFilter(dag_ids=dag_ids))
+        stuck = admin.urgent_first(RowFilter(dag_ids=dag_ids, statuses=STUCK), limit=STUCK_SHOWN).rows
         now = ledger.now()
     return page(
         request,
@@ -134,7 +134,7 @@ def overview(request: Request, user: GetUserDep) -> HTMLResponse:
         stuck=stuck,
         stuck_count=sum(counts.get(each, 0) for each in STUCK),
         shares=charts.share_bar({each.value: counts.get(each, 0) for each in reversed(BY_URGENCY)}),
-        fates=charts.fates(shown, places=DELIVERIES_SHOWN),
+        statuses=charts.statuses(shown, places=DELIVERIES_SHOWN),
         throughput=charts.throughput(shown, places=DELIVERIES_SHOWN),
         errors=charts.errors(shown, places=DELIVERIES_SHOWN),
         running=any(delivery.is_running(now) for delivery in shown),
@@ -144,16 +144,16 @@ def overview(request: Request, user: GetUserDep) -> HTMLResponse:
 
 @router.get("/dags/{dag_id}/rows", dependencies=[SEES_ROWS])
 def rows(
-    request: Request, user: GetUserDep, dag_id: str, wanted: WantedDep, behind: Annotated[After, Depends()]
+    request: Request, user: GetUserDep, dag_id: str, wanted: RowQueryDep, behind: Annotated[PageCursor, Depends()]
 ) -> HTMLResponse:
     """The rows of a DAG, one of its runs or one of its task instances."""
     with _ledger() as ledger:
-        records = Records(ledger, actor=user.get_name())
-        place = wanted.place(dag_id)
-        counts = records.counts(place)
-        found = _found(records, wanted.filter(dag_id), after=behind.place)
-        deliveries = Deliveries(ledger).latest(
-            dag_ids=(dag_id,), run_id=place.run_id, task_id=place.task_id, map_index=place.map_index, limit=PAGE
+        admin = LedgerAdmin(ledger, actor=user.get_name())
+        scope = wanted.scope(dag_id)
+        counts = admin.counts(scope)
+        found = _found(admin, wanted.filter(dag_id), after=behind.cursor)
+        deliveries = DeliveryRecords(ledger).latest(
+            dag_ids=(dag_id,), run_id=scope.run_id, task_id=scope.task_id, map_index=scope.map_index, limit=PAGE
         )
         now = ledger.now()
     return page(
@@ -166,7 +166,7 @@ def rows(
         rows=found.rows,
         following=following_page(found.following) if found.following else None,
         searched_in_part=bool(wanted.search and found.following and len(found.rows) < PAGE),
-        is_first=behind.place is None,
+        is_first=behind.cursor is None,
         deliveries=deliveries,
         running=any(delivery.is_running(now) for delivery in deliveries),
         may_decide=decides(dag_id, user),
@@ -175,7 +175,7 @@ def rows(
 
 
 @router.get("/dags/{dag_id}/rows.csv", dependencies=[SEES_ROWS])
-def rows_as_csv(user: GetUserDep, dag_id: str, wanted: WantedDep) -> StreamingResponse:
+def rows_as_csv(user: GetUserDep, dag_id: str, wanted: RowQueryDep) -> StreamingResponse:
     """The same rows, all of them, as a file."""
     with _ledger():  # so that a ledger that is away is told before the file begins
         pass
@@ -184,9 +184,9 @@ def rows_as_csv(user: GetUserDep, dag_id: str, wanted: WantedDep) -> StreamingRe
         yield _csv_line(CSV_COLUMNS)
         place = None
         with _ledger() as ledger:
-            records = Records(ledger, actor=user.get_name())
+            admin = LedgerAdmin(ledger, actor=user.get_name())
             while True:
-                found = records.urgent_first(wanted.filter(dag_id), after=place, limit=CSV_PAGE)
+                found = admin.urgent_first(wanted.filter(dag_id), after=place, limit=CSV_PAGE)
                 yield "".join(_csv_line([getattr(row, name) for name in CSV_COLUMNS]) for row in found.rows)
                 place = found.following
                 if place is None:
@@ -200,11 +200,11 @@ def rows_as_csv(user: GetUserDep, dag_id: str, wanted: WantedDep) -> StreamingRe
 def row(request: Request, user: GetUserDep, dag_id: str, namespace: str, row_key: str) -> HTMLResponse:
     """One row's story."""
     with _ledger() as ledger:
-        records = Records(ledger, actor=user.get_name())
-        found = records.row(namespace, row_key)
+        admin = LedgerAdmin(ledger, actor=user.get_name())
+        found = admin.row(namespace, row_key)
         if found is None or found.dag_id != dag_id:
             raise HTTPException(status.HTTP_404_NOT_FOUND, f"the ledger has no such row of {dag_id}")
-        history = records.history(namespace, row_key)
+        history = admin.history(namespace, row_key)
         now = ledger.now()
     is_held = found.lease_expires_at is not None and found.lease_expires_at > now
     return page(
@@ -216,17 +216,19 @@ def row(request: Request, user: GetUserDep, dag_id: str, namespace: str, row_key
         dashboard_url=_dashboard_url(namespace.rpartition("/")[0]),
         actions=[name for name, allowed in ACTIONS_FROM.items() if found.status in allowed and not is_held],
         may_decide=decides(dag_id, user),
-        wanted=Wanted(namespace=namespace, row_key=row_key),
+        wanted=RowQuery(namespace=namespace, row_key=row_key),
     )
 
 
 @router.get("/dags/{dag_id}/decision", dependencies=[SEES_ROWS, DECIDES])
-def decision(request: Request, user: GetUserDep, dag_id: str, action: Action, wanted: WantedDep) -> HTMLResponse:
+def decision(request: Request, user: GetUserDep, dag_id: str, action: Action, wanted: RowQueryDep) -> HTMLResponse:
     """Ask for confirmation: which rows, how many, and what it means."""
     with _ledger() as ledger:
         chosen = wanted.filter(dag_id)
         statuses = tuple(each for each in ACTIONS_FROM[action] if each in chosen.statuses or not chosen.statuses)
-        possible = Records(ledger, actor=user.get_name()).counts(replace(chosen, statuses=statuses)) if statuses else {}
+        possible = (
+            LedgerAdmin(ledger, actor=user.get_name()).counts(replace(chosen, statuses=statuses)) if statuses else {}
+        )
     return page(request, "decision.html", dag_id=dag_id, action=action, wanted=wanted, possible=possible, user=user)
 
 
@@ -236,7 +238,7 @@ def decide(  # noqa: PLR0917 -- FastAPI passes by name
     user: GetUserDep,
     dag_id: str,
     action: Action,
-    wanted: WantedDep,
+    wanted: RowQueryDep,
     session_id: Annotated[str, Form()] = "",
     reason: Annotated[str, Form()] = "",
 ) -> RedirectResponse:
@@ -246,18 +248,18 @@ def decide(  # noqa: PLR0917 -- FastAPI passes by name
         missing = "the session that was found in Halo" if action == "resolve" else "a reason"
         raise HTTPException(status.HTTP_400_BAD_REQUEST, f"to {action} rows, give {missing}")
     with _ledger() as ledger:
-        records = Records(ledger, actor=user.get_name())
+        admin = LedgerAdmin(ledger, actor=user.get_name())
         chosen = wanted.filter(dag_id)
         match action:
             case "requeue":
-                changed = records.requeue(chosen, reason=reason or None)
+                changed = admin.requeue(chosen, reason=reason or None)
             case "resolve":
-                changed = records.resolve(chosen, session_id=session_id, reason=reason or None)
+                changed = admin.resolve(chosen, session_id=session_id, reason=reason or None)
             case "reject":
-                changed = records.reject(chosen, reason=reason)
+                changed = admin.reject(chosen, reason=reason)
     back = "row" if wanted.row_key else "rows"
     query = wanted.query(done=action, changed=changed)
-    return RedirectResponse(address(request.scope["root_path"], dag_id, back, query), status.HTTP_303_SEE_OTHER)
+    return RedirectResponse(url(request.scope["root_path"], dag_id, back, query), status.HTTP_303_SEE_OTHER)
 
 
 @router.get("/assets/{name}")
@@ -269,13 +271,13 @@ def asset(user: GetUserDep, name: str) -> Response:  # noqa: ARG001 -- only for 
     return Response(content, media_type=ASSETS[name])
 
 
-def _found(records: Records, wanted: RowFilter, *, after: UrgentPlace | None) -> UrgentPage:
+def _found(admin: LedgerAdmin, wanted: RowFilter, *, after: UrgencyCursor | None) -> UrgencyPage:
     """The page; a search for a whole row key is answered from an index, however many rows there are."""
     if wanted.search and after is None:
-        exact = records.page(replace(wanted, search=None, row_keys=(wanted.search,)))
+        exact = admin.page(replace(wanted, search=None, row_keys=(wanted.search,)))
         if exact:
-            return UrgentPage(exact, None)
-    return records.urgent_first(wanted, after=after)
+            return UrgencyPage(exact, None)
+    return admin.urgent_first(wanted, after=after)
 
 
 async def _ledger_is_away(request: Request, error: Exception) -> Response:

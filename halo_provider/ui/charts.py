@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from halo_provider.ledger.delivery_records import Delivery
+from halo_provider.ledger.delivery_records import DeliveryRecord
 
 WIDTH = 400  # units of the SVG's own coordinates
 HEIGHT = 96  # of the same
@@ -69,13 +69,13 @@ def share_bar(counts: Mapping[str, int]) -> list[Box]:
     return boxes
 
 
-def fates(deliveries: Sequence[Delivery], *, places: int) -> Chart:
-    """Rows by their fate, the newest delivery on the right; these come with the newest first."""
+def statuses(deliveries: Sequence[DeliveryRecord], *, places: int) -> Chart:
+    """Rows by their status, the newest delivery on the right; these come with the newest first."""
     names = ("delivered", "already_delivered", "duplicate", "not_attempted", "rejected", "failed", "in_doubt")
     return stacked_columns([(_title(each), _values(each, names)) for each in reversed(deliveries)], places=places)
 
 
-def throughput(deliveries: Sequence[Delivery], *, places: int) -> Chart:
+def throughput(deliveries: Sequence[DeliveryRecord], *, places: int) -> Chart:
     """Rows a second."""
     series = [
         (f"{_title(each)}: {each.rows_per_second:,.1f} rows a second", {"throughput": each.rows_per_second})
@@ -84,15 +84,15 @@ def throughput(deliveries: Sequence[Delivery], *, places: int) -> Chart:
     return stacked_columns(series, places=places)
 
 
-def errors(deliveries: Sequence[Delivery], *, places: int) -> Chart:
+def errors(deliveries: Sequence[DeliveryRecord], *, places: int) -> Chart:
     """Rows that got stuck, and answers of 429."""
     names = ("rejected", "failed", "in_doubt", "not_attempted", "refused")
     return stacked_columns([(_title(each), _values(each, names)) for each in reversed(deliveries)], places=places)
 
 
-def _title(delivery: Delivery) -> str:
+def _title(delivery: DeliveryRecord) -> str:
     return f"{delivery.dag_id} · {delivery.started_at:%d %b %H:%M} UTC: {delivery.sentence(ended=True)}"
 
 
-def _values(delivery: Delivery, names: Sequence[str]) -> dict[str, float]:
+def _values(delivery: DeliveryRecord, names: Sequence[str]) -> dict[str, float]:
     return {name: getattr(delivery, name) for name in names}

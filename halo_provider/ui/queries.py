@@ -5,26 +5,26 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
-from halo_provider.ledger.admin import Place, RowFilter, UrgentPlace
-from halo_provider.ledger.statuses import Status
+from halo_provider.ledger.admin import RowCursor, RowFilter, UrgencyCursor
+from halo_provider.ledger.statuses import LedgerStatus
 
 NOT_MAPPED = -1  # the map index of a task that is not mapped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class RowQuery:
     """Rows of one DAG; what is empty does not narrow them. The names are those of the address's query."""
 
     run_id: str = ""
     task_id: str = ""
     map_index: str = ""
-    status: Status | Literal[""] = ""
+    status: LedgerStatus | Literal[""] = ""
     search: str = ""
     namespace: str = ""
     row_key: str = ""
 
     @property
-    def map_place(self) -> int | None:
+    def map_index_number(self) -> int | None:
         """The map index as a number. Airflow leaves ``{MAP_INDEX}`` as it stands where a task is not mapped."""
         if not self.map_index:
             return None
@@ -33,9 +33,9 @@ class Wanted:
     def filter(self, dag_id: str) -> RowFilter:
         """The same for the ledger, within the DAG that the reader's permission was checked for."""
         search = self.search.strip()
-        return replace(self.place(dag_id), statuses=(self.status,) if self.status else (), search=search or None)
+        return replace(self.scope(dag_id), statuses=(self.status,) if self.status else (), search=search or None)
 
-    def place(self, dag_id: str) -> RowFilter:
+    def scope(self, dag_id: str) -> RowFilter:
         """The DAG, run, task instance or row alone, whatever the status."""
         return RowFilter(
             namespace=self.namespace or None,
@@ -43,7 +43,7 @@ class Wanted:
             dag_ids=(dag_id,),
             run_id=self.run_id or None,
             task_id=self.task_id or None,
-            map_index=self.map_place,
+            map_index=self.map_index_number,
         )
 
     def query(self, **changes: Any) -> dict[str, Any]:
@@ -52,30 +52,30 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class After:
+class PageCursor:
     """Where the page before ended."""
 
-    after_status: Status | Literal[""] = ""
+    after_status: LedgerStatus | Literal[""] = ""
     after_namespace: str = ""
     after_key: str = ""
 
     @property
-    def place(self) -> UrgentPlace | None:
+    def cursor(self) -> UrgencyCursor | None:
         """The same for the ledger; none on the first page."""
         if not self.after_status:
             return None
-        return UrgentPlace(self.after_status, Place(self.after_namespace, self.after_key))
+        return UrgencyCursor(self.after_status, RowCursor(self.after_namespace, self.after_key))
 
 
-def following_page(after: UrgentPlace) -> dict[str, str]:
-    """The query's parts for the page that begins behind this place."""
+def following_page(after: UrgencyCursor) -> dict[str, str]:
+    """The query's parts for the page that begins behind this cursor."""
     return {
         "after_status": after.status,
-        "after_namespace": after.place.namespace,
-        "after_key": after.place.row_key,
+        "after_namespace": after.row.namespace,
+        "after_key": after.row.row_key,
     }
 
 
-def address(root: str, dag_id: str, page: str, query: Mapping[str, Any]) -> str:
+def url(root: str, dag_id: str, page: str, query: Mapping[str, Any]) -> str:
     """One of a DAG's pages; `root` is where Airflow mounted them."""
     return f"{root}/dags/{quote(dag_id, safe='')}/{page}?{urlencode(query)}"

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from halo_provider.ledger.delivery_records import duration
 from halo_provider.ui import charts
-from halo_provider.ui.queries import address
+from halo_provider.ui.queries import url
 
 
 def page(request: Request, template: str, code: int = status.HTTP_200_OK, **values: Any) -> HTMLResponse:
@@ -19,7 +19,7 @@ def page(request: Request, template: str, code: int = status.HTTP_200_OK, **valu
     root = request.scope["root_path"]
 
     def link(dag_id: str, name: str, query: Mapping[str, Any]) -> str:
-        return address(root, dag_id, name, query)
+        return url(root, dag_id, name, query)
 
     html = (
         _environment()
@@ -40,9 +40,9 @@ def _environment() -> Environment:
     )
     environment.filters["words"] = lambda name: str(name).replace("_", " ")
     environment.filters["number"] = lambda value: f"{value:,}"
-    environment.filters["moment"] = _moment
+    environment.filters["timestamp"] = _timestamp
     return environment
 
 
-def _moment(value: datetime | None) -> str:
+def _timestamp(value: datetime | None) -> str:
     return f"{value:%Y-%m-%d %H:%M:%S} UTC" if value is not None else ""

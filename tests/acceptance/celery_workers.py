@@ -28,7 +28,7 @@ from sqlalchemy import URL, func, select
 
 from halo_provider import demo
 from halo_provider.ledger.ledger import Ledger
-from halo_provider.ledger.statuses import Status
+from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import events, submissions
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, serving
 from halo_provider.sources.shards import Shard
@@ -53,7 +53,7 @@ from halo_provider.ledger.ledger import Ledger
 from halo_provider.operators.halo import HaloTicketOperator
 from halo_provider.submission import Submission, User
 
-Ledger.claimant.__kwdefaults__["lease"] = {LEASE}
+Ledger.lease_holder.__kwdefaults__["lease"] = {LEASE}
 
 
 def tickets(**options):
@@ -78,7 +78,7 @@ with DAG("paced", schedule=None):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class DeliveryRecord:
     """What became of one source's rows. `seconds` are those from the first chat to the last."""
 
     rows: int
@@ -165,7 +165,7 @@ class Site:
             timeout=demo.START_TIMEOUT,
         )
 
-    def deliver(self, rows: int, *, dag_id: str = "sharded", killing: str | None = None) -> Delivery:
+    def deliver(self, rows: int, *, dag_id: str = "sharded", killing: str | None = None) -> DeliveryRecord:
         """Deliver so many new rows; in the middle, kill a worker."""
         name = uuid.uuid4().hex[:6]
         path = self._home.path / f"{name}.csv"
@@ -189,12 +189,12 @@ class Site:
             timeout=PATIENCE,
         )
         ours = events.c.row_key.startswith(f"{name}-")
-        in_doubt = select(events.c.row_key).where(ours, events.c.event == Status.IN_DOUBT)
+        in_doubt = select(events.c.row_key).where(ours, events.c.event == LedgerStatus.IN_DOUBT)
         statuses = select(submissions.c.status).where(submissions.c.row_key.startswith(f"{name}-"))
         tasks = self._airflow.tasks(run)
         chats = [(chat.user_id or "", chat.started) for chat in self._halo.chats]
         starts = [started for _, started in chats]
-        return Delivery(
+        return DeliveryRecord(
             rows=rows,
             state=self._airflow.state(run),
             seconds=max(starts) - min(starts),
@@ -219,7 +219,7 @@ class Site:
         processes = {process.pid for process in self._workers[name]._session_members()}
         delivered = (
             select(func.count())
-            .where(submissions.c.run_id == run.run_id, submissions.c.status == Status.DELIVERED)
+            .where(submissions.c.run_id == run.run_id, submissions.c.status == LedgerStatus.DELIVERED)
             .where(
                 submissions.c.map_index.in_(
                     [task["map_index"] for task in tasks if task["state"] == "running" and task["pid"] in processes]
@@ -288,7 +288,7 @@ HEADER = ("workers", "run", "rows", "with Halo", "once in doubt", "sent twice", 
           "seconds", "rows/s", "tries of the shards", "CPU busy")  # fmt: skip
 
 
-def _line(name: str, delivery: Delivery) -> tuple[object, ...]:
+def _line(name: str, delivery: DeliveryRecord) -> tuple[object, ...]:
     """A line of the table under HEADER."""
     return (
         name,

@@ -1,7 +1,7 @@
 """A delivering process that kills itself, by SIGKILL, at a named point of a delivery.
 
 `Worker` starts it from a fork server, which has everything imported already, and waits for its report or its death.
-Nothing in the product knows about this: the claimant and the client are wrapped.
+Nothing in the product knows about this: the lease holder and the client are wrapped.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ import psutil
 import halo_provider.delivery.delivery
 from halo_provider.client.client import HaloClient
 from halo_provider.delivery.delivery import deliver
-from halo_provider.ledger.ledger import Attempt, Claimant, Commit, Ledger, OnInDoubt, Settlement
-from halo_provider.ledger.statuses import Status
+from halo_provider.ledger.ledger import Commit, LeaseHolder, Ledger, OnInDoubt, Settlement, TaskInstanceRef
+from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.models import Chat, ChatAnswer
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY
 from halo_provider.sources.lists import ListSource
@@ -78,11 +78,11 @@ class _Death:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class MortalClaimant(Claimant):
-    """A claimant that dies around its commits."""
+class MortalClaimant(LeaseHolder):
+    """A lease holder that dies around its commits."""
 
     def __init__(self, ledger: Ledger, task: Task) -> None:
-        super().__init__(ledger, NAMESPACE, attempt=Attempt(), lease=task.lease)
+        super().__init__(ledger, NAMESPACE, task_instance=TaskInstanceRef(), lease=task.lease)
         self._death = _Death(task)
         self._rows_intended = 0
         self._rows_settled = 0
@@ -90,7 +90,7 @@ class MortalClaimant(Claimant):
     def commit(self, *, settlements: Sequence[Settlement] = (), intents: Sequence[str] = ()) -> Commit:
         """Commit, if it lives to."""
         self._rows_intended += len(intents)
-        self._rows_settled += sum(settlement.status is Status.DELIVERED for settlement in settlements)
+        self._rows_settled += sum(settlement.status is LedgerStatus.DELIVERED for settlement in settlements)
         if intents:
             self._death.comes(Point.BEFORE_INTENT, self._rows_intended)
         if settlements:
@@ -176,7 +176,7 @@ def _work(task: Task, report: Connection) -> None:
     halo_provider.delivery.delivery.LEASE_MARGIN = LEASE_MARGIN
     halo_provider.delivery.delivery.CLAIM_POLL = POLL
     halo_provider.delivery.delivery.LEDGER_POLL = POLL
-    halo_provider.delivery.delivery.LEDGER_PATIENCE = task.ledger_patience
+    halo_provider.delivery.delivery.LEDGER_TIMEOUT = task.ledger_patience
     report.send(asyncio.run(_deliver(task)))
 
 
@@ -188,7 +188,7 @@ async def _deliver(task: Task) -> dict[str, Any]:
                 ListSource(notes(task.rows)),
                 submission=NOTE,
                 client=client,
-                claimant=MortalClaimant(ledger, task),
+                lease_holder=MortalClaimant(ledger, task),
                 batch_size=task.batch_size,
                 concurrency=task.concurrency,
                 on_in_doubt=task.on_in_doubt,

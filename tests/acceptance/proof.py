@@ -24,9 +24,9 @@ import psutil
 from sqlalchemy import Connection, create_engine, make_url, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from halo_provider.ledger.admin import Records, RowFilter
+from halo_provider.ledger.admin import LedgerAdmin, RowFilter
 from halo_provider.ledger.ledger import Ledger, OnInDoubt
-from halo_provider.ledger.statuses import Status
+from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import events
 from halo_provider.simulator import Fault, Simulator, serving
 from tests.acceptance.crash_worker import CONCURRENCY, Point, Task, Worker
@@ -99,7 +99,7 @@ class Stage:
         self.in_flight |= {
             key
             for key, row in rows_in(self.ledger).items()
-            if row["status"] == Status.IN_FLIGHT and f":{dead.pid}:" in row["owner"]
+            if row["status"] == LedgerStatus.IN_FLIGHT and f":{dead.pid}:" in row["owner"]
         }
 
     def run(self) -> None:
@@ -108,31 +108,31 @@ class Stage:
 
     def doubted(self) -> set[str]:
         """The rows whose history tells of doubt."""
-        told = select(events.c.row_key).where(events.c.event == Status.IN_DOUBT)
+        told = select(events.c.row_key).where(events.c.event == LedgerStatus.IN_DOUBT)
         return set(self.ledger.transaction(lambda db: db.scalars(told).all()))
 
     def settle_by_hand(self) -> None:
         """Do what a person would for rows held back: look them up in Halo, resolve or requeue them."""
         accepted = self.accepted()
-        records = Records(self.ledger, actor="proof")
+        admin = LedgerAdmin(self.ledger, actor="proof")
         for key, row in rows_in(self.ledger).items():
-            if row["status"] == Status.IN_DOUBT:
+            if row["status"] == LedgerStatus.IN_DOUBT:
                 wanted = RowFilter(namespace=NAMESPACE, row_keys=(key,))
                 if accepted[key]:
-                    records.resolve(wanted, session_id="sess_found_in_halo")
+                    admin.resolve(wanted, session_id="sess_found_in_halo")
                 else:
-                    records.requeue(wanted)
+                    admin.requeue(wanted)
 
     def lost(self, *, at_the_end: bool) -> set[str]:
-        """The rows whose fate the ledger has wrong; at the end also those that Halo neither has nor rejected."""
+        """The rows whose status the ledger has wrong; at the end also those that Halo neither has nor rejected."""
         accepted, known = self.accepted(), rows_in(self.ledger)
         lost = set()
         for key in map(str, range(self.task.rows)):
             status = known[key]["status"] if key in known else None
             if accepted[key]:
-                right = status == Status.DELIVERED or (status == Status.IN_DOUBT and not at_the_end)
+                right = status == LedgerStatus.DELIVERED or (status == LedgerStatus.IN_DOUBT and not at_the_end)
             else:
-                right = status == Status.REJECTED if at_the_end else status != Status.DELIVERED
+                right = status == LedgerStatus.REJECTED if at_the_end else status != LedgerStatus.DELIVERED
             if not right:
                 lost.add(key)
         return lost

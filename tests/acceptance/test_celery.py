@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from halo_provider.ledger.statuses import Status
+from halo_provider.ledger.statuses import LedgerStatus
 from tests.acceptance.celery_workers import (
     CONCURRENCY,
     POOL_SLOTS,
     REQUESTS_PER_SECOND,
     SHARDS,
     SLOTS,
-    Delivery,
+    DeliveryRecord,
     site,
 )
 
@@ -26,8 +26,8 @@ PACED_ROWS = 96
 class Story:
     """What happened, in this order."""
 
-    paced: Delivery
-    survived: Delivery
+    paced: DeliveryRecord
+    survived: DeliveryRecord
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +55,14 @@ def test_requests_per_second_are_kept_by_all_shards_together(story: Story) -> No
 
 def test_paced_shards_send_each_row_once(story: Story) -> None:
     """Nothing is in doubt, and nothing sent twice, where nobody dies."""
-    assert (story.paced.state, story.paced.statuses) == ("success", {Status.DELIVERED: PACED_ROWS})
+    assert (story.paced.state, story.paced.statuses) == ("success", {LedgerStatus.DELIVERED: PACED_ROWS})
     assert story.paced.accepted.total() == len(story.paced.accepted) == PACED_ROWS
     assert story.paced.doubted == set()
 
 
 def test_every_row_is_delivered_though_a_worker_dies(story: Story) -> None:
     """The run is green in the end, Halo has every row, and the ledger knows it."""
-    assert (story.survived.state, story.survived.statuses) == ("success", {Status.DELIVERED: ROWS})
+    assert (story.survived.state, story.survived.statuses) == ("success", {LedgerStatus.DELIVERED: ROWS})
     assert len(story.survived.accepted) == ROWS
 
 

@@ -114,7 +114,7 @@ def test_second_demo_sends_nothing(demos: Demos) -> None:
 
 @pytest.mark.parametrize(("demo", "status"), [("first", "delivered"), ("second", "already_delivered")])
 def test_counts_of_both_runs_balance(demos: Demos, demo: str, status: str) -> None:
-    """Every row read has one fate, and the demo prints the proof."""
+    """Every row read has one status, and the demo prints the proof."""
     nothing = dict.fromkeys(COUNTS, 0)
     counts = _counts(getattr(demos, demo).stdout)
     assert len(counts) == 2 + BACKFILL

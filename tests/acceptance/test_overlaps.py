@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from halo_provider.ledger.ledger import Ledger
-from halo_provider.ledger.statuses import Status
+from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.simulator import Simulator, serving
 from tests.acceptance.crash_worker import Task, Worker
 from tests.acceptance.proof import ledger_place, two_workers
@@ -61,4 +61,4 @@ def test_successor_waits_for_the_lease_of_a_worker_that_still_sends() -> None:
             statuses = Counter(row["status"] for row in rows_in(ledger).values())
 
     assert (slow_report["delivered"], report["already_delivered"], report["requests"]) == (16, 16, 0)
-    assert statuses == {Status.DELIVERED: 16}
+    assert statuses == {LedgerStatus.DELIVERED: 16}

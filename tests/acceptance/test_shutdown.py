@@ -14,9 +14,9 @@ import pytest
 
 from halo_provider import demo
 from halo_provider.demo import AirflowApi, Home, Processes, Progress, Run, start_airflow
-from halo_provider.ledger.admin import Records, RowFilter
+from halo_provider.ledger.admin import LedgerAdmin, RowFilter
 from halo_provider.ledger.ledger import Ledger
-from halo_provider.ledger.statuses import Status
+from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.simulator import Fault, Simulator, serving
 
 pytestmark = pytest.mark.acceptance
@@ -66,10 +66,10 @@ class Stage:
         """The first result that is not None."""
         return self.processes.wait(ready, stage=stage, timeout=PATIENCE)
 
-    def statuses(self, submission: str) -> dict[Status, int]:
+    def statuses(self, submission: str) -> dict[LedgerStatus, int]:
         """How many rows the ledger has of each status."""
         with closing(Ledger.at_path(self.ledger)) as ledger:
-            return Records(ledger, actor="test").counts(RowFilter(namespace=f"halo_default/{submission}"))
+            return LedgerAdmin(ledger, actor="test").counts(RowFilter(namespace=f"halo_default/{submission}"))
 
     def accepted(self, submission: str) -> Counter[str]:
         """How often Halo took each row."""
@@ -82,7 +82,7 @@ class Stage:
         run = self.airflow.trigger(submission)
         self.wait(lambda: self.accepted(submission).total() >= 2 * CONCURRENCY or None, f"{submission} sends")
         with closing(Ledger.at_path(self.ledger)) as ledger:
-            row = Records(ledger, actor="test").row(f"halo_default/{submission}", "0")
+            row = LedgerAdmin(ledger, actor="test").row(f"halo_default/{submission}", "0")
         _, process_id, _ = row.owner.split(":")
         return run, psutil.Process(int(process_id))
 
@@ -93,8 +93,8 @@ class Stage:
         """
         began = time.monotonic()
         with closing(Ledger.at_path(self.ledger)) as ledger:
-            records, wanted = Records(ledger, actor="test"), RowFilter(namespace=f"halo_default/{run.dag_id}")
-            while any(str(process.pid) in row.owner and row.lease_expires_at for row in records.page(wanted)):
+            admin, wanted = LedgerAdmin(ledger, actor="test"), RowFilter(namespace=f"halo_default/{run.dag_id}")
+            while any(str(process.pid) in row.owner and row.lease_expires_at for row in admin.page(wanted)):
                 assert time.monotonic() < began + PATIENCE
                 time.sleep(0.02)
             seconds = time.monotonic() - began
@@ -168,9 +168,9 @@ def test_task_marked_as_failed_stops_in_time_and_leaves_nothing_in_flight(stage:
     summary = stage.send_the_rest(run)
 
     assert seconds < STOP_LIMIT
-    assert statuses[Status.IN_DOUBT] == 1
-    assert Status.IN_FLIGHT not in statuses
-    assert statuses[Status.DELIVERED] == accepted.total() - 1
+    assert statuses[LedgerStatus.IN_DOUBT] == 1
+    assert LedgerStatus.IN_FLIGHT not in statuses
+    assert statuses[LedgerStatus.DELIVERED] == accepted.total() - 1
     assert (summary["delivered"], summary["already_delivered"]) == (ROWS - accepted.total() + 1, accepted.total() - 1)
     assert stage.accepted("marked_failed") == Counter(map(str, range(ROWS))) + Counter("1")
 
@@ -188,7 +188,7 @@ def test_cleared_task_stops_in_time_and_its_next_try_sends_the_rest(stage: Stage
     assert seconds < STOP_LIMIT
     assert summary["delivered"] + summary["already_delivered"] == ROWS
     assert summary["already_delivered"] >= 2 * CONCURRENCY - CONCURRENCY
-    assert stage.statuses("cleared") == {Status.DELIVERED: ROWS}
+    assert stage.statuses("cleared") == {LedgerStatus.DELIVERED: ROWS}
     assert stage.accepted("cleared") == Counter(map(str, range(ROWS)))
 
 
@@ -208,8 +208,8 @@ def test_task_whose_time_is_over_tells_its_counts_and_leaves_nothing_in_flight(s
 
     assert seconds < EXECUTION_TIMEOUT + STOP_LIMIT
     assert summary["read"] == ROWS == sum(summary[count] for count in demo.COUNTS)
-    assert summary["delivered"] == statuses[Status.DELIVERED] == accepted.total() - 1
-    assert summary["in_doubt"] == statuses[Status.IN_DOUBT] == 1
-    assert Status.IN_FLIGHT not in statuses
+    assert summary["delivered"] == statuses[LedgerStatus.DELIVERED] == accepted.total() - 1
+    assert summary["in_doubt"] == statuses[LedgerStatus.IN_DOUBT] == 1
+    assert LedgerStatus.IN_FLIGHT not in statuses
     assert (rest["already_delivered"], rest["delivered"]) == (summary["delivered"], ROWS - summary["delivered"])
     assert stage.accepted("timed_out") == Counter(map(str, range(ROWS))) + Counter("1")

@@ -22,7 +22,7 @@ from statistics import median
 
 from sqlalchemy import create_engine
 
-from halo_provider.ledger.statuses import Fate
+from halo_provider.ledger.statuses import RowStatus
 from halo_provider.sources.sql import SqlSource
 from tests.benchmarks import chart, mapped_tasks
 from tests.benchmarks.contenders import (
@@ -148,7 +148,7 @@ class Bench:
             url,
             in_flight=DEFAULT_IN_FLIGHT,
             ledger_path=ledger,
-            fate=Fate.ALREADY_DELIVERED,
+            status=RowStatus.ALREADY_DELIVERED,
         )
         return median(again().rows_per_second for _ in range(3))
 

@@ -13,9 +13,9 @@ from contextlib import closing
 
 from sqlalchemy import text
 
-from halo_provider.ledger.admin import Place, Records, RowFilter
-from halo_provider.ledger.ledger import Attempt, Candidate, Claimant, Ledger, Settlement, submissions
-from halo_provider.ledger.statuses import Status
+from halo_provider.ledger.admin import LedgerAdmin, RowCursor, RowFilter
+from halo_provider.ledger.ledger import Candidate, LeaseHolder, Ledger, Settlement, TaskInstanceRef, submissions
+from halo_provider.ledger.statuses import LedgerStatus
 
 NAMESPACE = "halo_default/application"
 RUN_ROWS = 10_000  # of each earlier run
@@ -33,7 +33,7 @@ def fill(ledger: Ledger, rows: int) -> None:
             {
                 "namespace": NAMESPACE,
                 "row_key": key_of(number),
-                "status": Status.IN_DOUBT if number % 1000 == 0 else Status.DELIVERED,
+                "status": LedgerStatus.IN_DOUBT if number % 1000 == 0 else LedgerStatus.DELIVERED,
                 "user_id": f"user-{number}",
                 "session_id": f"sess_{number:012}",
                 "payload_hash": "a" * 64,
@@ -73,38 +73,42 @@ def timed(name: str, work: Callable[[], object], *, per: int = 1, rounds: int = 
 def measure(ledger: Ledger, rows: int) -> None:
     """Measure what a delivery and the pages ask of the ledger."""
     chance = random.Random(1)
-    records = Records(ledger, actor="bench")
-    claimant = ledger.claimant(NAMESPACE, attempt=Attempt(dag_id="applications_0", run_id="bench"))
+    admin = LedgerAdmin(ledger, actor="bench")
+    lease_holder = ledger.lease_holder(
+        NAMESPACE, task_instance=TaskInstanceRef(dag_id="applications_0", run_id="bench")
+    )
     new = iter(range(10**9))
 
     def claim_delivered() -> None:
-        claim(claimant, [key_of(number) for number in chance.sample(range(1, rows, 2), BATCH)])
+        claim(lease_holder, [key_of(number) for number in chance.sample(range(1, rows, 2), BATCH)])
 
     def deliver_new() -> None:
         keys = [f"new {next(new):010}" for _ in range(BATCH)]
-        claim(claimant, keys)
+        claim(lease_holder, keys)
         for first in range(0, BATCH, COMMIT):
             some = keys[first : first + COMMIT]
-            claimant.commit(intents=some)
-            claimant.commit(
-                settlements=[Settlement(row_key=key, status=Status.DELIVERED, session_id="sess_1") for key in some]
+            lease_holder.commit(intents=some)
+            lease_holder.commit(
+                settlements=[
+                    Settlement(row_key=key, status=LedgerStatus.DELIVERED, session_id="sess_1") for key in some
+                ]
             )
 
     everything = RowFilter(namespace=NAMESPACE)
-    run = RowFilter(dag_ids=("applications_1",), run_id="scheduled__1", statuses=(Status.DELIVERED,))
+    run = RowFilter(dag_ids=("applications_1",), run_id="scheduled__1", statuses=(LedgerStatus.DELIVERED,))
     timed(f"claim {BATCH} rows that are delivered", claim_delivered, per=BATCH)
     timed(f"claim, intend and settle {BATCH} new rows", deliver_new, per=BATCH)
-    timed("page of rows in doubt", lambda: records.page(RowFilter(statuses=(Status.IN_DOUBT,))))
-    timed("page of a run's rows", lambda: records.page(run))
-    timed("first page of all rows", lambda: records.page(everything))
-    timed("page in the middle", lambda: records.page(everything, after=Place(NAMESPACE, f"{2**31:010}")))
-    timed("counts of everything", lambda: records.counts(everything), rounds=3)
-    timed("requeue one row", lambda: records.requeue(RowFilter(namespace=NAMESPACE, row_keys=(key_of(0),))))
+    timed("page of rows in doubt", lambda: admin.page(RowFilter(statuses=(LedgerStatus.IN_DOUBT,))))
+    timed("page of a run's rows", lambda: admin.page(run))
+    timed("first page of all rows", lambda: admin.page(everything))
+    timed("page in the middle", lambda: admin.page(everything, after=RowCursor(NAMESPACE, f"{2**31:010}")))
+    timed("counts of everything", lambda: admin.counts(everything), rounds=3)
+    timed("requeue one row", lambda: admin.requeue(RowFilter(namespace=NAMESPACE, row_keys=(key_of(0),))))
 
 
-def claim(claimant: Claimant, keys: list[str]) -> None:
+def claim(lease_holder: LeaseHolder, keys: list[str]) -> None:
     """Claim a batch."""
-    claimant.claim([Candidate(row_key=key, payload_hash="a" * 64) for key in keys], on_in_doubt="resend")
+    lease_holder.claim([Candidate(row_key=key, payload_hash="a" * 64) for key in keys], on_in_doubt="resend")
 
 
 def main() -> None:

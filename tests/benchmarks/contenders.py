@@ -22,8 +22,8 @@ from halo_provider.delivery.delivery import deliver
 from halo_provider.delivery.identify import identify
 from halo_provider.delivery.report import Outcome, SessionIds
 from halo_provider.delivery.results import CsvResults
-from halo_provider.ledger.ledger import Attempt, Ledger
-from halo_provider.ledger.statuses import Fate
+from halo_provider.ledger.ledger import Ledger, TaskInstanceRef
+from halo_provider.ledger.statuses import RowStatus
 from halo_provider.sources.csv_file import CsvOptions, CsvSource
 from halo_provider.sources.rows import Source
 from halo_provider.submission import Company, Entry, Submission, User
@@ -151,9 +151,9 @@ def halo(
     in_flight: int,
     ledger_path: Path,
     source: Source | None = None,
-    fate: Fate = Fate.DELIVERED,
+    status: RowStatus = RowStatus.DELIVERED,
 ) -> Measured:
-    """The provider: everything that HaloTicketOperator does about rows, at the end of which all have this fate."""
+    """The provider: everything that HaloTicketOperator does about rows, at the end of which all have this status."""
     results_path = ledger_path.with_suffix(".csv")
     session_ids = SessionIds(XCOM_LIMIT)
 
@@ -171,15 +171,16 @@ def halo(
                     source or applications.source(),
                     submission=APPLICATION,
                     client=client,
-                    claimant=ledger.claimant(
-                        "halo_default/application", attempt=Attempt(dag_id="benchmark", run_id="run", task_id="tickets")
+                    lease_holder=ledger.lease_holder(
+                        "halo_default/application",
+                        task_instance=TaskInstanceRef(dag_id="benchmark", run_id="run", task_id="tickets"),
                     ),
                     concurrency=in_flight,
                     on_outcome=on_outcome,
                 )
             results.close()
             measured = stopwatch.measured(applications.rows)
-        assert report.counts[fate] == applications.rows, report
+        assert report.counts[status] == applications.rows, report
         return measured
 
     return asyncio.run(run())

@@ -12,8 +12,8 @@ from halo_provider.client.client import HaloClient
 from halo_provider.delivery.delivery import deliver
 from halo_provider.delivery.pace import Backoff
 from halo_provider.delivery.report import DeliveryReport, Outcome
-from halo_provider.ledger.ledger import LEASE, Attempt, Claimant, Ledger, submissions
-from halo_provider.ledger.statuses import Fate
+from halo_provider.ledger.ledger import LEASE, LeaseHolder, Ledger, TaskInstanceRef, submissions
+from halo_provider.ledger.statuses import RowStatus
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY
 from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rows import Source
@@ -56,10 +56,10 @@ class Run:
     outcomes: list[Outcome]
 
     @property
-    def counts(self) -> dict[Fate, int]:
+    def counts(self) -> dict[RowStatus, int]:
         """The fates that occurred. They add up, and the outcomes told one by one are the same."""
         self.report.summary()
-        assert Counter(outcome.fate for outcome in self.outcomes) == +self.report.counts
+        assert Counter(outcome.status for outcome in self.outcomes) == +self.report.counts
         return dict(+self.report.counts)
 
     def of(self, row_key: str) -> Outcome:
@@ -76,9 +76,9 @@ class Deliveries:
     ledger: Ledger
     outcomes: list[Outcome] = field(default_factory=list)
 
-    def claimant(self, *, lease: float = LEASE) -> Claimant:
+    def lease_holder(self, *, lease: float = LEASE) -> LeaseHolder:
         """A new owner of claims."""
-        return self.ledger.claimant(NAMESPACE, attempt=Attempt(), lease=lease)
+        return self.ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef(), lease=lease)
 
     def client(self, *, timeout: float = 10.0) -> HaloClient:
         """A client of this Halo whose attempts last so many seconds at most."""
@@ -92,7 +92,12 @@ class Deliveries:
             outcomes.append(outcome)
             self.outcomes.append(outcome)
 
-        defaults = {"claimant": self.claimant(), "submission": NOTE, "backoff": AT_ONCE, "on_outcome": on_outcome}
+        defaults = {
+            "lease_holder": self.lease_holder(),
+            "submission": NOTE,
+            "backoff": AT_ONCE,
+            "on_outcome": on_outcome,
+        }
         source = ListSource(rows) if isinstance(rows, Sequence) else rows
         async with self.client(timeout=timeout) as client:
             report = await deliver(source, **{"client": client, **defaults, **options})

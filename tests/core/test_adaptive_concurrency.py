@@ -11,7 +11,7 @@ import pytest
 from halo_provider.delivery.pace import Pacer
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import HaloCallError, HaloRateLimitError, HaloServerError
-from tests.core.test_pacing import clock, virtual
+from tests.core.test_pace import clock, virtual
 
 CONCURRENCY = 64
 REFUSAL_TIME = 0.02  # seconds until a refusal comes

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from halo_provider.cli import main
-from halo_provider.ledger.admin import Records
+from halo_provider.ledger.admin import LedgerAdmin
 from halo_provider.ledger.ledger import Ledger
-from halo_provider.ledger.statuses import Fate, Status
+from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.simulator import Fault, Simulator
 from halo_provider.sources.csv_file import CsvOptions, CsvSource
 from halo_provider.sources.rejects import RejectsFile
@@ -106,7 +106,7 @@ def test_resolved_row_is_never_sent_again(
     run = deliveries.run(notes(3))
 
     assert (code, halo_ledger.said) == (0, "1 rows resolved\n")
-    assert run.counts == {Fate.ALREADY_DELIVERED: 3}
+    assert run.counts == {RowStatus.ALREADY_DELIVERED: 3}
     assert run.of("1").session_id == "sess_found"
 
 
@@ -118,7 +118,7 @@ def test_requeued_row_is_sent_by_the_next_run(
     run = deliveries.run(notes(3), on_in_doubt="hold")
 
     assert (code, halo_ledger.said) == (0, "1 rows requeued\n")
-    assert run.counts == {Fate.ALREADY_DELIVERED: 2, Fate.DELIVERED: 1}
+    assert run.counts == {RowStatus.ALREADY_DELIVERED: 2, RowStatus.DELIVERED: 1}
 
 
 def test_prune_forgets_rows_older_than_so_many_days(
@@ -185,7 +185,7 @@ def test_actor_is_whoever_is_logged_in_or_the_number_of_who_has_no_name(
 
     assert main(["--url", sqlite_ledger_url, "requeue", "--namespace", NAMESPACE, "1"]) == 0
 
-    history = Records(ledger, actor="").history(NAMESPACE, "1")
+    history = LedgerAdmin(ledger, actor="").history(NAMESPACE, "1")
     assert history[-1].actor == f"uid {os.getuid()}"
 
 
@@ -209,7 +209,7 @@ def test_repaired_rejects_are_sent_under_the_same_keys(deliveries: Deliveries, h
         file = RejectsFile(stream, columns=["id", "user", "text"], options=CsvOptions())
         first = deliveries.run(rows)
         for outcome in first.outcomes:
-            if outcome.fate is Fate.REJECTED and outcome.error is not None:
+            if outcome.status is RowStatus.REJECTED and outcome.error is not None:
                 file.write(outcome.row, outcome.error)
         file.close()
     repaired = rejects.read_text(encoding="utf-8").replace("b,user-b,,", "b,user-b,Hello.,").replace("x" * 11_000, "x")
@@ -219,8 +219,8 @@ def test_repaired_rejects_are_sent_under_the_same_keys(deliveries: Deliveries, h
     second = deliveries.run(source)
     third = deliveries.run([note("a"), note("b", text="Hello."), note("c", text="x")])
 
-    assert first.counts == {Fate.DELIVERED: 1, Fate.REJECTED: 2}
-    assert second.counts == {Fate.DELIVERED: 2}
-    assert third.counts == {Fate.ALREADY_DELIVERED: 3}
+    assert first.counts == {RowStatus.DELIVERED: 1, RowStatus.REJECTED: 2}
+    assert second.counts == {RowStatus.DELIVERED: 2}
+    assert third.counts == {RowStatus.ALREADY_DELIVERED: 3}
     assert sorted(chat.message for chat in halo.chats) == ["Hello.", "Thank you.", "x"]
-    assert deliveries.statuses() == dict.fromkeys("abc", Status.DELIVERED)
+    assert deliveries.statuses() == dict.fromkeys("abc", LedgerStatus.DELIVERED)

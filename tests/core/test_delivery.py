@@ -11,7 +11,7 @@ import halo_provider.delivery.delivery
 from halo_provider.delivery.report import DeliveryReport
 from halo_provider.exceptions import AccountingError, RowError, SourceError
 from halo_provider.ledger.ledger import submissions
-from halo_provider.ledger.statuses import Fate, Status
+from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.models import Chat, ChatAnswer
 from halo_provider.simulator import Fault, Simulator
 from halo_provider.sources.lists import ListSource
@@ -32,7 +32,7 @@ def test_every_row_becomes_one_chat(halo: Simulator, deliveries: Deliveries) -> 
 
     run = deliveries.run(notes(30), submission=submission)
 
-    assert run.counts == {Fate.DELIVERED: 30}
+    assert run.counts == {RowStatus.DELIVERED: 30}
     assert sorted((chat.user_id, chat.message) for chat in halo.chats) == sorted(
         (f"user-{number}", f"Note {number}.") for number in range(30)
     )
@@ -48,7 +48,11 @@ def test_ledger_knows_what_was_delivered(halo: Simulator, deliveries: Deliveries
 
     row = rows_in(deliveries.ledger)["a"]
     (chat,) = halo.chats
-    assert (row["status"], row["session_id"], row["agent_id"]) == (Status.DELIVERED, chat.session_id, chat.agent_id)
+    assert (row["status"], row["session_id"], row["agent_id"]) == (
+        LedgerStatus.DELIVERED,
+        chat.session_id,
+        chat.agent_id,
+    )
     assert (row["reply"], row["response"]) == (chat.reply, {"message_id": chat.message_id})
     assert (row["attempts"], row["user_id"], row["error"], row["lease_expires_at"]) == (1, "user-a", None, None)
     assert "private" not in str(row)
@@ -60,7 +64,7 @@ def test_second_run_sends_nothing(halo: Simulator, deliveries: Deliveries) -> No
 
     second = deliveries.run(notes(10))
 
-    assert second.counts == {Fate.ALREADY_DELIVERED: 10}
+    assert second.counts == {RowStatus.ALREADY_DELIVERED: 10}
     assert (second.report.requests, len(halo.requests)) == (0, 10)
     assert {one.row_key: one.session_id for one in second.outcomes} == {
         one.row_key: one.session_id for one in first.outcomes
@@ -73,7 +77,7 @@ def test_new_rows_of_a_grown_source_are_sent(halo: Simulator, deliveries: Delive
 
     run = deliveries.run(notes(5))
 
-    assert run.counts == {Fate.ALREADY_DELIVERED: 3, Fate.DELIVERED: 2}
+    assert run.counts == {RowStatus.ALREADY_DELIVERED: 3, RowStatus.DELIVERED: 2}
     assert len(halo.chats) == 5
 
 
@@ -85,8 +89,8 @@ def test_first_of_several_rows_with_a_key_counts(halo: Simulator, deliveries: De
     first = deliveries.run(rows, batch_size=batch_size)
     second = deliveries.run(rows, batch_size=batch_size)
 
-    assert first.counts == {Fate.DELIVERED: 3, Fate.DUPLICATE: 2}
-    assert second.counts == {Fate.ALREADY_DELIVERED: 3, Fate.DUPLICATE: 2}
+    assert first.counts == {RowStatus.DELIVERED: 3, RowStatus.DUPLICATE: 2}
+    assert second.counts == {RowStatus.ALREADY_DELIVERED: 3, RowStatus.DUPLICATE: 2}
     assert sorted(chat.message for chat in halo.chats) == ["Thank you.", "Thank you.", "first"]
 
 
@@ -103,23 +107,23 @@ def test_bad_rows_are_rejected_and_the_others_delivered(halo: Simulator, deliver
 
     run = deliveries.run([*bad[:3], note("good"), *bad[3:]])
 
-    assert run.counts == {Fate.REJECTED: 6, Fate.DELIVERED: 1}
+    assert run.counts == {RowStatus.REJECTED: 6, RowStatus.DELIVERED: 1}
     assert [chat.user_id for chat in halo.chats] == ["user-good"]
     assert deliveries.statuses() == {
-        "no-user": Status.REJECTED,
-        "no-text": Status.REJECTED,
-        "long": Status.REJECTED,
-        "good": Status.DELIVERED,
+        "no-user": LedgerStatus.REJECTED,
+        "no-text": LedgerStatus.REJECTED,
+        "long": LedgerStatus.REJECTED,
+        "good": LedgerStatus.DELIVERED,
     }
-    assert all(isinstance(one.error, RowError) for one in run.outcomes if one.fate is Fate.REJECTED)
+    assert all(isinstance(one.error, RowError) for one in run.outcomes if one.status is RowStatus.REJECTED)
 
 
 def test_repaired_row_is_delivered(halo: Simulator, deliveries: Deliveries) -> None:
     """Under the same key, which is what makes a rejects file worth repairing."""
     deliveries.run([note("a", text="")])
 
-    assert deliveries.run([note("a", text="Better.")]).counts == {Fate.DELIVERED: 1}
-    assert deliveries.run([note("a", text="")]).counts == {Fate.ALREADY_DELIVERED: 1}
+    assert deliveries.run([note("a", text="Better.")]).counts == {RowStatus.DELIVERED: 1}
+    assert deliveries.run([note("a", text="")]).counts == {RowStatus.ALREADY_DELIVERED: 1}
     assert [chat.message for chat in halo.chats] == ["Better."]
 
 
@@ -135,7 +139,7 @@ def test_anonymous_rows_are_delivered(halo: Simulator, deliveries: Deliveries) -
     """Without a user nothing has to wait for anything."""
     submission = Submission(name="note", key="id", message="{text}")
 
-    assert deliveries.run(notes(5), submission=submission).counts == {Fate.DELIVERED: 5}
+    assert deliveries.run(notes(5), submission=submission).counts == {RowStatus.DELIVERED: 5}
     assert {chat.user_id for chat in halo.chats} == {None}
 
 
@@ -172,8 +176,8 @@ def test_intent_is_committed_before_the_first_byte(halo: Simulator, deliveries: 
         await asyncio.gather(deliveries.deliver([note("a")]), look())
 
     asyncio.run(both())
-    assert seen == [(Status.IN_FLIGHT, 1, None)]
-    assert deliveries.statuses() == {"a": Status.DELIVERED}
+    assert seen == [(LedgerStatus.IN_FLIGHT, 1, None)]
+    assert deliveries.statuses() == {"a": LedgerStatus.DELIVERED}
 
 
 class CountingSource:
@@ -221,7 +225,7 @@ def test_rows_in_hand_stay_few_however_many_there_are(deliveries: Deliveries) ->
 
     report = asyncio.run(deliver())
 
-    assert (report.counts[Fate.DELIVERED], report.error) == (10_000, None)
+    assert (report.counts[RowStatus.DELIVERED], report.error) == (10_000, None)
     assert source.most_open <= 3 * 500  # two batches of claims, and the one being read
 
 
@@ -252,10 +256,10 @@ def test_source_that_fails_in_the_middle_leaves_every_row_it_gave_accounted_for(
 
     assert isinstance(run.report.error, SourceError)
     assert (run.report.read, sum(run.counts.values())) == (count, count)
-    assert run.counts.keys() <= {Fate.DELIVERED, Fate.NOT_ATTEMPTED}
+    assert run.counts.keys() <= {RowStatus.DELIVERED, RowStatus.NOT_ATTEMPTED}
 
     again = deliveries.run(notes(10))
-    assert again.counts.keys() <= {Fate.DELIVERED, Fate.ALREADY_DELIVERED}
+    assert again.counts.keys() <= {RowStatus.DELIVERED, RowStatus.ALREADY_DELIVERED}
     assert len(halo.chats) == 10
 
 
@@ -275,7 +279,7 @@ def test_missing_column_ends_the_run_before_anything_is_sent(halo: Simulator, de
 def test_sum_that_does_not_hold_is_an_error() -> None:
     """The proof of the promise is made by every run."""
     report = DeliveryReport(read=2)
-    report.counts[Fate.DELIVERED] = 1
+    report.counts[RowStatus.DELIVERED] = 1
 
     with pytest.raises(AccountingError, match="do not balance"):
         report.summary()
@@ -289,7 +293,7 @@ def test_outcome_is_told_only_once_it_is_on_record(
     unrecorded: list[object] = []
 
     def on_outcome(outcome: Any) -> None:
-        if deliveries.statuses()[outcome.row_key] != Status.DELIVERED:
+        if deliveries.statuses()[outcome.row_key] != LedgerStatus.DELIVERED:
             unrecorded.append(outcome)
 
     async def deliver() -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import delete
 import halo_provider.delivery.delivery
 import halo_provider.delivery.pace
 from halo_provider.ledger.ledger import submissions
-from halo_provider.ledger.statuses import Fate, Status
+from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.simulator import Fault, RequestRecord, Simulator
 from halo_provider.submission import Submission, User
 from tests.core.deliveries import Deliveries, note, rows_in
@@ -61,11 +61,11 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 STATUS_OF = {
-    Fate.DELIVERED: Status.DELIVERED,
-    Fate.REJECTED: Status.REJECTED,
-    Fate.IN_DOUBT: Status.IN_DOUBT,
-    Fate.FAILED: Status.FAILED,
-    Fate.NOT_ATTEMPTED: Status.PENDING,
+    RowStatus.DELIVERED: LedgerStatus.DELIVERED,
+    RowStatus.REJECTED: LedgerStatus.REJECTED,
+    RowStatus.IN_DOUBT: LedgerStatus.IN_DOUBT,
+    RowStatus.FAILED: LedgerStatus.FAILED,
+    RowStatus.NOT_ATTEMPTED: LedgerStatus.PENDING,
 }
 
 
@@ -92,7 +92,7 @@ def test_accounts_balance_whatever_happens(
     faults: list[Fault | None],
     options: dict[str, Any],
 ) -> None:
-    """A run through faults, then one in peace: each row has one fate, the ledger agrees, and sure rows go once."""
+    """A run through faults, then one in peace: each row has one status, the ledger agrees, and sure rows go once."""
     halo.reset()
     deliveries.ledger.transaction(lambda db: db.execute(delete(submissions)))
     halo.script(path="/chat", faults=faults)
@@ -101,26 +101,31 @@ def test_accounts_balance_whatever_happens(
 
     assert sum(first.counts.values()) == first.report.read <= len(rows)
     assert first.report.read == len(rows) or first.report.stopped
-    keyed = {one.row_key: one for one in first.outcomes if one.row_key and one.fate is not Fate.DUPLICATE}
-    assert deliveries.statuses() == {key: STATUS_OF[one.fate] for key, one in keyed.items()}
+    keyed = {one.row_key: one for one in first.outcomes if one.row_key and one.status is not RowStatus.DUPLICATE}
+    assert deliveries.statuses() == {key: STATUS_OF[one.status] for key, one in keyed.items()}
     assert all(row["lease_expires_at"] is None for row in rows_in(deliveries.ledger).values())
     sent = requests_by_key(halo)
     for key, requests in sent.items():
         assert len(requests) == keyed[key].attempts
         chats = [request.chat for request in requests if request.chat]
-        if keyed[key].fate is Fate.DELIVERED:
+        if keyed[key].status is RowStatus.DELIVERED:
             assert requests[-1].chat is not None
             assert requests[-1].chat.session_id == keyed[key].session_id
         if options["on_in_doubt"] == "hold":
             assert len(chats) <= 1
-        if keyed[key].fate in {Fate.FAILED, Fate.NOT_ATTEMPTED}:
+        if keyed[key].status in {RowStatus.FAILED, RowStatus.NOT_ATTEMPTED}:
             assert chats == []
 
     halo.reset()
     second = deliveries.run(rows, submission=KEYED)
 
     assert second.report.read == len(rows)
-    assert second.counts.keys() <= {Fate.DELIVERED, Fate.ALREADY_DELIVERED, Fate.REJECTED, Fate.DUPLICATE}
-    settled = {key for key, one in keyed.items() if one.fate in {Fate.DELIVERED, Fate.REJECTED}}
+    assert second.counts.keys() <= {
+        RowStatus.DELIVERED,
+        RowStatus.ALREADY_DELIVERED,
+        RowStatus.REJECTED,
+        RowStatus.DUPLICATE,
+    }
+    settled = {key for key, one in keyed.items() if one.status in {RowStatus.DELIVERED, RowStatus.REJECTED}}
     assert settled.isdisjoint(requests_by_key(halo))
     assert all(len(requests) == 1 for requests in requests_by_key(halo).values())

@@ -12,8 +12,8 @@ from sqlalchemy import create_engine, text
 import halo_provider.delivery.delivery
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import HaloError, LedgerError
-from halo_provider.ledger.ledger import Candidate, Claimant, Ledger
-from halo_provider.ledger.statuses import Fate, Status
+from halo_provider.ledger.ledger import Candidate, LeaseHolder, Ledger
+from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.simulator import Fault, Simulator
 from tests.core.deliveries import Deliveries, Run, note, notes, rows_in, until
 
@@ -48,12 +48,12 @@ def test_stop_lets_what_is_in_flight_end_and_gives_the_rest_back(halo: Simulator
 
     run = run_with(deliveries, notes(20), meanwhile, concurrency=3, stop=stop)
 
-    assert run.counts == {Fate.DELIVERED: 3, Fate.NOT_ATTEMPTED: 17}
+    assert run.counts == {RowStatus.DELIVERED: 3, RowStatus.NOT_ATTEMPTED: 17}
     assert (run.report.stopped, run.report.error) == ("the task was killed", None)
-    assert Counter(deliveries.statuses().values()) == {Status.DELIVERED: 3, Status.PENDING: 17}
+    assert Counter(deliveries.statuses().values()) == {LedgerStatus.DELIVERED: 3, LedgerStatus.PENDING: 17}
     assert all(row["lease_expires_at"] is None for row in rows_in(deliveries.ledger).values())
     halo.always("/chat", None)
-    assert deliveries.run(notes(20)).counts == {Fate.ALREADY_DELIVERED: 3, Fate.DELIVERED: 17}
+    assert deliveries.run(notes(20)).counts == {RowStatus.ALREADY_DELIVERED: 3, RowStatus.DELIVERED: 17}
     assert len(halo.chats) == 20
 
 
@@ -66,10 +66,10 @@ def test_stop_with_grace_ends_within_it_while_requests_hang(halo: Simulator, del
     run = run_with(deliveries, notes(20), meanwhile, concurrency=4, stop=stop)
 
     assert time.monotonic() - began < 5.0
-    assert run.counts == {Fate.IN_DOUBT: 4, Fate.NOT_ATTEMPTED: 16}
-    assert Counter(deliveries.statuses().values()) == {Status.IN_DOUBT: 4, Status.PENDING: 16}
+    assert run.counts == {RowStatus.IN_DOUBT: 4, RowStatus.NOT_ATTEMPTED: 16}
+    assert Counter(deliveries.statuses().values()) == {LedgerStatus.IN_DOUBT: 4, LedgerStatus.PENDING: 16}
     halo.always("/chat", None)
-    assert deliveries.run(notes(20)).counts == {Fate.DELIVERED: 20}
+    assert deliveries.run(notes(20)).counts == {RowStatus.DELIVERED: 20}
 
 
 def test_shorter_grace_of_a_second_stop_counts(halo: Simulator, deliveries: Deliveries) -> None:
@@ -86,7 +86,7 @@ def test_shorter_grace_of_a_second_stop_counts(halo: Simulator, deliveries: Deli
     run = run_with(deliveries, notes(5), twice, concurrency=2, stop=stop)
 
     assert time.monotonic() - began < 5.0
-    assert run.counts == {Fate.IN_DOUBT: 2, Fate.NOT_ATTEMPTED: 3}
+    assert run.counts == {RowStatus.IN_DOUBT: 2, RowStatus.NOT_ATTEMPTED: 3}
 
 
 def test_stop_before_the_beginning_sends_nothing(halo: Simulator, deliveries: Deliveries) -> None:
@@ -111,29 +111,29 @@ def test_row_in_doubt_that_waits_for_its_next_attempt_stays_in_doubt_when_stoppe
     stop = Stop()
 
     async def meanwhile() -> None:
-        await until(lambda: halo.requests and deliveries.statuses() == {"a": Status.IN_DOUBT})
+        await until(lambda: halo.requests and deliveries.statuses() == {"a": LedgerStatus.IN_DOUBT})
         stop.request("the task was killed", grace=1.0)
 
     slowly = halo_provider.delivery.delivery.Backoff(base=1e6, cap=1e6)
     run = run_with(deliveries, [note("a")], meanwhile, stop=stop, backoff=slowly)
 
-    assert run.counts == {Fate.IN_DOUBT: 1}
-    assert deliveries.statuses() == {"a": Status.IN_DOUBT}
+    assert run.counts == {RowStatus.IN_DOUBT: 1}
+    assert deliveries.statuses() == {"a": LedgerStatus.IN_DOUBT}
 
 
 def test_stopped_run_accounts_for_rows_that_wait_behind_another_run_s(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user's second row, which another run holds, comes to its turn after the stop and still ends with a fate."""
+    """A user's second row, which another run holds, comes to its turn after the stop and still ends with a status."""
     monkeypatch.setattr(halo_provider.delivery.delivery, "CLAIM_POLL", 0.01)
-    other = deliveries.claimant()
+    other = deliveries.lease_holder()
     other.claim([Candidate(row_key="b", payload_hash="x")], on_in_doubt="resend")
     halo.always("/chat", Fault.slow(0.2))
     stop, meanwhile = stop_soon(halo, in_flight=1, grace=None)
 
     run = run_with(deliveries, [note("a", user="user"), note("b", user="user")], meanwhile, stop=stop)
 
-    assert run.counts == {Fate.DELIVERED: 1, Fate.NOT_ATTEMPTED: 1}
+    assert run.counts == {RowStatus.DELIVERED: 1, RowStatus.NOT_ATTEMPTED: 1}
 
 
 @pytest.mark.parametrize("looks", [0, 3])
@@ -148,11 +148,11 @@ def test_orphan_stops_sending_at_once(halo: Simulator, deliveries: Deliveries, l
 
     run = deliveries.run(notes(30), alive=alive, concurrency=1)
 
-    assert run.counts[Fate.NOT_ATTEMPTED] >= 30 - looks
+    assert run.counts[RowStatus.NOT_ATTEMPTED] >= 30 - looks
     assert len(halo.requests) <= looks
-    assert Status.IN_FLIGHT not in deliveries.statuses().values()
+    assert LedgerStatus.IN_FLIGHT not in deliveries.statuses().values()
     assert "supervisor is gone" in str(run.report.stopped)
-    assert deliveries.run(notes(30)).counts[Fate.DELIVERED] >= 30 - looks
+    assert deliveries.run(notes(30)).counts[RowStatus.DELIVERED] >= 30 - looks
     assert len(halo.chats) == 30
 
 
@@ -165,15 +165,15 @@ def test_orphan_notices_between_attempts(
 
     run = deliveries.run([note("a")], alive=lambda: not halo.requests)
 
-    assert run.counts == {Fate.NOT_ATTEMPTED: 1}
+    assert run.counts == {RowStatus.NOT_ATTEMPTED: 1}
     assert "supervisor is gone" in str(run.report.stopped)
 
 
 def test_claims_about_to_expire_are_not_sent(halo: Simulator, deliveries: Deliveries) -> None:
     """Where the lease is as good as over, somebody else may be sending soon."""
-    run = deliveries.run(notes(5), claimant=deliveries.claimant(lease=1.0))
+    run = deliveries.run(notes(5), lease_holder=deliveries.lease_holder(lease=1.0))
 
-    assert run.counts == {Fate.NOT_ATTEMPTED: 5}
+    assert run.counts == {RowStatus.NOT_ATTEMPTED: 5}
     assert halo.requests == []
     assert "could not be renewed" in str(run.report.stopped)
 
@@ -192,8 +192,8 @@ def test_claims_are_renewed_while_requests_take_their_time(
         await until(lambda: rows_in(deliveries.ledger)["a"]["lease_expires_at"] > first)
         stop.request("the lease was renewed", grace=0.0)
 
-    claimant = deliveries.claimant(lease=0.15)
-    run = run_with(deliveries, [note("a")], meanwhile, claimant=claimant, stop=stop)
+    lease_holder = deliveries.lease_holder(lease=0.15)
+    run = run_with(deliveries, [note("a")], meanwhile, lease_holder=lease_holder, stop=stop)
 
     assert run.report.stopped == "the lease was renewed"
 
@@ -209,20 +209,20 @@ def test_row_that_another_run_took_over_is_left_to_it(
     async def meanwhile() -> None:
         await until(lambda: halo.chats_in_flight)
         candidates = [Candidate(row_key=str(number), payload_hash="x") for number in range(6)]
-        taken.update(deliveries.claimant().claim(candidates, on_in_doubt="resend"))
+        taken.update(deliveries.lease_holder().claim(candidates, on_in_doubt="resend"))
 
-    run = run_with(deliveries, notes(6), meanwhile, claimant=deliveries.claimant(lease=-1.0), concurrency=1)
+    run = run_with(deliveries, notes(6), meanwhile, lease_holder=deliveries.lease_holder(lease=-1.0), concurrency=1)
 
-    assert {claim.standing for claim in taken.values()} == {"claimed"}
-    assert run.counts == {Fate.IN_DOUBT: 1, Fate.NOT_ATTEMPTED: 5}
+    assert {claim.result for claim in taken.values()} == {"claimed"}
+    assert run.counts == {RowStatus.IN_DOUBT: 1, RowStatus.NOT_ATTEMPTED: 5}
     assert len(halo.requests) == 1
-    assert Counter(deliveries.statuses().values()) == {Status.IN_DOUBT: 1, Status.PENDING: 5}
+    assert Counter(deliveries.statuses().values()) == {LedgerStatus.IN_DOUBT: 1, LedgerStatus.PENDING: 5}
 
 
 @pytest.fixture
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A ledger that is away is given up at once."""
-    monkeypatch.setattr(halo_provider.delivery.delivery, "LEDGER_PATIENCE", 0.0)
+    monkeypatch.setattr(halo_provider.delivery.delivery, "LEDGER_TIMEOUT", 0.0)
 
 
 def rename(ledger_url: str, old: str, new: str) -> None:
@@ -247,10 +247,10 @@ def test_ledger_that_fails_in_the_middle_leaves_what_was_sent_in_doubt(
     run = run_with(deliveries, notes(20), meanwhile, concurrency=3)
 
     assert isinstance(run.report.error, LedgerError)
-    assert run.counts == {Fate.IN_DOUBT: 3, Fate.NOT_ATTEMPTED: 17}
+    assert run.counts == {RowStatus.IN_DOUBT: 3, RowStatus.NOT_ATTEMPTED: 17}
     assert len(halo.requests) == 3
     rename(ledger_url, "away", "halo_submissions")
-    assert Counter(deliveries.statuses().values()) == {Status.IN_FLIGHT: 3, Status.PENDING: 17}
+    assert Counter(deliveries.statuses().values()) == {LedgerStatus.IN_FLIGHT: 3, LedgerStatus.PENDING: 17}
 
 
 @pytest.mark.usefixtures("no_patience")
@@ -267,7 +267,7 @@ def test_ledger_that_fails_before_a_retry_leaves_the_doubt(
 
     run = run_with(deliveries, [note("a")], meanwhile, timeout=0.2)
 
-    assert run.counts == {Fate.IN_DOUBT: 1}
+    assert run.counts == {RowStatus.IN_DOUBT: 1}
     assert len(halo.requests) == 1
 
 
@@ -288,8 +288,8 @@ def test_answers_are_recorded_when_the_ledger_comes_back_in_time(
     run = run_with(deliveries, notes(10), meanwhile, concurrency=3)
 
     assert isinstance(run.report.error, LedgerError)
-    assert run.counts == {Fate.DELIVERED: 3, Fate.NOT_ATTEMPTED: 7}
-    assert Counter(deliveries.statuses().values()) == {Status.DELIVERED: 3, Status.PENDING: 7}
+    assert run.counts == {RowStatus.DELIVERED: 3, RowStatus.NOT_ATTEMPTED: 7}
+    assert Counter(deliveries.statuses().values()) == {LedgerStatus.DELIVERED: 3, LedgerStatus.PENDING: 7}
 
 
 @pytest.mark.usefixtures("no_patience")
@@ -302,7 +302,7 @@ def test_ledger_that_is_gone_from_the_beginning_attempts_nothing(
     run = deliveries.run([note("a"), note("a"), note("b", text="")])
 
     assert isinstance(run.report.error, LedgerError)
-    assert run.counts == {Fate.NOT_ATTEMPTED: 1, Fate.DUPLICATE: 1, Fate.REJECTED: 1}
+    assert run.counts == {RowStatus.NOT_ATTEMPTED: 1, RowStatus.DUPLICATE: 1, RowStatus.REJECTED: 1}
     assert halo.requests == []
 
 
@@ -312,17 +312,17 @@ def test_ledger_that_cannot_be_reached_to_renew_ends_the_run(
 ) -> None:
     """Whoever cannot keep the claims alive stops sending; the answer under way is still recorded."""
     monkeypatch.setattr(halo_provider.delivery.delivery, "LEASE_MARGIN", -1000.0)
-    claimant = deliveries.claimant(lease=0.03)
+    lease_holder = deliveries.lease_holder(lease=0.03)
     halo.script(path="/chat", faults=[Fault.slow(0.3)])
 
     def renew() -> None:
         if halo.chats_in_flight:
             raise LedgerError("the ledger cannot be used: it went away")
 
-    monkeypatch.setattr(claimant, "renew", renew)
-    run = deliveries.run(notes(5), claimant=claimant, concurrency=1)
+    monkeypatch.setattr(lease_holder, "renew", renew)
+    run = deliveries.run(notes(5), lease_holder=lease_holder, concurrency=1)
 
-    assert run.counts == {Fate.DELIVERED: 1, Fate.NOT_ATTEMPTED: 4}
+    assert run.counts == {RowStatus.DELIVERED: 1, RowStatus.NOT_ATTEMPTED: 4}
     assert isinstance(run.report.error, LedgerError)
 
 
@@ -346,9 +346,9 @@ def test_cancelled_delivery_leaves_no_row_in_flight(halo: Simulator, deliveries:
 
     cancel_once(halo, deliveries, rows, concurrency=2)
 
-    assert Counter(deliveries.statuses().values()) == {Status.IN_DOUBT: 2, Status.PENDING: 18}
+    assert Counter(deliveries.statuses().values()) == {LedgerStatus.IN_DOUBT: 2, LedgerStatus.PENDING: 18}
     assert all(row["lease_expires_at"] is None for row in rows_in(deliveries.ledger).values())
-    assert {outcome.fate for outcome in deliveries.outcomes} == {Fate.IN_DOUBT, Fate.NOT_ATTEMPTED}
+    assert {outcome.status for outcome in deliveries.outcomes} == {RowStatus.IN_DOUBT, RowStatus.NOT_ATTEMPTED}
 
 
 def test_cancelled_delivery_calls_in_doubt_only_what_was_being_sent(halo: Simulator, deliveries: Deliveries) -> None:
@@ -359,13 +359,13 @@ def test_cancelled_delivery_calls_in_doubt_only_what_was_being_sent(halo: Simula
 
     cancel_once(halo, deliveries, [note("a"), note("b"), note("c")], backoff=slowly)
 
-    assert deliveries.statuses() == {"a": Status.PENDING, "b": Status.IN_DOUBT, "c": Status.IN_DOUBT}
+    assert deliveries.statuses() == {"a": LedgerStatus.PENDING, "b": LedgerStatus.IN_DOUBT, "c": LedgerStatus.IN_DOUBT}
 
 
 def test_cancelled_delivery_leaves_another_run_s_rows_alone(halo: Simulator, deliveries: Deliveries) -> None:
     """Rows of the same user wait in this run behind one that another run holds: they are given back, it is not."""
     halo.always("/chat", Fault.silence(accepted=True))
-    other = deliveries.claimant()
+    other = deliveries.lease_holder()
     other.claim([Candidate(row_key="held", payload_hash="x")], on_in_doubt="resend")
     rows = [note("held", user="user"), note("1", user="user"), note("2", user="user"), note("x"), note("y")]
 
@@ -374,11 +374,11 @@ def test_cancelled_delivery_leaves_another_run_s_rows_alone(halo: Simulator, del
     statuses = rows_in(deliveries.ledger)
     assert statuses["held"]["owner"] == other.owner
     assert deliveries.statuses() == {
-        "held": Status.PENDING,
-        "1": Status.PENDING,
-        "2": Status.PENDING,
-        "x": Status.IN_DOUBT,
-        "y": Status.IN_DOUBT,
+        "held": LedgerStatus.PENDING,
+        "1": LedgerStatus.PENDING,
+        "2": LedgerStatus.PENDING,
+        "x": LedgerStatus.IN_DOUBT,
+        "y": LedgerStatus.IN_DOUBT,
     }
     assert other.commit(intents=["held"]).lost_intents == frozenset()
 
@@ -392,14 +392,16 @@ def test_error_of_the_listener_ends_the_run_with_the_ledger_in_order(halo: Simul
     with pytest.raises(BaseExceptionGroup):
         deliveries.run(notes(10), on_outcome=on_outcome)
 
-    assert Status.IN_FLIGHT not in deliveries.statuses().values()
+    assert LedgerStatus.IN_FLIGHT not in deliveries.statuses().values()
 
 
-class FailingLedger(Claimant):
+class FailingLedger(LeaseHolder):
     """Fails in the one call that is named."""
 
     def __init__(self, ledger: Ledger, *, failing: str) -> None:
-        super().__init__(ledger, "halo_default/note", attempt=halo_provider.ledger.ledger.Attempt(), lease=60.0)
+        super().__init__(
+            ledger, "halo_default/note", task_instance=halo_provider.ledger.ledger.TaskInstanceRef(), lease=60.0
+        )
         setattr(self, failing, self._fail)
 
     def _fail(self, *_: Any, **__: Any) -> Any:
@@ -410,8 +412,8 @@ class FailingLedger(Claimant):
 @pytest.mark.parametrize("failing", ["claim", "commit"])
 def test_ledger_s_errors_are_reported_and_not_raised(halo: Simulator, deliveries: Deliveries, failing: str) -> None:
     """Whichever call it is, the counts balance and nothing is sent."""
-    run = deliveries.run(notes(5), claimant=FailingLedger(deliveries.ledger, failing=failing))
+    run = deliveries.run(notes(5), lease_holder=FailingLedger(deliveries.ledger, failing=failing))
 
     assert isinstance(run.report.error, HaloError)
-    assert run.counts == {Fate.NOT_ATTEMPTED: 5}
+    assert run.counts == {RowStatus.NOT_ATTEMPTED: 5}
     assert halo.requests == []

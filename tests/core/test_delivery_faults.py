@@ -16,7 +16,7 @@ from halo_provider.exceptions import (
     HaloRedirectError,
     HaloServerError,
 )
-from halo_provider.ledger.statuses import Fate, Status
+from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.simulator import Fault, Simulator
 from tests.core.deliveries import Deliveries, note, notes, rows_in
 
@@ -64,7 +64,7 @@ def test_refused_attempt_is_repeated_in_any_mode(
 
     run = deliveries.run([note("a")], on_in_doubt=on_in_doubt)
 
-    assert run.counts == {Fate.DELIVERED: 1}
+    assert run.counts == {RowStatus.DELIVERED: 1}
     assert (run.of("a").attempts, run.report.requests, run.report.refused, len(halo.chats)) == (3, 3, 2, 1)
     assert rows_in(deliveries.ledger)["a"]["attempts"] == 3
 
@@ -76,7 +76,7 @@ def test_doubtful_attempt_is_repeated_with_resend(halo: Simulator, deliveries: D
 
     run = deliveries.run([note("a")], timeout=patience_with(fault))
 
-    assert run.counts == {Fate.DELIVERED: 1}
+    assert run.counts == {RowStatus.DELIVERED: 1}
     assert run.report.requests == 2
     assert len(halo.chats) == 1 + sum(request.accepted for request in halo.requests[:1])
     assert run.of("a").session_id == halo.chats[-1].session_id
@@ -90,10 +90,10 @@ def test_doubtful_attempt_is_never_repeated_with_hold(halo: Simulator, deliverie
     first = deliveries.run([note("a")], timeout=patience_with(fault), on_in_doubt="hold")
     second = deliveries.run([note("a")], on_in_doubt="hold")
 
-    assert first.counts == second.counts == {Fate.IN_DOUBT: 1}
+    assert first.counts == second.counts == {RowStatus.IN_DOUBT: 1}
     assert (first.report.requests, second.report.requests, len(halo.requests)) == (1, 0, 1)
-    assert deliveries.statuses() == {"a": Status.IN_DOUBT}
-    assert deliveries.run([note("a")], on_in_doubt="resend").counts == {Fate.DELIVERED: 1}
+    assert deliveries.statuses() == {"a": LedgerStatus.IN_DOUBT}
+    assert deliveries.run([note("a")], on_in_doubt="resend").counts == {RowStatus.DELIVERED: 1}
 
 
 def test_row_in_doubt_after_all_attempts_stays_in_doubt(halo: Simulator, deliveries: Deliveries) -> None:
@@ -102,7 +102,7 @@ def test_row_in_doubt_after_all_attempts_stays_in_doubt(halo: Simulator, deliver
 
     run = deliveries.run([note("a")], max_attempts=3)
 
-    assert run.counts == {Fate.IN_DOUBT: 1}
+    assert run.counts == {RowStatus.IN_DOUBT: 1}
     assert len(halo.requests) == 3
     assert "502: bad gateway" in rows_in(deliveries.ledger)["a"]["error"]
 
@@ -115,8 +115,8 @@ def test_one_doubtful_attempt_leaves_the_row_in_doubt_whatever_the_others_say(
         path="/chat", faults=[Fault.drop_after_acceptance(), Fault.status(503, headers={"Retry-After": "0"}), None]
     )
 
-    assert deliveries.run([note("a")], max_attempts=2).counts == {Fate.IN_DOUBT: 1}
-    assert deliveries.statuses() == {"a": Status.IN_DOUBT}
+    assert deliveries.run([note("a")], max_attempts=2).counts == {RowStatus.IN_DOUBT: 1}
+    assert deliveries.statuses() == {"a": LedgerStatus.IN_DOUBT}
 
 
 def test_useless_answer_is_kept_for_people(halo: Simulator, deliveries: Deliveries) -> None:
@@ -140,10 +140,10 @@ def test_unreachable_halo_fails_rows_that_the_next_run_delivers(
 
     run = nowhere.run(notes(3), max_attempts=2, on_in_doubt=on_in_doubt)
 
-    assert run.counts == {Fate.FAILED: 3}
+    assert run.counts == {RowStatus.FAILED: 3}
     assert run.report.requests == 6
-    assert set(deliveries.statuses().values()) == {Status.FAILED}
-    assert deliveries.run(notes(3), on_in_doubt=on_in_doubt).counts == {Fate.DELIVERED: 3}
+    assert set(deliveries.statuses().values()) == {LedgerStatus.FAILED}
+    assert deliveries.run(notes(3), on_in_doubt=on_in_doubt).counts == {RowStatus.DELIVERED: 3}
     assert len(halo.chats) == 3
 
 
@@ -153,7 +153,7 @@ def test_429_does_not_use_up_attempts(halo: Simulator, deliveries: Deliveries) -
 
     run = deliveries.run([note("a")], max_attempts=1)
 
-    assert run.counts == {Fate.DELIVERED: 1}
+    assert run.counts == {RowStatus.DELIVERED: 1}
     assert (len(halo.requests), run.report.refused) == (9, 8)
 
 
@@ -172,7 +172,7 @@ def test_429_without_a_date_backs_off(halo: Simulator, deliveries: Deliveries, m
     monkeypatch.setattr("random.uniform", lambda _low, _high: 0.05)
     halo.script(path="/chat", faults=[Fault.rate_limited()])
 
-    assert deliveries.run([note("a")]).counts == {Fate.DELIVERED: 1}
+    assert deliveries.run([note("a")]).counts == {RowStatus.DELIVERED: 1}
     assert halo.requests[1].started - halo.requests[0].started >= 0.05
 
 
@@ -189,10 +189,10 @@ def test_retry_after_beyond_the_cap_ends_the_run_with_everything_accounted_for(
 
     assert isinstance(run.report.error, HaloRateLimitError | HaloServerError)
     assert run.report.error.retry_after == pytest.approx(MAX_PAUSE + 60, abs=3)
-    assert run.counts == {Fate.DELIVERED: 1, Fate.NOT_ATTEMPTED: 19}
+    assert run.counts == {RowStatus.DELIVERED: 1, RowStatus.NOT_ATTEMPTED: 19}
     assert len(halo.requests) == 2
-    assert sorted(deliveries.statuses().values()) == [Status.DELIVERED] + [Status.PENDING] * 19
-    assert deliveries.run(notes(20)).counts == {Fate.ALREADY_DELIVERED: 1, Fate.DELIVERED: 19}
+    assert sorted(deliveries.statuses().values()) == [LedgerStatus.DELIVERED] + [LedgerStatus.PENDING] * 19
+    assert deliveries.run(notes(20)).counts == {RowStatus.ALREADY_DELIVERED: 1, RowStatus.DELIVERED: 19}
 
 
 @pytest.mark.parametrize(
@@ -209,11 +209,11 @@ def test_forbidden_call_stops_everything_and_loses_nothing(
     run = deliveries.run(notes(50), concurrency=4, max_attempts=max_attempts)
 
     assert isinstance(run.report.error, error)
-    assert run.counts == {Fate.NOT_ATTEMPTED: 50}
+    assert run.counts == {RowStatus.NOT_ATTEMPTED: 50}
     assert len(halo.requests) <= 4
-    assert set(deliveries.statuses().values()) == {Status.PENDING}
+    assert set(deliveries.statuses().values()) == {LedgerStatus.PENDING}
     halo.always("/chat", None)
-    assert deliveries.run(notes(50)).counts == {Fate.DELIVERED: 50}
+    assert deliveries.run(notes(50)).counts == {RowStatus.DELIVERED: 50}
     assert len(halo.chats) == 50
 
 
@@ -223,8 +223,8 @@ def test_doubt_outlives_a_stop(halo: Simulator, deliveries: Deliveries) -> None:
 
     run = deliveries.run([note("a")])
 
-    assert run.counts == {Fate.IN_DOUBT: 1}
-    assert deliveries.statuses() == {"a": Status.IN_DOUBT}
+    assert run.counts == {RowStatus.IN_DOUBT: 1}
+    assert deliveries.statuses() == {"a": LedgerStatus.IN_DOUBT}
 
 
 @pytest.mark.parametrize("status", [400, 404, 413, 422, 418])
@@ -237,14 +237,14 @@ def test_refused_row_is_rejected_until_its_payload_changes(
     first = deliveries.run([note("a"), note("b")], concurrency=1)
     second = deliveries.run([note("a"), note("b")])
 
-    assert first.counts == {Fate.REJECTED: 1, Fate.DELIVERED: 1}
-    assert second.counts == {Fate.REJECTED: 1, Fate.ALREADY_DELIVERED: 1}
+    assert first.counts == {RowStatus.REJECTED: 1, RowStatus.DELIVERED: 1}
+    assert second.counts == {RowStatus.REJECTED: 1, RowStatus.ALREADY_DELIVERED: 1}
     assert "the message is in verse" in rows_in(deliveries.ledger)["a"]["error"]
     error = first.of("a").error
     assert error is not None
     assert ("verse" in error.reason, "verse" in str(error.detail)) == (False, True)
     assert len(halo.requests) == 2
-    assert deliveries.run([note("a", text="In prose.")]).counts == {Fate.DELIVERED: 1}
+    assert deliveries.run([note("a", text="In prose.")]).counts == {RowStatus.DELIVERED: 1}
 
 
 def test_run_gives_up_after_many_rows_in_a_row(
@@ -258,8 +258,8 @@ def test_run_gives_up_after_many_rows_in_a_row(
 
     assert isinstance(run.report.error, HaloServerError)
     assert "5 rows in a row were given up" in str(run.report.stopped)
-    assert run.counts[Fate.IN_DOUBT] in {5, 6}
-    assert run.counts[Fate.NOT_ATTEMPTED] == 100 - run.counts[Fate.IN_DOUBT]
+    assert run.counts[RowStatus.IN_DOUBT] in {5, 6}
+    assert run.counts[RowStatus.NOT_ATTEMPTED] == 100 - run.counts[RowStatus.IN_DOUBT]
 
 
 def test_run_goes_on_while_some_rows_are_delivered(
@@ -271,7 +271,7 @@ def test_run_goes_on_while_some_rows_are_delivered(
 
     run = deliveries.run(notes(15), max_attempts=1, concurrency=1)
 
-    assert run.counts == {Fate.IN_DOUBT: 10, Fate.DELIVERED: 5}
+    assert run.counts == {RowStatus.IN_DOUBT: 10, RowStatus.DELIVERED: 5}
 
 
 def test_concurrency_falls_while_halo_refuses(halo: Simulator, deliveries: Deliveries) -> None:
@@ -295,6 +295,6 @@ def test_answer_that_no_database_can_hold_is_recorded(halo: Simulator, deliverie
 
     run = deliveries.run(notes(5))
 
-    assert run.counts == {Fate.DELIVERED: 5}
+    assert run.counts == {RowStatus.DELIVERED: 5}
     (row,) = (row for row in rows_in(deliveries.ledger).values() if row["session_id"] == "sess_1")
     assert row["response"] == {"score": None, "token": "***"}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from halo_provider.delivery.stop import Stop
-from halo_provider.ledger.statuses import Fate, Status
+from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.simulator import Chat, Fault, Simulator
 from halo_provider.submission import Submission
 from tests.core.deliveries import Deliveries, Run, note, until
@@ -60,7 +60,7 @@ def test_rows_of_a_user_never_overlap_and_keep_their_order(
 
     run = deliveries.run(rows_of_users(users=5, rows=8), batch_size=batch_size)
 
-    assert run.counts == {Fate.DELIVERED: 40}
+    assert run.counts == {RowStatus.DELIVERED: 40}
     assert len(halo.chats) == 40
     assert 1 < halo.max_concurrency <= 5
     assert_in_order(halo, users=5, rows=8)
@@ -74,7 +74,7 @@ def test_order_holds_through_retries(halo: Simulator, deliveries: Deliveries, se
 
     run = deliveries.run(rows_of_users(users=4, rows=10), max_attempts=50, batch_size=8)
 
-    assert run.counts == {Fate.DELIVERED: 40}
+    assert run.counts == {RowStatus.DELIVERED: 40}
     assert_in_order(halo, users=4, rows=10)
 
 
@@ -89,7 +89,7 @@ def test_one_user_s_trouble_holds_nobody_else_up(halo: Simulator, deliveries: De
         stop.request("the others are done", grace=0.0)
         return await delivering
 
-    assert asyncio.run(deliver()).counts == {Fate.DELIVERED: 9, Fate.IN_DOUBT: 1, Fate.NOT_ATTEMPTED: 2}
+    assert asyncio.run(deliver()).counts == {RowStatus.DELIVERED: 9, RowStatus.IN_DOUBT: 1, RowStatus.NOT_ATTEMPTED: 2}
 
 
 @pytest.mark.parametrize("batch_size", [1, 500])
@@ -101,15 +101,18 @@ def test_later_rows_are_held_back_when_an_earlier_one_failed(
 
     first = deliveries.run(rows_of_users(users=2, rows=4), max_attempts=2, batch_size=batch_size)
 
-    assert first.counts == {Fate.DELIVERED: 5, Fate.FAILED: 1, Fate.NOT_ATTEMPTED: 2}
-    assert [first.of(f"0-{number}").fate for number in range(4)] == [
-        Fate.DELIVERED,
-        Fate.FAILED,
-        Fate.NOT_ATTEMPTED,
-        Fate.NOT_ATTEMPTED,
+    assert first.counts == {RowStatus.DELIVERED: 5, RowStatus.FAILED: 1, RowStatus.NOT_ATTEMPTED: 2}
+    assert [first.of(f"0-{number}").status for number in range(4)] == [
+        RowStatus.DELIVERED,
+        RowStatus.FAILED,
+        RowStatus.NOT_ATTEMPTED,
+        RowStatus.NOT_ATTEMPTED,
     ]
-    assert deliveries.statuses()["0-2"] == Status.PENDING
-    assert deliveries.run(rows_of_users(users=2, rows=4)).counts == {Fate.ALREADY_DELIVERED: 5, Fate.DELIVERED: 3}
+    assert deliveries.statuses()["0-2"] == LedgerStatus.PENDING
+    assert deliveries.run(rows_of_users(users=2, rows=4)).counts == {
+        RowStatus.ALREADY_DELIVERED: 5,
+        RowStatus.DELIVERED: 3,
+    }
     assert_in_order(halo, users=2, rows=4)
 
 
@@ -119,10 +122,10 @@ def test_later_rows_are_held_back_while_an_earlier_one_is_in_doubt(halo: Simulat
     rows = rows_of_users(users=1, rows=3)
 
     for _ in range(2):
-        assert deliveries.run(rows, on_in_doubt="hold").counts == {Fate.IN_DOUBT: 1, Fate.NOT_ATTEMPTED: 2}
+        assert deliveries.run(rows, on_in_doubt="hold").counts == {RowStatus.IN_DOUBT: 1, RowStatus.NOT_ATTEMPTED: 2}
     assert len(halo.requests) == 1
 
-    assert deliveries.run(rows).counts == {Fate.DELIVERED: 3}
+    assert deliveries.run(rows).counts == {RowStatus.DELIVERED: 3}
     assert_in_order(halo, users=1, rows=3)
 
 
@@ -132,7 +135,7 @@ def test_rejected_row_holds_nobody_back(halo: Simulator, deliveries: Deliveries)
 
     run = deliveries.run(rows_of_users(users=1, rows=3))
 
-    assert run.counts == {Fate.REJECTED: 1, Fate.DELIVERED: 2}
+    assert run.counts == {RowStatus.REJECTED: 1, RowStatus.DELIVERED: 2}
     assert [chat.message for chat in halo.chats] == ["1", "2"]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import halo_provider.delivery.delivery
 from halo_provider.ledger.ledger import Candidate, Ledger, Settlement
-from halo_provider.ledger.statuses import Fate, Status
+from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.simulator import Fault, Simulator
 from tests.core.deliveries import Deliveries, Run, note, notes, until
 
@@ -50,9 +50,9 @@ def test_every_row_is_sent_by_exactly_one_of_two_runs(
 
     assert Counter(request.body["message"] for request in halo.requests if request.body).total() == 60
     assert len(halo.chats) == 60
-    assert sum(run.counts.get(Fate.DELIVERED, 0) for run in runs) == 60
+    assert sum(run.counts.get(RowStatus.DELIVERED, 0) for run in runs) == 60
     for run in runs:
-        assert run.counts.keys() <= {Fate.DELIVERED, Fate.ALREADY_DELIVERED}
+        assert run.counts.keys() <= {RowStatus.DELIVERED, RowStatus.ALREADY_DELIVERED}
         assert run.report.error is None
     sessions = [{one.row_key: one.session_id for one in run.outcomes} for run in runs]
     assert sessions[0] == sessions[1]
@@ -61,22 +61,22 @@ def test_every_row_is_sent_by_exactly_one_of_two_runs(
 
 def test_row_that_a_dead_run_held_is_sent_when_its_lease_is_over(halo: Simulator, deliveries: Deliveries) -> None:
     """Nobody has to clean up after a killed process."""
-    dead = deliveries.claimant(lease=0.3)
+    dead = deliveries.lease_holder(lease=0.3)
     dead.claim([Candidate(row_key=str(number), payload_hash="x") for number in range(3)], on_in_doubt="resend")
 
-    assert deliveries.run(notes(3)).counts == {Fate.DELIVERED: 3}
+    assert deliveries.run(notes(3)).counts == {RowStatus.DELIVERED: 3}
 
 
-@pytest.mark.parametrize(("on_in_doubt", "fate"), [("resend", Fate.DELIVERED), ("hold", Fate.IN_DOUBT)])
+@pytest.mark.parametrize(("on_in_doubt", "status"), [("resend", RowStatus.DELIVERED), ("hold", RowStatus.IN_DOUBT)])
 def test_row_that_a_dead_run_was_sending_is_in_doubt(
-    halo: Simulator, deliveries: Deliveries, on_in_doubt: str, fate: Fate
+    halo: Simulator, deliveries: Deliveries, on_in_doubt: str, status: RowStatus
 ) -> None:
     """And treated as such, once the lease is over."""
-    dead = deliveries.claimant(lease=0.1)
+    dead = deliveries.lease_holder(lease=0.1)
     dead.claim([Candidate(row_key="a", payload_hash="x")], on_in_doubt="resend")
     dead.commit(intents=["a"])
 
-    assert deliveries.run([note("a")], on_in_doubt=on_in_doubt).counts == {fate: 1}
+    assert deliveries.run([note("a")], on_in_doubt=on_in_doubt).counts == {status: 1}
 
 
 def test_row_that_stays_in_another_run_s_hands_is_not_attempted(
@@ -84,13 +84,13 @@ def test_row_that_stays_in_another_run_s_hands_is_not_attempted(
 ) -> None:
     """There is an end to waiting, and the other rows do not wait at all."""
     monkeypatch.setattr(halo_provider.delivery.delivery, "CLAIM_WAIT", 0.1)
-    deliveries.claimant().claim([Candidate(row_key="1", payload_hash="x")], on_in_doubt="resend")
+    deliveries.lease_holder().claim([Candidate(row_key="1", payload_hash="x")], on_in_doubt="resend")
 
     run = deliveries.run(notes(3))
 
-    assert run.counts == {Fate.DELIVERED: 2, Fate.NOT_ATTEMPTED: 1}
-    assert run.of("1").fate is Fate.NOT_ATTEMPTED
-    assert deliveries.statuses()["1"] == Status.PENDING
+    assert run.counts == {RowStatus.DELIVERED: 2, RowStatus.NOT_ATTEMPTED: 1}
+    assert run.of("1").status is RowStatus.NOT_ATTEMPTED
+    assert deliveries.statuses()["1"] == LedgerStatus.PENDING
 
 
 def test_waiting_also_ends_where_more_rows_would_have_to_wait_than_may(
@@ -99,31 +99,31 @@ def test_waiting_also_ends_where_more_rows_would_have_to_wait_than_may(
     """A run that can neither read on nor send does not wait for ever."""
     monkeypatch.setattr(halo_provider.delivery.delivery, "CLAIM_WAIT", 0.1)
     monkeypatch.setattr(halo_provider.delivery.delivery, "MAX_DEFERRED", 2)
-    deliveries.claimant().claim(
+    deliveries.lease_holder().claim(
         [Candidate(row_key=str(number), payload_hash="x") for number in range(4)], on_in_doubt="resend"
     )
 
     run = deliveries.run(notes(8), batch_size=2)
 
-    assert run.counts == {Fate.NOT_ATTEMPTED: 2}
+    assert run.counts == {RowStatus.NOT_ATTEMPTED: 2}
     assert halo.requests == []
 
 
 def test_user_s_later_row_waits_for_the_earlier_one_in_another_run(halo: Simulator, deliveries: Deliveries) -> None:
     """Order is kept across runs, and the other run's outcome decides."""
-    first = deliveries.claimant()
+    first = deliveries.lease_holder()
     first.claim([Candidate(row_key="a", payload_hash="x")], on_in_doubt="resend")
     first.commit(intents=["a"])
 
     async def both() -> Run:
         delivering = asyncio.create_task(deliveries.deliver([note("a", user="user"), note("b", user="user")]))
-        await until(lambda: deliveries.statuses().get("b") == Status.PENDING)
+        await until(lambda: deliveries.statuses().get("b") == LedgerStatus.PENDING)
         await asyncio.sleep(0.1)
         assert halo.requests == []
-        first.commit(settlements=[Settlement(row_key="a", status=Status.DELIVERED, session_id="sess_a")])
+        first.commit(settlements=[Settlement(row_key="a", status=LedgerStatus.DELIVERED, session_id="sess_a")])
         return await delivering
 
     run = asyncio.run(both())
 
-    assert run.counts == {Fate.ALREADY_DELIVERED: 1, Fate.DELIVERED: 1}
+    assert run.counts == {RowStatus.ALREADY_DELIVERED: 1, RowStatus.DELIVERED: 1}
     assert run.of("a").session_id == "sess_a"

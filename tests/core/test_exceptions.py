@@ -137,10 +137,10 @@ def test_what_stops_everything_names_its_remedy(error: HaloStatusError, remedy: 
     assert remedy in str(error)
 
 
-@pytest.mark.parametrize(("sent", "fate"), [(True, "unknown"), (False, "not sent")])
-def test_connection_error_says_what_became_of_the_request(sent: bool, fate: str) -> None:  # noqa: FBT001 -- a parameter
+@pytest.mark.parametrize(("sent", "outcome"), [(True, "unknown"), (False, "not sent")])
+def test_connection_error_says_what_became_of_the_request(sent: bool, outcome: str) -> None:  # noqa: FBT001 -- a parameter
     """The reader learns whether Halo may have taken it."""
-    assert fate in str(HaloConnectionError("/chat", sent=sent, reason="refused"))
+    assert outcome in str(HaloConnectionError("/chat", sent=sent, reason="refused"))
 
 
 def test_row_error_keeps_the_rows_values_to_itself() -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from halo_provider.delivery.delivery import OnChange
-from halo_provider.delivery.dry_run import rehearse
+from halo_provider.delivery.dry_run import dry_run
 from halo_provider.exceptions import RowsChangedError
-from halo_provider.ledger.admin import Records, RowFilter
-from halo_provider.ledger.ledger import Attempt, Candidate, Ledger, Settlement
-from halo_provider.ledger.statuses import Fate, Status
+from halo_provider.ledger.admin import LedgerAdmin, RowFilter
+from halo_provider.ledger.ledger import Candidate, Ledger, Settlement, TaskInstanceRef
+from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.simulator import Fault, Simulator
 from halo_provider.sources.lists import ListSource
 from halo_provider.submission import Submission, User
@@ -43,7 +43,7 @@ def test_changed_row_is_left_alone_and_counted(deliveries: Deliveries, halo: Sim
 
     run = deliveries.run(changed_to("B"))
 
-    assert (run.counts, run.report.changed, len(halo.chats)) == ({Fate.ALREADY_DELIVERED: 1}, 1, 1)
+    assert (run.counts, run.report.changed, len(halo.chats)) == ({RowStatus.ALREADY_DELIVERED: 1}, 1, 1)
     assert run.report.failure() is None
 
 
@@ -53,7 +53,7 @@ def test_row_that_did_not_change_is_no_change(deliveries: Deliveries, halo: Simu
 
     run = deliveries.run(notes(3), on_change="follow_up")
 
-    assert (run.counts, run.report.changed, len(halo.chats)) == ({Fate.ALREADY_DELIVERED: 3}, 0, 3)
+    assert (run.counts, run.report.changed, len(halo.chats)) == ({RowStatus.ALREADY_DELIVERED: 3}, 0, 3)
 
 
 def test_changed_rows_are_an_error_where_that_is_wanted(deliveries: Deliveries, halo: Simulator) -> None:
@@ -65,7 +65,7 @@ def test_changed_rows_are_an_error_where_that_is_wanted(deliveries: Deliveries, 
     failure = run.report.failure()
     assert isinstance(failure, RowsChangedError)
     assert (failure.changed, failure.first) == (2, "a")
-    assert run.counts == {Fate.ALREADY_DELIVERED: 2, Fate.DELIVERED: 1}
+    assert run.counts == {RowStatus.ALREADY_DELIVERED: 2, RowStatus.DELIVERED: 1}
     assert [chat.message for chat in halo.chats] == ["A", "B", "Thank you."]
 
 
@@ -77,7 +77,7 @@ def test_changed_row_follows_up_in_its_session(deliveries: Deliveries, halo: Sim
 
     ((session, first), (second_session, second)) = said(halo)
     assert (first, second, second_session) == ("A", "B", session)
-    assert (run.counts, run.report.changed) == ({Fate.DELIVERED: 1}, 1)
+    assert (run.counts, run.report.changed) == ({RowStatus.DELIVERED: 1}, 1)
     assert run.of("a").session_id == session
     assert rows_in(ledger)["a"]["session_id"] == session
 
@@ -89,7 +89,7 @@ def test_each_change_is_sent_once(deliveries: Deliveries, halo: Simulator) -> No
 
     again = deliveries.run(changed_to("B"), on_change="follow_up")
 
-    assert (again.counts, again.report.changed) == ({Fate.ALREADY_DELIVERED: 1}, 0)
+    assert (again.counts, again.report.changed) == ({RowStatus.ALREADY_DELIVERED: 1}, 0)
     assert len(halo.chats) == 2
 
 
@@ -123,27 +123,31 @@ def test_follow_up_that_halo_rejects_is_sent_again_when_the_row_changes_again(
 
     run = deliveries.run(changed_to("C"), on_change="follow_up")
 
-    assert (rejected.counts, again.counts) == ({Fate.REJECTED: 1}, {Fate.REJECTED: 1})
-    assert run.counts == {Fate.DELIVERED: 1}
+    assert (rejected.counts, again.counts) == ({RowStatus.REJECTED: 1}, {RowStatus.REJECTED: 1})
+    assert run.counts == {RowStatus.DELIVERED: 1}
     assert [message for _, message in said(halo)] == ["A", "C"]
 
 
 @pytest.mark.parametrize("on_change", ["skip", "follow_up"])
-def test_rehearsal_counts_follow_ups(deliveries: Deliveries, halo: Simulator, on_change: OnChange) -> None:
+def test_dry_run_counts_follow_ups(deliveries: Deliveries, halo: Simulator, on_change: OnChange) -> None:
     """They are messages to be sent like others, as long as they are not delivered or rejected themselves."""
     deliveries.run([note("changed", text="A"), note("same"), note("refused", text="A")])
     halo.script_for(user_id="user-refused", faults=[Fault.status(400)])
     deliveries.run([note("refused", text="B")], on_change="follow_up")
     rows = [note("changed", text="B"), note("same"), note("refused", text="B"), note("new")]
-    rehearsal = rehearse(
-        ListSource(rows), submission=NOTE, claimant=deliveries.claimant(), on_in_doubt="resend", on_change=on_change
+    planned = dry_run(
+        ListSource(rows),
+        submission=NOTE,
+        lease_holder=deliveries.lease_holder(),
+        on_in_doubt="resend",
+        on_change=on_change,
     )
 
     run = deliveries.run(rows, on_change=on_change)
 
-    sent = rehearsal.counts.pop(Fate.NOT_ATTEMPTED)
-    assert (sent, sent) == (rehearsal.would_send, run.counts[Fate.DELIVERED])
-    assert rehearsal.counts + Counter({Fate.DELIVERED: sent}) == run.counts
+    sent = planned.counts.pop(RowStatus.NOT_ATTEMPTED)
+    assert (sent, sent) == (planned.would_send, run.counts[RowStatus.DELIVERED])
+    assert planned.counts + Counter({RowStatus.DELIVERED: sent}) == run.counts
 
 
 def test_two_runs_at_once_follow_up_once(deliveries: Deliveries, halo: Simulator) -> None:
@@ -157,14 +161,14 @@ def test_two_runs_at_once_follow_up_once(deliveries: Deliveries, halo: Simulator
     runs = asyncio.run(both())
 
     assert [message for _, message in said(halo)] == ["A", "B"]
-    assert sorted(fate for run in runs for fate in run.counts) == [Fate.ALREADY_DELIVERED, Fate.DELIVERED]
+    assert sorted(status for run in runs for status in run.counts) == [RowStatus.ALREADY_DELIVERED, RowStatus.DELIVERED]
 
 
 def crash_in_mid_follow_up(deliveries: Deliveries) -> None:
     """Leave the follow-up as a killed process does: its intent on the record, its lease run out."""
-    claimant = deliveries.claimant(lease=-1.0)
-    claimant.claim([Candidate(row_key="a\tchange 1", payload_hash="b" * 64)], on_in_doubt="resend")
-    claimant.commit(intents=["a\tchange 1"])
+    lease_holder = deliveries.lease_holder(lease=-1.0)
+    lease_holder.claim([Candidate(row_key="a\tchange 1", payload_hash="b" * 64)], on_in_doubt="resend")
+    lease_holder.commit(intents=["a\tchange 1"])
 
 
 def test_crash_in_mid_follow_up_resends_it_and_counts_one_change(deliveries: Deliveries, halo: Simulator) -> None:
@@ -175,7 +179,7 @@ def test_crash_in_mid_follow_up_resends_it_and_counts_one_change(deliveries: Del
     run = deliveries.run(changed_to("B"), on_change="follow_up")
     again = deliveries.run(changed_to("B"), on_change="follow_up")
 
-    assert (run.counts, again.counts) == ({Fate.DELIVERED: 1}, {Fate.ALREADY_DELIVERED: 1})
+    assert (run.counts, again.counts) == ({RowStatus.DELIVERED: 1}, {RowStatus.ALREADY_DELIVERED: 1})
     assert [message for _, message in said(halo)] == ["A", "B"]
 
 
@@ -186,8 +190,8 @@ def test_crash_in_mid_follow_up_is_held_where_doubt_is_held(deliveries: Deliveri
 
     run = deliveries.run(changed_to("B"), on_change="follow_up", on_in_doubt="hold")
 
-    assert run.counts == {Fate.IN_DOUBT: 1}
-    assert deliveries.statuses() == {"a": Status.DELIVERED, "a\tchange 1": Status.IN_DOUBT}
+    assert run.counts == {RowStatus.IN_DOUBT: 1}
+    assert deliveries.statuses() == {"a": LedgerStatus.DELIVERED, "a\tchange 1": LedgerStatus.IN_DOUBT}
     assert len(halo.chats) == 1
 
 
@@ -197,13 +201,13 @@ def test_follow_up_resolved_by_hand_is_a_change_done(deliveries: Deliveries, led
     halo.script(path="/chat", faults=[Fault.drop_after_acceptance()])
     deliveries.run(changed_to("B"), on_change="follow_up", on_in_doubt="hold")
     found = RowFilter(namespace=NAMESPACE, row_keys=("a\tchange 1",))
-    assert Records(ledger, actor="somebody").resolve(found, session_id=halo.chats[0].session_id) == 1
+    assert LedgerAdmin(ledger, actor="somebody").resolve(found, session_id=halo.chats[0].session_id) == 1
 
     same = deliveries.run(changed_to("B"), on_change="follow_up")
     other = deliveries.run(changed_to("C"), on_change="follow_up")
 
-    assert (same.counts, same.report.changed) == ({Fate.ALREADY_DELIVERED: 1}, 0)
-    assert other.counts == {Fate.DELIVERED: 1}
+    assert (same.counts, same.report.changed) == ({RowStatus.ALREADY_DELIVERED: 1}, 0)
+    assert other.counts == {RowStatus.DELIVERED: 1}
     assert [message for _, message in said(halo)] == ["A", "B", "C"]
 
 
@@ -229,9 +233,9 @@ def cancel(deliveries: Deliveries, ledger: Ledger) -> Callable[..., Run]:
     """Deliver cancellations on the same connection; `missing` is the policy."""
 
     def cancel(rows: list[dict[str, Any]], *, missing: str = "new", **options: Any) -> Run:
-        claimant = ledger.claimant("halo_default/cancellation", attempt=Attempt())
+        lease_holder = ledger.lease_holder("halo_default/cancellation", task_instance=TaskInstanceRef())
         submission = CANCELLATION.model_copy(update={"follows_missing": missing})
-        return deliveries.run(rows, claimant=claimant, submission=submission, **options)
+        return deliveries.run(rows, lease_holder=lease_holder, submission=submission, **options)
 
     return cancel
 
@@ -251,21 +255,23 @@ def test_message_goes_into_the_followed_rows_session(
 
 
 @pytest.mark.parametrize("missing", ["new", "reject", "follow_up"])
-@pytest.mark.parametrize("status", [Status.PENDING, Status.IN_FLIGHT, Status.IN_DOUBT, Status.FAILED])
+@pytest.mark.parametrize(
+    "status", [LedgerStatus.PENDING, LedgerStatus.IN_FLIGHT, LedgerStatus.IN_DOUBT, LedgerStatus.FAILED]
+)
 def test_follower_waits_while_its_row_is_not_delivered_yet(
-    status: Status, missing: str, deliveries: Deliveries, halo: Simulator, cancel: Callable[..., Run]
+    status: LedgerStatus, missing: str, deliveries: Deliveries, halo: Simulator, cancel: Callable[..., Run]
 ) -> None:
     """Whatever the policy: a row that may still be delivered has a session to come."""
-    claimant = deliveries.claimant()
-    claimant.claim([Candidate(row_key="1", payload_hash="a" * 64)], on_in_doubt="resend")
-    if status is not Status.PENDING:
-        claimant.commit(intents=["1"])
-    if status in {Status.IN_DOUBT, Status.FAILED}:
-        claimant.commit(settlements=[Settlement(row_key="1", status=status)])
+    lease_holder = deliveries.lease_holder()
+    lease_holder.claim([Candidate(row_key="1", payload_hash="a" * 64)], on_in_doubt="resend")
+    if status is not LedgerStatus.PENDING:
+        lease_holder.commit(intents=["1"])
+    if status in {LedgerStatus.IN_DOUBT, LedgerStatus.FAILED}:
+        lease_holder.commit(settlements=[Settlement(row_key="1", status=status)])
 
     run = cancel([cancellation("c1", of="1")], missing=missing)
 
-    assert run.counts == {Fate.NOT_ATTEMPTED: 1}
+    assert run.counts == {RowStatus.NOT_ATTEMPTED: 1}
     assert "not delivered yet" in str(run.of("c1").error)
     assert halo.chats == []
 
@@ -273,19 +279,19 @@ def test_follower_waits_while_its_row_is_not_delivered_yet(
 @pytest.mark.parametrize("of", ["1", "nobody", ""])
 @pytest.mark.parametrize(
     "policy",
-    [("new", Fate.DELIVERED, 1), ("reject", Fate.REJECTED, 0), ("follow_up", Fate.NOT_ATTEMPTED, 0)],
+    [("new", RowStatus.DELIVERED, 1), ("reject", RowStatus.REJECTED, 0), ("follow_up", RowStatus.NOT_ATTEMPTED, 0)],
 )
 def test_row_that_will_never_have_a_session_leaves_it_to_the_policy(
-    of: str, policy: tuple[str, Fate, int], deliveries: Deliveries, halo: Simulator, cancel: Callable[..., Run]
+    of: str, policy: tuple[str, RowStatus, int], deliveries: Deliveries, halo: Simulator, cancel: Callable[..., Run]
 ) -> None:
     """The row it follows was rejected, is unknown, or is not named: begin anew, reject, or wait."""
-    missing, fate, chats = policy
+    missing, status, chats = policy
     halo.script(path="/chat", faults=[Fault.status(400)])
     deliveries.run([note("1")])
 
     run = cancel([cancellation("c1", of=of, user="somebody")], missing=missing)
 
-    assert run.counts == {fate: 1}
+    assert run.counts == {status: 1}
     assert len(halo.chats) == chats
 
 
@@ -293,12 +299,12 @@ def test_row_that_was_rejected_for_want_of_a_session_goes_once_there_is_one(
     deliveries: Deliveries, halo: Simulator, cancel: Callable[..., Run]
 ) -> None:
     """Nothing about it changed, but what it follows did."""
-    assert cancel([cancellation("c1", of="1")], missing="reject").counts == {Fate.REJECTED: 1}
+    assert cancel([cancellation("c1", of="1")], missing="reject").counts == {RowStatus.REJECTED: 1}
     deliveries.run([note("1")])
 
     run = cancel([cancellation("c1", of="1")], missing="reject")
 
-    assert run.counts == {Fate.DELIVERED: 1}
+    assert run.counts == {RowStatus.DELIVERED: 1}
     assert halo.chats[1].session_id == halo.chats[0].session_id
 
 
@@ -309,11 +315,11 @@ def test_delivered_follower_stays_delivered_whatever_becomes_of_its_row(
     """Not even a ledger that forgot the followed row makes it go twice."""
     deliveries.run([note("1")])
     cancel([cancellation("c1", of="1")])
-    Records(ledger, actor="somebody").prune(RowFilter(namespace=NAMESPACE), before=ledger.now())
+    LedgerAdmin(ledger, actor="somebody").prune(RowFilter(namespace=NAMESPACE), before=ledger.now())
 
     run = cancel([cancellation("c1", of="1")], missing=missing)
 
-    assert (run.counts, len(halo.chats)) == ({Fate.ALREADY_DELIVERED: 1}, 2)
+    assert (run.counts, len(halo.chats)) == ({RowStatus.ALREADY_DELIVERED: 1}, 2)
 
 
 def test_waiting_follower_holds_back_its_users_later_rows(
@@ -321,8 +327,8 @@ def test_waiting_follower_holds_back_its_users_later_rows(
 ) -> None:
     """A user's rows go in the source's order, or not yet; other users' go."""
     deliveries.run([note("2", user="u"), note("3", user="v")])
-    claimant = deliveries.claimant()
-    claimant.claim([Candidate(row_key="1", payload_hash="a" * 64)], on_in_doubt="resend")
+    lease_holder = deliveries.lease_holder()
+    lease_holder.claim([Candidate(row_key="1", payload_hash="a" * 64)], on_in_doubt="resend")
 
     run = cancel(
         [
@@ -332,10 +338,10 @@ def test_waiting_follower_holds_back_its_users_later_rows(
         ]
     )
 
-    assert [run.of(row_key).fate for row_key in ("c1", "c2", "c3")] == [
-        Fate.NOT_ATTEMPTED,
-        Fate.NOT_ATTEMPTED,
-        Fate.DELIVERED,
+    assert [run.of(row_key).status for row_key in ("c1", "c2", "c3")] == [
+        RowStatus.NOT_ATTEMPTED,
+        RowStatus.NOT_ATTEMPTED,
+        RowStatus.DELIVERED,
     ]
     assert [chat.user_id for chat in halo.chats[2:]] == ["v"]
 
@@ -349,7 +355,7 @@ def test_changed_follower_follows_up_in_the_same_session(
 
     run = cancel([cancellation("c1", of="1", text="too slow")], on_change="follow_up")
 
-    assert run.counts == {Fate.DELIVERED: 1}
+    assert run.counts == {RowStatus.DELIVERED: 1}
     assert len({chat.session_id for chat in halo.chats}) == 1
     assert [chat.message for chat in halo.chats] == ["Thank you.", "Cancelled: too dear", "Cancelled: too slow"]
 
@@ -360,5 +366,5 @@ def test_duplicate_follower_is_a_duplicate(deliveries: Deliveries, halo: Simulat
 
     run = cancel([cancellation("c1", of="1"), cancellation("c1", of="1")])
 
-    assert run.counts == {Fate.DELIVERED: 1, Fate.DUPLICATE: 1}
+    assert run.counts == {RowStatus.DELIVERED: 1, RowStatus.DUPLICATE: 1}
     assert len(halo.chats) == 2

@@ -22,8 +22,8 @@ from halo_provider.delivery import pace
 from halo_provider.delivery.delivery import deliver
 from halo_provider.delivery.report import DeliveryReport, Outcome
 from halo_provider.exceptions import SourceError
-from halo_provider.ledger.ledger import Attempt, Ledger
-from halo_provider.ledger.statuses import Fate, Status
+from halo_provider.ledger.ledger import Ledger, TaskInstanceRef
+from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.sources.csv_file import CsvOptions, CsvSource
 from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rows import Source
@@ -112,7 +112,7 @@ def delivered(source: Source, *, ledger: Ledger, url: str) -> tuple[DeliveryRepo
                 source,
                 submission=NOTE,
                 client=client,
-                claimant=ledger.claimant(NAMESPACE, attempt=Attempt()),
+                lease_holder=ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef()),
                 batch_size=10,
                 concurrency=4,
                 max_attempts=2,
@@ -124,17 +124,19 @@ def delivered(source: Source, *, ledger: Ledger, url: str) -> tuple[DeliveryRepo
     assert report.summary()["read"] == len(outcomes)
     known = rows_in(ledger)
     for outcome in outcomes:
-        assert outcome.fate in EXPECTED_FATES[known[outcome.row_key]["status"] if outcome.row_key in known else None]
+        assert (
+            outcome.status in EXPECTED_STATUSES[known[outcome.row_key]["status"] if outcome.row_key in known else None]
+        )
     return report, outcomes
 
 
-EXPECTED_FATES: dict[str | None, set[Fate]] = {
-    None: {Fate.REJECTED, Fate.NOT_ATTEMPTED},
-    Status.PENDING: {Fate.NOT_ATTEMPTED},
-    Status.DELIVERED: {Fate.DELIVERED, Fate.ALREADY_DELIVERED, Fate.DUPLICATE},
-    Status.REJECTED: {Fate.REJECTED, Fate.DUPLICATE},
-    Status.IN_DOUBT: {Fate.IN_DOUBT},
-    Status.FAILED: {Fate.FAILED},
+EXPECTED_STATUSES: dict[str | None, set[RowStatus]] = {
+    None: {RowStatus.REJECTED, RowStatus.NOT_ATTEMPTED},
+    LedgerStatus.PENDING: {RowStatus.NOT_ATTEMPTED},
+    LedgerStatus.DELIVERED: {RowStatus.DELIVERED, RowStatus.ALREADY_DELIVERED, RowStatus.DUPLICATE},
+    LedgerStatus.REJECTED: {RowStatus.REJECTED, RowStatus.DUPLICATE},
+    LedgerStatus.IN_DOUBT: {RowStatus.IN_DOUBT},
+    LedgerStatus.FAILED: {RowStatus.FAILED},
 }
 
 json_values = st.recursive(
@@ -177,14 +179,15 @@ def test_any_answers_leave_a_balanced_sum_and_no_row_behind(said: list[bytes], a
     with tempfile.TemporaryDirectory() as folder, closing(fresh_ledger(folder)) as ledger:
         any_halo.answers = deque(said)
         _, outcomes = delivered(ListSource(notes(3)), ledger=ledger, url=any_halo.url)
-        rejected = {outcome.row_key for outcome in outcomes if outcome.fate is Fate.REJECTED}
+        rejected = {outcome.row_key for outcome in outcomes if outcome.status is RowStatus.REJECTED}
 
         any_halo.answers.clear()
         delivered(ListSource(notes(3)), ledger=ledger, url=any_halo.url)
 
         statuses = {row_key: row["status"] for row_key, row in rows_in(ledger).items()}
         assert statuses == {
-            row_key: Status.REJECTED if row_key in rejected else Status.DELIVERED for row_key in ("0", "1", "2")
+            row_key: LedgerStatus.REJECTED if row_key in rejected else LedgerStatus.DELIVERED
+            for row_key in ("0", "1", "2")
         }
 
 
@@ -212,8 +215,8 @@ def test_awkward_answer_stops_nothing_on_any_database(
         report, _ = delivered(ListSource(notes(6)), ledger=ledger, url=any_halo.url)
 
     assert report.error is None
-    assert report.counts[Fate.DELIVERED] >= 4
-    assert report.counts[Fate.DELIVERED] + report.counts[Fate.IN_DOUBT] == 6
+    assert report.counts[RowStatus.DELIVERED] >= 4
+    assert report.counts[RowStatus.DELIVERED] + report.counts[RowStatus.IN_DOUBT] == 6
 
 
 def csv_source(content: bytes, **options: str) -> CsvSource:
@@ -258,7 +261,7 @@ def test_every_row_of_a_well_formed_file_gets_a_fate(table: list[tuple[str, str,
     for (row_key, user, words), outcome in zip(table, in_file_order(outcomes), strict=True):
         values: dict[str, Any] = {"id": row_key, "user": user, "text": words}
         assert dict(outcome.row.values) == values
-        if outcome.fate is Fate.REJECTED:
+        if outcome.status is RowStatus.REJECTED:
             assert not (row_key.strip() and user.strip() and words.strip()) or not (
                 row_key.strip().isprintable() and user.strip().isprintable()
             )

@@ -19,16 +19,16 @@ from halo_provider.exceptions import HaloConfigurationError, LedgerError
 from halo_provider.ledger.ledger import (
     MAX_TEXT,
     TRANSACTION_ATTEMPTS,
-    Attempt,
     Candidate,
-    Claimant,
+    ClaimResult,
     Commit,
+    LeaseHolder,
     Ledger,
     Settlement,
-    Standing,
+    TaskInstanceRef,
     submissions,
 )
-from halo_provider.ledger.statuses import Status
+from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import KEY_WIDTH, MAX_NAMESPACE
 from tests.core.databases import mariadb_place, postgres_place
 from tests.core.deliveries import NAMESPACE, rows_in
@@ -68,19 +68,19 @@ def new_ledger(new_ledger_url: str) -> Iterator[Ledger]:
 
 
 @pytest.fixture
-def claimant_of(ledger: Ledger) -> Callable[..., Claimant]:
+def lease_holder_of(ledger: Ledger) -> Callable[..., LeaseHolder]:
     """Make owners of claims; the lease is in seconds."""
 
-    def make(*, lease: float = 60.0, attempt: Attempt | None = None) -> Claimant:
-        return ledger.claimant(NAMESPACE, attempt=attempt or Attempt(), lease=lease)
+    def make(*, lease: float = 60.0, task_instance: TaskInstanceRef | None = None) -> LeaseHolder:
+        return ledger.lease_holder(NAMESPACE, task_instance=task_instance or TaskInstanceRef(), lease=lease)
 
     return make
 
 
 @pytest.fixture
-def claimant(claimant_of: Callable[..., Claimant]) -> Claimant:
+def lease_holder(lease_holder_of: Callable[..., LeaseHolder]) -> LeaseHolder:
     """An owner of claims."""
-    return claimant_of()
+    return lease_holder_of()
 
 
 def candidate(row_key: str = "k", *, payload: str | None = PAYLOAD, error: str | None = None) -> Candidate:
@@ -88,38 +88,40 @@ def candidate(row_key: str = "k", *, payload: str | None = PAYLOAD, error: str |
     return Candidate(row_key=row_key, user_id="user-1", payload_hash=payload, error=error)
 
 
-def bring(claimant: Claimant, status: Status, row_key: str = "k") -> None:
+def bring(lease_holder: LeaseHolder, status: LedgerStatus, row_key: str = "k") -> None:
     """Bring a new row to a status, the way it comes there in a delivery."""
-    claimant.claim([candidate(row_key)], on_in_doubt="resend")
-    if status is not Status.PENDING:
-        claimant.commit(intents=[row_key])
-    if status not in {Status.PENDING, Status.IN_FLIGHT}:
-        claimant.commit(settlements=[Settlement(row_key=row_key, status=status, session_id="sess_1", error="why")])
+    lease_holder.claim([candidate(row_key)], on_in_doubt="resend")
+    if status is not LedgerStatus.PENDING:
+        lease_holder.commit(intents=[row_key])
+    if status not in {LedgerStatus.PENDING, LedgerStatus.IN_FLIGHT}:
+        lease_holder.commit(settlements=[Settlement(row_key=row_key, status=status, session_id="sess_1", error="why")])
 
 
 LEGAL_SETTLEMENTS = {
-    (Status.PENDING, Status.PENDING),
-    (Status.PENDING, Status.FAILED),
-    (Status.IN_FLIGHT, Status.PENDING),
-    (Status.IN_FLIGHT, Status.DELIVERED),
-    (Status.IN_FLIGHT, Status.REJECTED),
-    (Status.IN_FLIGHT, Status.IN_DOUBT),
-    (Status.IN_FLIGHT, Status.FAILED),
-    (Status.IN_DOUBT, Status.DELIVERED),
-    (Status.IN_DOUBT, Status.REJECTED),
-    (Status.IN_DOUBT, Status.IN_DOUBT),
+    (LedgerStatus.PENDING, LedgerStatus.PENDING),
+    (LedgerStatus.PENDING, LedgerStatus.FAILED),
+    (LedgerStatus.IN_FLIGHT, LedgerStatus.PENDING),
+    (LedgerStatus.IN_FLIGHT, LedgerStatus.DELIVERED),
+    (LedgerStatus.IN_FLIGHT, LedgerStatus.REJECTED),
+    (LedgerStatus.IN_FLIGHT, LedgerStatus.IN_DOUBT),
+    (LedgerStatus.IN_FLIGHT, LedgerStatus.FAILED),
+    (LedgerStatus.IN_DOUBT, LedgerStatus.DELIVERED),
+    (LedgerStatus.IN_DOUBT, LedgerStatus.REJECTED),
+    (LedgerStatus.IN_DOUBT, LedgerStatus.IN_DOUBT),
 }
-SETTLEMENTS = [(before, after) for before in Status for after in Status if after is not Status.IN_FLIGHT]
+SETTLEMENTS = [
+    (before, after) for before in LedgerStatus for after in LedgerStatus if after is not LedgerStatus.IN_FLIGHT
+]
 
 
 @pytest.mark.parametrize(("before", "after"), sorted(LEGAL_SETTLEMENTS))
 def test_legal_settlement_is_recorded_and_ends_the_lease(
-    ledger: Ledger, claimant: Claimant, before: Status, after: Status
+    ledger: Ledger, lease_holder: LeaseHolder, before: LedgerStatus, after: LedgerStatus
 ) -> None:
     """What a delivery may find out about a row of its own becomes the row's status."""
-    bring(claimant, before)
+    bring(lease_holder, before)
 
-    commit = claimant.commit(settlements=[Settlement(row_key="k", status=after)])
+    commit = lease_holder.commit(settlements=[Settlement(row_key="k", status=after)])
 
     row = rows_in(ledger)["k"]
     assert (commit, row["status"], row["lease_expires_at"]) == (Commit(), after, None)
@@ -130,72 +132,76 @@ def test_legal_settlement_is_recorded_and_ends_the_lease(
     [pair for pair in SETTLEMENTS if pair not in LEGAL_SETTLEMENTS and pair[0] is not pair[1]],
 )
 def test_illegal_settlement_is_named_and_changes_nothing(
-    ledger: Ledger, claimant: Claimant, before: Status, after: Status
+    ledger: Ledger, lease_holder: LeaseHolder, before: LedgerStatus, after: LedgerStatus
 ) -> None:
     """A row that has come to its end stays there, and nothing is delivered that was never in flight."""
-    bring(claimant, before)
+    bring(lease_holder, before)
     row = rows_in(ledger)
 
-    commit = claimant.commit(settlements=[Settlement(row_key="k", status=after, error="another")])
+    commit = lease_holder.commit(settlements=[Settlement(row_key="k", status=after, error="another")])
 
     assert commit == Commit(lost_settlements=frozenset({"k"}))
     assert rows_in(ledger) == row
 
 
-@pytest.mark.parametrize("status", [Status.DELIVERED, Status.REJECTED, Status.FAILED])
-def test_repeated_settlement_is_no_loss_and_changes_nothing(ledger: Ledger, claimant: Claimant, status: Status) -> None:
+@pytest.mark.parametrize("status", [LedgerStatus.DELIVERED, LedgerStatus.REJECTED, LedgerStatus.FAILED])
+def test_repeated_settlement_is_no_loss_and_changes_nothing(
+    ledger: Ledger, lease_holder: LeaseHolder, status: LedgerStatus
+) -> None:
     """A commit that was cut off may be made again: it finds its own work done."""
-    bring(claimant, status)
+    bring(lease_holder, status)
     row = rows_in(ledger)
 
-    commit = claimant.commit(settlements=[Settlement(row_key="k", status=status, error="another")])
+    commit = lease_holder.commit(settlements=[Settlement(row_key="k", status=status, error="another")])
 
     assert (commit, rows_in(ledger)) == (Commit(), row)
 
 
-@pytest.mark.parametrize("before", [Status.PENDING, Status.IN_DOUBT])
-def test_intent_puts_a_row_of_its_own_in_flight(ledger: Ledger, claimant: Claimant, before: Status) -> None:
+@pytest.mark.parametrize("before", [LedgerStatus.PENDING, LedgerStatus.IN_DOUBT])
+def test_intent_puts_a_row_of_its_own_in_flight(
+    ledger: Ledger, lease_holder: LeaseHolder, before: LedgerStatus
+) -> None:
     """Rows that are pending, or in doubt and to be sent again, go in flight and count the attempt."""
-    bring(claimant, before)
+    bring(lease_holder, before)
     attempts = rows_in(ledger)["k"]["attempts"]
 
-    commit = claimant.commit(intents=["k"])
+    commit = lease_holder.commit(intents=["k"])
 
     row = rows_in(ledger)["k"]
     assert commit == Commit(intents=frozenset({"k"}))
-    assert (row["status"], row["attempts"]) == (Status.IN_FLIGHT, attempts + 1)
+    assert (row["status"], row["attempts"]) == (LedgerStatus.IN_FLIGHT, attempts + 1)
 
 
-@pytest.mark.parametrize("before", [Status.DELIVERED, Status.REJECTED, Status.FAILED])
+@pytest.mark.parametrize("before", [LedgerStatus.DELIVERED, LedgerStatus.REJECTED, LedgerStatus.FAILED])
 def test_intent_for_a_settled_row_is_named_and_changes_nothing(
-    ledger: Ledger, claimant: Claimant, before: Status
+    ledger: Ledger, lease_holder: LeaseHolder, before: LedgerStatus
 ) -> None:
     """What has come to its end is not sent again without a new claim."""
-    bring(claimant, before)
+    bring(lease_holder, before)
     row = rows_in(ledger)
 
-    assert claimant.commit(intents=["k"]) == Commit(lost_intents=frozenset({"k"}))
+    assert lease_holder.commit(intents=["k"]) == Commit(lost_intents=frozenset({"k"}))
     assert rows_in(ledger) == row
 
 
-def test_row_in_flight_has_a_live_lease_whatever_it_was_before(ledger: Ledger, claimant: Claimant) -> None:
+def test_row_in_flight_has_a_live_lease_whatever_it_was_before(ledger: Ledger, lease_holder: LeaseHolder) -> None:
     """An intent carries a lease of its own, also on a row whose lease somebody else's look had ended."""
-    bring(claimant, Status.IN_DOUBT)
+    bring(lease_holder, LedgerStatus.IN_DOUBT)
     assert rows_in(ledger)["k"]["lease_expires_at"] is None
 
-    claimant.commit(intents=["k"])
+    lease_holder.commit(intents=["k"])
 
     assert rows_in(ledger)["k"]["lease_expires_at"] > ledger.now()
 
 
-def test_only_what_is_lost_is_named(ledger: Ledger, claimant: Claimant) -> None:
+def test_only_what_is_lost_is_named(ledger: Ledger, lease_holder: LeaseHolder) -> None:
     """One commit over good and lost rows does the good ones and names the others."""
     for row_key in ("one", "two"):
-        bring(claimant, Status.IN_FLIGHT, row_key)
-    bring(claimant, Status.PENDING, "three")
-    settlements = [Settlement(row_key=key, status=Status.DELIVERED) for key in ("one", "three", "two", "unknown")]
+        bring(lease_holder, LedgerStatus.IN_FLIGHT, row_key)
+    bring(lease_holder, LedgerStatus.PENDING, "three")
+    settlements = [Settlement(row_key=key, status=LedgerStatus.DELIVERED) for key in ("one", "three", "two", "unknown")]
 
-    commit = claimant.commit(settlements=settlements, intents=["three", "elsewhere"])
+    commit = lease_holder.commit(settlements=settlements, intents=["three", "elsewhere"])
 
     assert commit == Commit(
         intents=frozenset({"three"}),
@@ -203,46 +209,52 @@ def test_only_what_is_lost_is_named(ledger: Ledger, claimant: Claimant) -> None:
         lost_settlements=frozenset({"three", "unknown"}),
     )
     assert {key: row["status"] for key, row in rows_in(ledger).items()} == {
-        "one": Status.DELIVERED,
-        "two": Status.DELIVERED,
-        "three": Status.IN_FLIGHT,
+        "one": LedgerStatus.DELIVERED,
+        "two": LedgerStatus.DELIVERED,
+        "three": LedgerStatus.IN_FLIGHT,
     }
 
 
-def test_attempt_is_settled_before_the_next_one_begins_in_the_same_commit(ledger: Ledger, claimant: Claimant) -> None:
+def test_attempt_is_settled_before_the_next_one_begins_in_the_same_commit(
+    ledger: Ledger, lease_holder: LeaseHolder
+) -> None:
     """A retry brings the last attempt's outcome and the next one's intent together."""
-    bring(claimant, Status.IN_FLIGHT)
+    bring(lease_holder, LedgerStatus.IN_FLIGHT)
 
-    resting = Settlement(row_key="k", status=Status.PENDING, final=False, error="Halo answered 429")
-    commit = claimant.commit(settlements=[resting], intents=["k"])
+    resting = Settlement(row_key="k", status=LedgerStatus.PENDING, final=False, error="Halo answered 429")
+    commit = lease_holder.commit(settlements=[resting], intents=["k"])
 
     row = rows_in(ledger)["k"]
     assert commit == Commit(intents=frozenset({"k"}))
-    assert (row["status"], row["attempts"], row["error"]) == (Status.IN_FLIGHT, 2, "Halo answered 429")
+    assert (row["status"], row["attempts"], row["error"]) == (LedgerStatus.IN_FLIGHT, 2, "Halo answered 429")
     assert row["lease_expires_at"] > ledger.now()
 
 
-def test_new_row_is_claimed_with_all_that_is_known_of_it(ledger: Ledger, claimant_of: Callable[..., Claimant]) -> None:
+def test_new_row_is_claimed_with_all_that_is_known_of_it(
+    ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]
+) -> None:
     """The row is there, pending, with its owner, lease, payload and the task instance that claimed it."""
     began = ledger.now()
     logical_date = datetime(2026, 11, 1, 12, tzinfo=UTC)
-    attempt = Attempt(dag_id="dag", run_id="run", task_id="task", map_index=-1, try_number=2, logical_date=logical_date)
-    claimant = claimant_of(attempt=attempt)
+    task_instance = TaskInstanceRef(
+        dag_id="dag", run_id="run", task_id="task", map_index=-1, try_number=2, logical_date=logical_date
+    )
+    lease_holder = lease_holder_of(task_instance=task_instance)
 
-    claims = claimant.claim([candidate()], on_in_doubt="resend")
+    claims = lease_holder.claim([candidate()], on_in_doubt="resend")
 
-    assert claims["k"].standing is Standing.CLAIMED
+    assert claims["k"].result is ClaimResult.CLAIMED
     row = rows_in(ledger)["k"]
     assert timedelta(seconds=59) < row["lease_expires_at"] - began < timedelta(seconds=70)
     assert timedelta(seconds=-1) < row["created_at"] - began < timedelta(seconds=10)
     known = {
         "namespace": NAMESPACE,
         "row_key": "k",
-        "status": Status.PENDING,
+        "status": LedgerStatus.PENDING,
         "user_id": "user-1",
         "payload_hash": PAYLOAD,
         "attempts": 0,
-        "owner": claimant.owner,
+        "owner": lease_holder.owner,
         "lease_expires_at": row["lease_expires_at"],
         "dag_id": "dag",
         "run_id": "run",
@@ -256,208 +268,214 @@ def test_new_row_is_claimed_with_all_that_is_known_of_it(ledger: Ledger, claiman
     assert row == dict.fromkeys(row) | known
 
 
-def test_nothing_to_claim_asks_nobody(claimant: Claimant) -> None:
+def test_nothing_to_claim_asks_nobody(lease_holder: LeaseHolder) -> None:
     """No candidates, no claims."""
-    assert claimant.claim([], on_in_doubt="resend") == {}
+    assert lease_holder.claim([], on_in_doubt="resend") == {}
 
 
 @pytest.mark.parametrize("payload", [PAYLOAD, OTHER_PAYLOAD, None])
 def test_delivered_row_is_never_claimed_again(
-    ledger: Ledger, claimant_of: Callable[..., Claimant], payload: str | None
+    ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder], payload: str | None
 ) -> None:
     """Not with the same payload, nor with another, nor with none: its session_id is the answer."""
-    bring(claimant_of(), Status.DELIVERED)
+    bring(lease_holder_of(), LedgerStatus.DELIVERED)
     before = rows_in(ledger)
 
     error = None if payload else "the message is empty"
-    claims = claimant_of().claim([candidate(payload=payload, error=error)], on_in_doubt="resend")
+    claims = lease_holder_of().claim([candidate(payload=payload, error=error)], on_in_doubt="resend")
 
-    assert (claims["k"].standing, claims["k"].session_id) == (Standing.DELIVERED, "sess_1")
+    assert (claims["k"].result, claims["k"].session_id) == (ClaimResult.DELIVERED, "sess_1")
     assert rows_in(ledger) == before
 
 
 def test_rejected_row_stays_rejected_while_its_payload_does(
-    ledger: Ledger, claimant_of: Callable[..., Claimant]
+    ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]
 ) -> None:
     """The reason is told again, and nothing is written."""
-    bring(claimant_of(), Status.REJECTED)
+    bring(lease_holder_of(), LedgerStatus.REJECTED)
     before = rows_in(ledger)
 
-    claims = claimant_of().claim([candidate()], on_in_doubt="resend")
+    claims = lease_holder_of().claim([candidate()], on_in_doubt="resend")
 
-    assert (claims["k"].standing, claims["k"].error) == (Standing.REJECTED, "why")
+    assert (claims["k"].result, claims["k"].error) == (ClaimResult.REJECTED, "why")
     assert rows_in(ledger) == before
 
 
-@pytest.mark.parametrize("status", [Status.PENDING, Status.FAILED, Status.REJECTED])
+@pytest.mark.parametrize("status", [LedgerStatus.PENDING, LedgerStatus.FAILED, LedgerStatus.REJECTED])
 def test_settled_row_is_claimed_with_its_new_payload(
-    ledger: Ledger, claimant_of: Callable[..., Claimant], status: Status
+    ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder], status: LedgerStatus
 ) -> None:
     """Given back, failed, or rejected and since changed: a new owner may send it."""
-    first, second = claimant_of(), claimant_of()
+    first, second = lease_holder_of(), lease_holder_of()
     bring(first, status)
     first.commit(settlements=[Settlement(row_key="k", status=status)])
 
     claims = second.claim([candidate(payload=OTHER_PAYLOAD)], on_in_doubt="hold")
 
     row = rows_in(ledger)["k"]
-    assert (claims["k"].standing, claims["k"].doubtful) == (Standing.CLAIMED, False)
-    assert (row["status"], row["owner"], row["payload_hash"]) == (Status.PENDING, second.owner, OTHER_PAYLOAD)
+    assert (claims["k"].result, claims["k"].doubtful) == (ClaimResult.CLAIMED, False)
+    assert (row["status"], row["owner"], row["payload_hash"]) == (LedgerStatus.PENDING, second.owner, OTHER_PAYLOAD)
     assert row["lease_expires_at"] > ledger.now()
 
 
 @pytest.mark.parametrize("on_in_doubt", ["resend", "hold"])
-@pytest.mark.parametrize("status", [Status.PENDING, Status.IN_FLIGHT])
+@pytest.mark.parametrize("status", [LedgerStatus.PENDING, LedgerStatus.IN_FLIGHT])
 def test_live_lease_keeps_everybody_else_away(
-    ledger: Ledger, claimant_of: Callable[..., Claimant], status: Status, on_in_doubt: Any
+    ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder], status: LedgerStatus, on_in_doubt: Any
 ) -> None:
     """Neither a good row nor a spoilt one takes anything from a living owner."""
-    bring(claimant_of(), status)
+    bring(lease_holder_of(), status)
     before = rows_in(ledger)
 
-    good = claimant_of().claim([candidate()], on_in_doubt=on_in_doubt)
-    spoilt = claimant_of().claim([candidate(payload=None, error="the message is empty")], on_in_doubt=on_in_doubt)
+    good = lease_holder_of().claim([candidate()], on_in_doubt=on_in_doubt)
+    spoilt = lease_holder_of().claim([candidate(payload=None, error="the message is empty")], on_in_doubt=on_in_doubt)
 
-    assert good["k"].standing is spoilt["k"].standing is Standing.BUSY
+    assert good["k"].result is spoilt["k"].result is ClaimResult.BUSY
     assert rows_in(ledger) == before
 
 
-def test_pending_row_with_an_expired_lease_is_taken_over(ledger: Ledger, claimant_of: Callable[..., Claimant]) -> None:
+def test_pending_row_with_an_expired_lease_is_taken_over(
+    ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]
+) -> None:
     """Its process died before sending: whoever comes next sends it, without any doubt."""
-    bring(claimant_of(lease=EXPIRED), Status.PENDING)
-    second = claimant_of()
+    bring(lease_holder_of(lease=EXPIRED), LedgerStatus.PENDING)
+    second = lease_holder_of()
 
     claims = second.claim([candidate()], on_in_doubt="hold")
 
     row = rows_in(ledger)["k"]
-    assert (claims["k"].standing, claims["k"].doubtful) == (Standing.CLAIMED, False)
-    assert (row["status"], row["owner"]) == (Status.PENDING, second.owner)
+    assert (claims["k"].result, claims["k"].doubtful) == (ClaimResult.CLAIMED, False)
+    assert (row["status"], row["owner"]) == (LedgerStatus.PENDING, second.owner)
 
 
-@pytest.mark.parametrize("status", [Status.IN_FLIGHT, Status.IN_DOUBT])
+@pytest.mark.parametrize("status", [LedgerStatus.IN_FLIGHT, LedgerStatus.IN_DOUBT])
 def test_row_that_halo_may_have_is_in_doubt_when_claimed_to_be_sent_again(
-    ledger: Ledger, claimant_of: Callable[..., Claimant], status: Status
+    ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder], status: LedgerStatus
 ) -> None:
     """With resend the new owner gets it, knows of the doubt, and so does the ledger until an answer comes."""
-    bring(claimant_of(lease=EXPIRED), status)
-    second = claimant_of()
+    bring(lease_holder_of(lease=EXPIRED), status)
+    second = lease_holder_of()
 
     claims = second.claim([candidate()], on_in_doubt="resend")
 
     row = rows_in(ledger)["k"]
-    assert (claims["k"].standing, claims["k"].doubtful) == (Standing.CLAIMED, True)
-    assert (row["status"], row["owner"]) == (Status.IN_DOUBT, second.owner)
+    assert (claims["k"].result, claims["k"].doubtful) == (ClaimResult.CLAIMED, True)
+    assert (row["status"], row["owner"]) == (LedgerStatus.IN_DOUBT, second.owner)
     assert row["lease_expires_at"] > ledger.now()
 
 
-@pytest.mark.parametrize("status", [Status.IN_FLIGHT, Status.IN_DOUBT])
-def test_row_that_halo_may_have_is_held(ledger: Ledger, claimant_of: Callable[..., Claimant], status: Status) -> None:
+@pytest.mark.parametrize("status", [LedgerStatus.IN_FLIGHT, LedgerStatus.IN_DOUBT])
+def test_row_that_halo_may_have_is_held(
+    ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder], status: LedgerStatus
+) -> None:
     """With hold nobody gets it; an expired in_flight row becomes in_doubt for all to see, with its old payload."""
-    bring(claimant_of(lease=EXPIRED), status)
+    bring(lease_holder_of(lease=EXPIRED), status)
 
-    claims = claimant_of().claim([candidate(payload=OTHER_PAYLOAD)], on_in_doubt="hold")
+    claims = lease_holder_of().claim([candidate(payload=OTHER_PAYLOAD)], on_in_doubt="hold")
 
     row = rows_in(ledger)["k"]
-    assert claims["k"].standing is Standing.IN_DOUBT
-    assert (row["status"], row["payload_hash"], row["lease_expires_at"]) == (Status.IN_DOUBT, PAYLOAD, None)
+    assert claims["k"].result is ClaimResult.IN_DOUBT
+    assert (row["status"], row["payload_hash"], row["lease_expires_at"]) == (LedgerStatus.IN_DOUBT, PAYLOAD, None)
 
 
-def test_held_row_can_be_claimed_later_to_be_sent_again(claimant_of: Callable[..., Claimant]) -> None:
+def test_held_row_can_be_claimed_later_to_be_sent_again(lease_holder_of: Callable[..., LeaseHolder]) -> None:
     """The decision against the doubt is made by claiming with resend."""
-    bring(claimant_of(), Status.IN_DOUBT)
-    claimant_of().claim([candidate()], on_in_doubt="hold")
+    bring(lease_holder_of(), LedgerStatus.IN_DOUBT)
+    lease_holder_of().claim([candidate()], on_in_doubt="hold")
 
-    claims = claimant_of().claim([candidate()], on_in_doubt="resend")
+    claims = lease_holder_of().claim([candidate()], on_in_doubt="resend")
 
-    assert (claims["k"].standing, claims["k"].error) == (Standing.CLAIMED, "why")
+    assert (claims["k"].result, claims["k"].error) == (ClaimResult.CLAIMED, "why")
 
 
-def test_spoilt_row_is_rejected_until_it_is_repaired(ledger: Ledger, claimant_of: Callable[..., Claimant]) -> None:
+def test_spoilt_row_is_rejected_until_it_is_repaired(
+    ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]
+) -> None:
     """A row that could not be rendered is rejected with the reason, and claimed once it can be."""
     spoilt = candidate(payload=None, error="column 'text': the message is empty for this row")
 
-    claims = claimant_of().claim([spoilt], on_in_doubt="resend")
+    claims = lease_holder_of().claim([spoilt], on_in_doubt="resend")
 
     row = rows_in(ledger)["k"]
-    assert (claims["k"].standing, claims["k"].error) == (Standing.REJECTED, spoilt.error)
-    assert (row["status"], row["error"], row["lease_expires_at"]) == (Status.REJECTED, spoilt.error, None)
-    assert claimant_of().claim([candidate()], on_in_doubt="resend")["k"].standing is Standing.CLAIMED
-    assert rows_in(ledger)["k"]["status"] == Status.PENDING
+    assert (claims["k"].result, claims["k"].error) == (ClaimResult.REJECTED, spoilt.error)
+    assert (row["status"], row["error"], row["lease_expires_at"]) == (LedgerStatus.REJECTED, spoilt.error, None)
+    assert lease_holder_of().claim([candidate()], on_in_doubt="resend")["k"].result is ClaimResult.CLAIMED
+    assert rows_in(ledger)["k"]["status"] == LedgerStatus.PENDING
 
 
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        (Status.PENDING, Status.REJECTED),
-        (Status.FAILED, Status.REJECTED),
-        (Status.REJECTED, Status.REJECTED),
-        (Status.IN_FLIGHT, Status.IN_DOUBT),
-        (Status.IN_DOUBT, Status.IN_DOUBT),
+        (LedgerStatus.PENDING, LedgerStatus.REJECTED),
+        (LedgerStatus.FAILED, LedgerStatus.REJECTED),
+        (LedgerStatus.REJECTED, LedgerStatus.REJECTED),
+        (LedgerStatus.IN_FLIGHT, LedgerStatus.IN_DOUBT),
+        (LedgerStatus.IN_DOUBT, LedgerStatus.IN_DOUBT),
     ],
 )
 def test_row_that_is_spoilt_later_is_rejected_but_keeps_its_doubt(
-    ledger: Ledger, claimant_of: Callable[..., Claimant], before: Status, after: Status
+    ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder], before: LedgerStatus, after: LedgerStatus
 ) -> None:
     """The new reason is written down; that Halo may have an earlier version of the row is not forgotten for it."""
-    bring(claimant_of(lease=EXPIRED), before)
+    bring(lease_holder_of(lease=EXPIRED), before)
 
-    claims = claimant_of().claim([candidate(payload=None, error="the message is empty")], on_in_doubt="resend")
+    claims = lease_holder_of().claim([candidate(payload=None, error="the message is empty")], on_in_doubt="resend")
 
     row = rows_in(ledger)["k"]
-    assert (claims["k"].standing, claims["k"].error) == (Standing.REJECTED, "the message is empty")
+    assert (claims["k"].result, claims["k"].error) == (ClaimResult.REJECTED, "the message is empty")
     assert (row["status"], row["error"]) == (after, "the message is empty")
 
 
 def test_preview_says_what_a_claim_would_and_writes_nothing(
-    ledger: Ledger, claimant_of: Callable[..., Claimant]
+    ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]
 ) -> None:
     """Every standing is the same, and the table too."""
-    for status in Status:
-        bring(claimant_of(lease=EXPIRED), status, status.value)
-    bring(claimant_of(), Status.PENDING, "busy")
-    candidates = [candidate(key) for key in (*Status, "busy", "new")]
+    for status in LedgerStatus:
+        bring(lease_holder_of(lease=EXPIRED), status, status.value)
+    bring(lease_holder_of(), LedgerStatus.PENDING, "busy")
+    candidates = [candidate(key) for key in (*LedgerStatus, "busy", "new")]
     candidates += [candidate("spoilt", payload=None, error="the message is empty")]
     before = rows_in(ledger)
 
-    claimant = claimant_of()
-    preview = claimant.preview(candidates, on_in_doubt="hold")
+    lease_holder = lease_holder_of()
+    preview = lease_holder.preview(candidates, on_in_doubt="hold")
 
     assert rows_in(ledger) == before
-    assert preview == claimant.claim(candidates, on_in_doubt="hold")
+    assert preview == lease_holder.claim(candidates, on_in_doubt="hold")
 
 
-def test_own_claim_can_be_repeated(claimant: Claimant) -> None:
+def test_own_claim_can_be_repeated(lease_holder: LeaseHolder) -> None:
     """Nobody is kept away by a lease of one's own."""
     for _ in range(2):
-        assert claimant.claim([candidate()], on_in_doubt="resend")["k"].standing is Standing.CLAIMED
+        assert lease_holder.claim([candidate()], on_in_doubt="resend")["k"].result is ClaimResult.CLAIMED
 
 
-def test_namespaces_do_not_meet(ledger: Ledger, claimant: Claimant) -> None:
+def test_namespaces_do_not_meet(ledger: Ledger, lease_holder: LeaseHolder) -> None:
     """The same key belongs to another row in another namespace."""
-    bring(claimant, Status.DELIVERED)
-    other = ledger.claimant("halo_default/order", attempt=Attempt())
+    bring(lease_holder, LedgerStatus.DELIVERED)
+    other = ledger.lease_holder("halo_default/order", task_instance=TaskInstanceRef())
 
-    assert other.claim([candidate()], on_in_doubt="resend")["k"].standing is Standing.CLAIMED
+    assert other.claim([candidate()], on_in_doubt="resend")["k"].result is ClaimResult.CLAIMED
 
 
-def test_keys_are_compared_to_the_letter(ledger: Ledger, claimant: Claimant) -> None:
+def test_keys_are_compared_to_the_letter(ledger: Ledger, lease_holder: LeaseHolder) -> None:
     """Keys that differ in case, in an accent, in how it is composed, or in width are different rows."""
     accents = ["e", "E", "é", "e\u0301", "É", "straße", "strasse", "STRASSE"]
     keys = [*accents, "a", "A", "\uff41", "🦄", "🦊", "1", "01", "xy", "x y", "x\u200by"]
 
-    first = claimant.claim([candidate(key) for key in keys], on_in_doubt="resend")
-    claimant.commit(intents=keys[:1])
-    claimant.commit(settlements=[Settlement(row_key=keys[0], status=Status.DELIVERED)])
+    first = lease_holder.claim([candidate(key) for key in keys], on_in_doubt="resend")
+    lease_holder.commit(intents=keys[:1])
+    lease_holder.commit(settlements=[Settlement(row_key=keys[0], status=LedgerStatus.DELIVERED)])
 
     assert set(first) == set(rows_in(ledger)) == set(keys)
-    assert {key for key, row in rows_in(ledger).items() if row["status"] == Status.DELIVERED} == {keys[0]}
+    assert {key for key, row in rows_in(ledger).items() if row["status"] == LedgerStatus.DELIVERED} == {keys[0]}
 
 
 def test_longest_key_fits(ledger: Ledger) -> None:
     """The widest namespace with the widest key, in characters of four bytes."""
-    claimant = ledger.claimant("🦄" * MAX_NAMESPACE, attempt=Attempt())
+    lease_holder = ledger.lease_holder("🦄" * MAX_NAMESPACE, task_instance=TaskInstanceRef())
 
-    claimant.claim([candidate("🦊" * KEY_WIDTH)], on_in_doubt="resend")
+    lease_holder.claim([candidate("🦊" * KEY_WIDTH)], on_in_doubt="resend")
 
     assert list(rows_in(ledger)) == ["🦊" * KEY_WIDTH]
 
@@ -465,7 +483,7 @@ def test_longest_key_fits(ledger: Ledger) -> None:
 def test_namespace_that_does_not_fit_is_refused(ledger: Ledger) -> None:
     """Rather than cut off, where two submissions could meet."""
     with pytest.raises(HaloConfigurationError, match="251 characters"):
-        ledger.claimant("x" * (MAX_NAMESPACE + 1), attempt=Attempt())
+        ledger.lease_holder("x" * (MAX_NAMESPACE + 1), task_instance=TaskInstanceRef())
 
 
 def test_every_key_is_won_by_exactly_one_of_many_claimants(ledger_url: str) -> None:
@@ -473,20 +491,22 @@ def test_every_key_is_won_by_exactly_one_of_many_claimants(ledger_url: str) -> N
     keys = [f"key-{number}" for number in range(500)]
     racers = 4
     ledgers = [Ledger.at(ledger_url) for _ in range(racers)]
-    bring_back = ledgers[0].claimant(NAMESPACE, attempt=Attempt(), lease=EXPIRED)
+    bring_back = ledgers[0].lease_holder(NAMESPACE, task_instance=TaskInstanceRef(), lease=EXPIRED)
     bring_back.claim([candidate(key) for key in keys[::2]], on_in_doubt="resend")
     start = threading.Barrier(racers)
 
     def race(number: int) -> set[str]:
-        claimant = ledgers[number].claimant(NAMESPACE, attempt=Attempt())
+        lease_holder = ledgers[number].lease_holder(NAMESPACE, task_instance=TaskInstanceRef())
         shuffled = random.Random(number).sample(keys, len(keys))
         start.wait()
         won: set[str] = set()
         for position in range(0, len(keys), 100):
             some = [candidate(key) for key in shuffled[position : position + 100]]
-            claims = claimant.claim(some, on_in_doubt="resend")
-            won.update(key for key, claim in claims.items() if claim.standing is Standing.CLAIMED)
-        assert {row_key for row_key, row in rows_in(ledgers[number]).items() if row["owner"] == claimant.owner} == won
+            claims = lease_holder.claim(some, on_in_doubt="resend")
+            won.update(key for key, claim in claims.items() if claim.result is ClaimResult.CLAIMED)
+        assert {
+            row_key for row_key, row in rows_in(ledgers[number]).items() if row["owner"] == lease_holder.owner
+        } == won
         return won
 
     with ThreadPoolExecutor(racers) as threads:
@@ -523,17 +543,17 @@ def test_new_file_that_somebody_writes_to_is_waited_for(tmp_path: Path, monkeypa
             assert ledger.exists()
 
 
-def test_batches_leave_no_cycles_behind(ledger: Ledger, claimant_of: Callable[..., Claimant]) -> None:
+def test_batches_leave_no_cycles_behind(ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]) -> None:
     """A delivery looks for them seldom, and those of a statement made anew hold all keys of its batch."""
-    claimant = claimant_of()
+    lease_holder = lease_holder_of()
 
     def batch(number: int) -> None:
         keys = [f"{number}-{place}" for place in range(5)]
-        claimant.claim([candidate(key) for key in keys], on_in_doubt="resend")
-        claimant.commit(intents=keys)
-        claimant.commit(settlements=[Settlement(row_key=key, status=Status.DELIVERED) for key in keys])
-        claimant.claim([candidate(key) for key in keys], on_in_doubt="resend")
-        claimant.renew()
+        lease_holder.claim([candidate(key) for key in keys], on_in_doubt="resend")
+        lease_holder.commit(intents=keys)
+        lease_holder.commit(settlements=[Settlement(row_key=key, status=LedgerStatus.DELIVERED) for key in keys])
+        lease_holder.claim([candidate(key) for key in keys], on_in_doubt="resend")
+        lease_holder.renew()
 
     batch(0)
     gc.collect()
@@ -546,74 +566,82 @@ def test_batches_leave_no_cycles_behind(ledger: Ledger, claimant_of: Callable[..
         gc.enable()
 
 
-def test_owner_is_another_for_every_claimant(claimant_of: Callable[..., Claimant]) -> None:
+def test_owner_is_another_for_every_claimant(lease_holder_of: Callable[..., LeaseHolder]) -> None:
     """Also within one process."""
-    assert claimant_of().owner != claimant_of().owner
+    assert lease_holder_of().owner != lease_holder_of().owner
 
 
-def test_renewal_puts_off_the_end_of_what_is_held(ledger: Ledger, claimant_of: Callable[..., Claimant]) -> None:
+def test_renewal_puts_off_the_end_of_what_is_held(ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]) -> None:
     """Rows in hand are out of others' reach again; what was settled, or is another's, is let alone."""
-    claimant = claimant_of(lease=EXPIRED)
-    for key, status in {"held": Status.IN_FLIGHT, "settled": Status.FAILED, "lost": Status.PENDING}.items():
-        bring(claimant, status, key)
-    claimant_of().claim([candidate("lost")], on_in_doubt="resend")
+    lease_holder = lease_holder_of(lease=EXPIRED)
+    for key, status in {
+        "held": LedgerStatus.IN_FLIGHT,
+        "settled": LedgerStatus.FAILED,
+        "lost": LedgerStatus.PENDING,
+    }.items():
+        bring(lease_holder, status, key)
+    lease_holder_of().claim([candidate("lost")], on_in_doubt="resend")
     before = rows_in(ledger)
-    claimant.lease = 60.0
+    lease_holder.lease = 60.0
 
-    claimant.renew()
+    lease_holder.renew()
 
     after = rows_in(ledger)
     assert after["held"]["lease_expires_at"] > ledger.now()
     assert {key: after[key] for key in ("settled", "lost")} == {key: before[key] for key in ("settled", "lost")}
-    assert claimant_of().claim([candidate("held")], on_in_doubt="resend")["held"].standing is Standing.BUSY
+    assert lease_holder_of().claim([candidate("held")], on_in_doubt="resend")["held"].result is ClaimResult.BUSY
 
 
-def test_lease_left_counts_from_the_oldest_claim_or_the_last_renewal(claimant_of: Callable[..., Claimant]) -> None:
+def test_lease_left_counts_from_the_oldest_claim_or_the_last_renewal(
+    lease_holder_of: Callable[..., LeaseHolder],
+) -> None:
     """A later claim does not make an earlier one last longer; a renewal does."""
-    claimant = claimant_of(lease=100.0)
-    claimant.claim([candidate("one")], on_in_doubt="resend")
-    claimant._renewed -= 50.0
+    lease_holder = lease_holder_of(lease=100.0)
+    lease_holder.claim([candidate("one")], on_in_doubt="resend")
+    lease_holder._renewed -= 50.0
 
-    claimant.claim([candidate("two")], on_in_doubt="resend")
-    assert claimant.lease_left == pytest.approx(50.0, abs=5.0)
+    lease_holder.claim([candidate("two")], on_in_doubt="resend")
+    assert lease_holder.lease_left == pytest.approx(50.0, abs=5.0)
 
-    claimant.renew()
-    assert claimant.lease_left == pytest.approx(100.0, abs=5.0)
+    lease_holder.renew()
+    assert lease_holder.lease_left == pytest.approx(100.0, abs=5.0)
 
 
-@pytest.mark.parametrize("status", [Status.DELIVERED, Status.REJECTED, Status.IN_DOUBT, Status.FAILED])
+@pytest.mark.parametrize(
+    "status", [LedgerStatus.DELIVERED, LedgerStatus.REJECTED, LedgerStatus.IN_DOUBT, LedgerStatus.FAILED]
+)
 def test_late_settlement_counts_while_nobody_took_the_row_over(
-    ledger: Ledger, claimant_of: Callable[..., Claimant], status: Status
+    ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder], status: LedgerStatus
 ) -> None:
     """The lease is over, but the answer is still the row's own."""
-    claimant = claimant_of(lease=EXPIRED)
-    bring(claimant, Status.IN_FLIGHT)
+    lease_holder = lease_holder_of(lease=EXPIRED)
+    bring(lease_holder, LedgerStatus.IN_FLIGHT)
 
-    assert claimant.commit(settlements=[Settlement(row_key="k", status=status)]) == Commit()
+    assert lease_holder.commit(settlements=[Settlement(row_key="k", status=status)]) == Commit()
     assert rows_in(ledger)["k"]["status"] == status
 
 
 def test_late_answer_settles_a_row_that_somebody_only_looked_at(
-    ledger: Ledger, claimant_of: Callable[..., Claimant]
+    ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]
 ) -> None:
     """Another run's look, with hold, made it in_doubt; the answer that then comes ends the doubt."""
-    claimant = claimant_of(lease=EXPIRED)
-    bring(claimant, Status.IN_FLIGHT)
-    claimant_of().claim([candidate()], on_in_doubt="hold")
+    lease_holder = lease_holder_of(lease=EXPIRED)
+    bring(lease_holder, LedgerStatus.IN_FLIGHT)
+    lease_holder_of().claim([candidate()], on_in_doubt="hold")
 
-    late = Settlement(row_key="k", status=Status.DELIVERED, session_id="sess_late")
+    late = Settlement(row_key="k", status=LedgerStatus.DELIVERED, session_id="sess_late")
 
-    assert claimant.commit(settlements=[late]) == Commit()
+    assert lease_holder.commit(settlements=[late]) == Commit()
     assert rows_in(ledger)["k"]["session_id"] == "sess_late"
 
 
-@pytest.mark.parametrize("status", [status for status in Status if status is not Status.IN_FLIGHT])
+@pytest.mark.parametrize("status", [status for status in LedgerStatus if status is not LedgerStatus.IN_FLIGHT])
 def test_old_owner_changes_nothing_after_somebody_took_over(
-    ledger: Ledger, claimant_of: Callable[..., Claimant], status: Status
+    ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder], status: LedgerStatus
 ) -> None:
     """Its settlements and intents are named as lost, and the row is the new owner's alone."""
-    old, new = claimant_of(lease=EXPIRED), claimant_of()
-    bring(old, Status.IN_FLIGHT)
+    old, new = lease_holder_of(lease=EXPIRED), lease_holder_of()
+    bring(old, LedgerStatus.IN_FLIGHT)
     new.claim([candidate()], on_in_doubt="resend")
     before = rows_in(ledger)
 
@@ -624,16 +652,16 @@ def test_old_owner_changes_nothing_after_somebody_took_over(
     assert rows_in(ledger) == before
 
 
-def test_answer_is_kept_without_secrets_and_within_bounds(ledger: Ledger, claimant: Claimant) -> None:
+def test_answer_is_kept_without_secrets_and_within_bounds(ledger: Ledger, lease_holder: LeaseHolder) -> None:
     """Whatever Halo echoes, no key and no token reaches the table, and texts are cut."""
-    bring(claimant, Status.IN_FLIGHT)
+    bring(lease_holder, LedgerStatus.IN_FLIGHT)
     secrets = "ab_live_example_key ha_secret_example_secret eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln"
 
-    claimant.commit(
+    lease_holder.commit(
         settlements=[
             Settlement(
                 row_key="k",
-                status=Status.DELIVERED,
+                status=LedgerStatus.DELIVERED,
                 session_id="sess_1",
                 agent_id="agent_1",
                 error=secrets,
@@ -649,19 +677,21 @@ def test_answer_is_kept_without_secrets_and_within_bounds(ledger: Ledger, claima
     assert row["response"] == {"echo": "*** *** ***", "score": 0.5, "list": [1, None, "ü"]}
 
 
-def test_spoilt_row_s_reason_is_kept_without_secrets(ledger: Ledger, claimant: Claimant) -> None:
+def test_spoilt_row_s_reason_is_kept_without_secrets(ledger: Ledger, lease_holder: LeaseHolder) -> None:
     """A claim writes errors too."""
-    claimant.claim([candidate(payload=None, error="ha_secret_example_secret is no message")], on_in_doubt="resend")
+    lease_holder.claim([candidate(payload=None, error="ha_secret_example_secret is no message")], on_in_doubt="resend")
 
     assert rows_in(ledger)["k"]["error"] == "*** is no message"
 
 
-def test_answer_with_what_a_database_cannot_hold_is_recorded_all_the_same(ledger: Ledger, claimant: Claimant) -> None:
+def test_answer_with_what_a_database_cannot_hold_is_recorded_all_the_same(
+    ledger: Ledger, lease_holder: LeaseHolder
+) -> None:
     """A NUL, which PostgreSQL's text has no room for, and the NaN that is no JSON must not cost a whole commit."""
-    bring(claimant, Status.IN_FLIGHT)
+    bring(lease_holder, LedgerStatus.IN_FLIGHT)
     settlement = Settlement(
         row_key="k",
-        status=Status.DELIVERED,
+        status=LedgerStatus.DELIVERED,
         session_id="sess\x001",
         agent_id="agent\x001",
         error="a\x00b",
@@ -669,10 +699,10 @@ def test_answer_with_what_a_database_cannot_hold_is_recorded_all_the_same(ledger
         response={"score": float("nan"), "text": "a\x00b"},
     )
 
-    assert claimant.commit(settlements=[settlement]) == Commit()
+    assert lease_holder.commit(settlements=[settlement]) == Commit()
 
     row = rows_in(ledger)["k"]
-    assert row["status"] == Status.DELIVERED
+    assert row["status"] == LedgerStatus.DELIVERED
     assert row["response"]["score"] is None
 
 
@@ -681,7 +711,7 @@ def test_database_s_clock_decides_about_leases(ledger_url: str, monkeypatch: pyt
     if ledger_url.startswith("sqlite"):
         pytest.skip("SQLite's clock is the host's")
     right = Ledger.at(ledger_url)
-    bring(right.claimant(NAMESPACE, attempt=Attempt()), Status.PENDING)
+    bring(right.lease_holder(NAMESPACE, task_instance=TaskInstanceRef()), LedgerStatus.PENDING)
 
     class FastClock(datetime):
         @classmethod
@@ -690,15 +720,17 @@ def test_database_s_clock_decides_about_leases(ledger_url: str, monkeypatch: pyt
 
     monkeypatch.setattr(halo_provider.ledger.ledger, "datetime", FastClock)
     fast = Ledger.at(ledger_url)
-    claims = fast.claimant(NAMESPACE, attempt=Attempt()).claim([candidate("k"), candidate("new")], on_in_doubt="resend")
+    claims = fast.lease_holder(NAMESPACE, task_instance=TaskInstanceRef()).claim(
+        [candidate("k"), candidate("new")], on_in_doubt="resend"
+    )
 
-    assert (claims["k"].standing, claims["new"].standing) == (Standing.BUSY, Standing.CLAIMED)
+    assert (claims["k"].result, claims["new"].result) == (ClaimResult.BUSY, ClaimResult.CLAIMED)
     assert abs(rows_in(right)["new"]["created_at"] - datetime.now(UTC)) < timedelta(minutes=1)
     right.close()
     fast.close()
 
 
-def test_transaction_given_up_for_another_s_sake_is_run_again(ledger: Ledger, claimant: Claimant) -> None:
+def test_transaction_given_up_for_another_s_sake_is_run_again(ledger: Ledger, lease_holder: LeaseHolder) -> None:
     """A deadlock's victim tries again; the work is done once."""
     deadlock = {
         "postgresql": "DO $$ BEGIN RAISE EXCEPTION 'deadlock' USING ERRCODE = '40P01'; END $$",
@@ -706,7 +738,7 @@ def test_transaction_given_up_for_another_s_sake_is_run_again(ledger: Ledger, cl
     }
     if ledger.engine.dialect.name not in deadlock:
         pytest.skip("SQLite has one writer at a time, which waits for its turn")
-    bring(claimant, Status.PENDING)
+    bring(lease_holder, LedgerStatus.PENDING)
     runs = 0
 
     def work(db: Connection) -> None:
@@ -726,7 +758,7 @@ def test_contention_without_end_is_a_ledger_error(sqlite_ledger_url: str, monkey
     monkeypatch.setattr(halo_provider.ledger.ledger, "BUSY_TIMEOUT", 0.01)
     ledger, other = Ledger.at(sqlite_ledger_url), Ledger.at(sqlite_ledger_url)
     with other.engine.begin(), pytest.raises(LedgerError, match="database is locked"):
-        ledger.claimant(NAMESPACE, attempt=Attempt()).claim([candidate()], on_in_doubt="resend")
+        ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef()).claim([candidate()], on_in_doubt="resend")
     ledger.close()
     other.close()
 
@@ -765,17 +797,17 @@ def test_sqlite_path_may_hold_any_character(tmp_path: Path) -> None:
 
 def test_ledger_that_is_gone_is_a_ledger_error_in_every_call(new_ledger: Ledger) -> None:
     """Whatever comes from the database comes as the one error that callers know."""
-    claimant = new_ledger.claimant(NAMESPACE, attempt=Attempt())
-    bring(claimant, Status.IN_FLIGHT)
+    lease_holder = new_ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef())
+    bring(lease_holder, LedgerStatus.IN_FLIGHT)
     new_ledger.transaction(submissions.drop)
 
     calls: list[Callable[[], object]] = [
-        lambda: claimant.claim([candidate("new")], on_in_doubt="resend"),
-        lambda: claimant.preview([candidate("new")], on_in_doubt="resend"),
-        lambda: claimant.commit(settlements=[Settlement(row_key="k", status=Status.DELIVERED)]),
-        lambda: claimant.commit(intents=["k"]),
+        lambda: lease_holder.claim([candidate("new")], on_in_doubt="resend"),
+        lambda: lease_holder.preview([candidate("new")], on_in_doubt="resend"),
+        lambda: lease_holder.commit(settlements=[Settlement(row_key="k", status=LedgerStatus.DELIVERED)]),
+        lambda: lease_holder.commit(intents=["k"]),
         lambda: new_ledger.find(NAMESPACE, ["k"]),
-        claimant.renew,
+        lease_holder.renew,
     ]
     for call in calls:
         with pytest.raises(LedgerError, match="halo_submissions"):
@@ -783,9 +815,9 @@ def test_ledger_that_is_gone_is_a_ledger_error_in_every_call(new_ledger: Ledger)
     assert not new_ledger.exists()
 
 
-def test_connection_lost_while_renewing_is_a_ledger_error(ledger: Ledger, claimant: Claimant) -> None:
+def test_connection_lost_while_renewing_is_a_ledger_error(ledger: Ledger, lease_holder: LeaseHolder) -> None:
     """Also where only the database's clock was to be read."""
-    bring(claimant, Status.IN_FLIGHT)
+    bring(lease_holder, LedgerStatus.IN_FLIGHT)
 
     @event.listens_for(ledger.engine, "do_connect")
     def _refuse(dialect: Any, *_: Any) -> None:
@@ -793,19 +825,19 @@ def test_connection_lost_while_renewing_is_a_ledger_error(ledger: Ledger, claima
 
     ledger.close()
     with pytest.raises(LedgerError, match="closed the connection"):
-        claimant.renew()
+        lease_holder.renew()
 
 
 def test_errors_quote_no_value(new_ledger: Ledger) -> None:
     """Neither the error nor its cause repeats a parameter, whichever call failed."""
-    claimant = new_ledger.claimant(NAMESPACE, attempt=Attempt())
-    bring(claimant, Status.IN_FLIGHT)
+    lease_holder = new_ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef())
+    bring(lease_holder, LedgerStatus.IN_FLIGHT)
     new_ledger.transaction(lambda db: db.execute(text("ALTER TABLE halo_submissions DROP COLUMN reply")))
 
     with pytest.raises(LedgerError) as raised:
-        claimant.commit(
+        lease_holder.commit(
             settlements=[
-                Settlement(row_key="k", status=Status.DELIVERED, session_id="s", reply="a private word"),
+                Settlement(row_key="k", status=LedgerStatus.DELIVERED, session_id="s", reply="a private word"),
             ]
         )
 

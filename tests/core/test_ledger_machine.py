@@ -16,9 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from sqlalchemy import delete
 
 import halo_provider.ledger.ledger
-from halo_provider.ledger.admin import Records, RowFilter
-from halo_provider.ledger.ledger import Attempt, Candidate, Claimant, Ledger, Settlement, Standing
-from halo_provider.ledger.statuses import Status
+from halo_provider.ledger.admin import LedgerAdmin, RowFilter
+from halo_provider.ledger.ledger import Candidate, ClaimResult, LeaseHolder, Ledger, Settlement, TaskInstanceRef
+from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import events, submissions
 from tests.core.deliveries import NAMESPACE, rows_in
 
@@ -28,19 +28,31 @@ PAYLOADS = ("1" * 64, "2" * 64)
 WORKERS = (0, 1, 2)
 
 MOVES = {  # what one step may make of a row, however it comes about
-    None: {Status.PENDING, Status.REJECTED},
-    Status.PENDING: {Status.PENDING, Status.IN_FLIGHT, Status.REJECTED, Status.FAILED, Status.DELIVERED},
-    Status.IN_FLIGHT: {*Status},
-    Status.IN_DOUBT: {Status.IN_DOUBT, Status.IN_FLIGHT, Status.DELIVERED, Status.REJECTED, Status.PENDING},
-    Status.FAILED: {Status.FAILED, Status.PENDING, Status.REJECTED, Status.DELIVERED},
-    Status.REJECTED: {Status.REJECTED, Status.PENDING, Status.DELIVERED},
-    Status.DELIVERED: {Status.DELIVERED},
+    None: {LedgerStatus.PENDING, LedgerStatus.REJECTED},
+    LedgerStatus.PENDING: {
+        LedgerStatus.PENDING,
+        LedgerStatus.IN_FLIGHT,
+        LedgerStatus.REJECTED,
+        LedgerStatus.FAILED,
+        LedgerStatus.DELIVERED,
+    },
+    LedgerStatus.IN_FLIGHT: {*LedgerStatus},
+    LedgerStatus.IN_DOUBT: {
+        LedgerStatus.IN_DOUBT,
+        LedgerStatus.IN_FLIGHT,
+        LedgerStatus.DELIVERED,
+        LedgerStatus.REJECTED,
+        LedgerStatus.PENDING,
+    },
+    LedgerStatus.FAILED: {LedgerStatus.FAILED, LedgerStatus.PENDING, LedgerStatus.REJECTED, LedgerStatus.DELIVERED},
+    LedgerStatus.REJECTED: {LedgerStatus.REJECTED, LedgerStatus.PENDING, LedgerStatus.DELIVERED},
+    LedgerStatus.DELIVERED: {LedgerStatus.DELIVERED},
 }
 BY_HAND_ONLY = {
-    (Status.PENDING, Status.DELIVERED),
-    (Status.FAILED, Status.DELIVERED),
-    (Status.REJECTED, Status.DELIVERED),
-    (Status.IN_DOUBT, Status.PENDING),
+    (LedgerStatus.PENDING, LedgerStatus.DELIVERED),
+    (LedgerStatus.FAILED, LedgerStatus.DELIVERED),
+    (LedgerStatus.REJECTED, LedgerStatus.DELIVERED),
+    (LedgerStatus.IN_DOUBT, LedgerStatus.PENDING),
 }
 
 keys = st.sampled_from(KEYS)
@@ -52,7 +64,7 @@ workers = st.sampled_from(WORKERS)
 class Worker:
     """One process start: what it may send, and what it has sent and not settled, with whether Halo took it."""
 
-    claimant: Claimant
+    lease_holder: LeaseHolder
     claimed: set[str] = field(default_factory=set)
     sent: dict[str, bool] = field(default_factory=dict)
 
@@ -86,7 +98,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def new_worker(self) -> Worker:
         """A process start."""
-        return Worker(self.ledger.claimant(NAMESPACE, attempt=Attempt(), lease=LEASE))
+        return Worker(self.ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef(), lease=LEASE))
 
     @contextmanager
     def step(self, owner: str | None = None, *, by_hand: bool = False) -> Iterator[None]:
@@ -100,12 +112,12 @@ class LedgerMachine(RuleBasedStateMachine):
             old = before.get(key)
             if old == row:
                 continue
-            status = old and Status(old["status"])
+            status = old and LedgerStatus(old["status"])
             assert row["status"] in MOVES[status], (key, status, row["status"])
             assert by_hand or (status, row["status"]) not in BY_HAND_ONLY, (key, status, row["status"])
             if old is not None and old["lease_expires_at"] is not None and old["lease_expires_at"] > now:
                 assert old["owner"] == owner, f"{key} was taken from its owner, whose lease lives"
-            if row["status"] == Status.IN_DOUBT:
+            if row["status"] == LedgerStatus.IN_DOUBT:
                 self.doubted.add(key)
         self.known = after
 
@@ -120,18 +132,18 @@ class LedgerMachine(RuleBasedStateMachine):
         ]
         before = rows_in(self.ledger)
         now = self.ledger.now()
-        with self.step(worker.claimant.owner):
-            claims = worker.claimant.claim(candidates, on_in_doubt="hold" if hold else "resend")
+        with self.step(worker.lease_holder.owner):
+            claims = worker.lease_holder.claim(candidates, on_in_doubt="hold" if hold else "resend")
         self.ever_claimed.update(wanted)
         assert claims.keys() == set(wanted)
         for key, claim in claims.items():
             expected = expected_standing(
-                before.get(key), payload=payload, bad=bad, hold=hold, owner=worker.claimant.owner, now=now
+                before.get(key), payload=payload, bad=bad, hold=hold, owner=worker.lease_holder.owner, now=now
             )
-            assert claim.standing is expected, (key, before.get(key))
-            if claim.standing is Standing.CLAIMED:
-                assert self.known[key]["owner"] == worker.claimant.owner
-                assert claim.doubtful == (self.known[key]["status"] == Status.IN_DOUBT)
+            assert claim.result is expected, (key, before.get(key))
+            if claim.result is ClaimResult.CLAIMED:
+                assert self.known[key]["owner"] == worker.lease_holder.owner
+                assert claim.doubtful == (self.known[key]["status"] == LedgerStatus.IN_DOUBT)
                 worker.claimed.add(key)
 
     @rule(number=workers, taken=st.booleans())
@@ -139,14 +151,14 @@ class LedgerMachine(RuleBasedStateMachine):
         """A worker commits its intents and sends, unless its claims ran out; Halo takes all of it, or none."""
         worker = self.workers[number]
         intents = sorted(worker.claimed)
-        with self.step(worker.claimant.owner):
-            commit = worker.claimant.commit(intents=intents)
+        with self.step(worker.lease_holder.owner):
+            commit = worker.lease_holder.commit(intents=intents)
         assert commit.intents | commit.lost_intents == set(intents)
         worker.claimed.clear()
         for key in commit.intents:
-            if worker.claimant.lease_left <= 0:
-                with self.step(worker.claimant.owner):
-                    worker.claimant.commit(settlements=[self.given_back(key)])
+            if worker.lease_holder.lease_left <= 0:
+                with self.step(worker.lease_holder.owner):
+                    worker.lease_holder.commit(settlements=[self.given_back(key)])
                 continue
             assert self.halo[key] == 0 or key in self.doubted, f"{key} reaches Halo again without ever being in doubt"
             self.halo[key] += taken
@@ -154,28 +166,28 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def given_back(self, key: str) -> Settlement:
         """A claim returned, as a delivery returns it."""
-        return Settlement(row_key=key, status=Status.IN_DOUBT if key in self.doubted else Status.PENDING)
+        return Settlement(row_key=key, status=LedgerStatus.IN_DOUBT if key in self.doubted else LedgerStatus.PENDING)
 
-    @rule(number=workers, key=keys, ending=st.sampled_from(Status), final=st.booleans())
-    def settle(self, number: int, key: str, ending: Status, final: bool) -> None:  # noqa: FBT001 -- drawn
+    @rule(number=workers, key=keys, ending=st.sampled_from(LedgerStatus), final=st.booleans())
+    def settle(self, number: int, key: str, ending: LedgerStatus, final: bool) -> None:  # noqa: FBT001 -- drawn
         """The answer comes, perhaps late, perhaps to one that has lost the row; it says what Halo did, or nothing."""
         worker = self.workers[number]
         if key not in worker.sent:
             return
         taken = worker.sent[key]
-        ending = {True: Status.DELIVERED, False: ending}[taken and ending is not Status.IN_DOUBT]
-        if ending in {Status.DELIVERED, Status.IN_FLIGHT} and not taken:
-            ending = Status.IN_DOUBT
-        if key in self.doubted and ending in {Status.PENDING, Status.FAILED}:
-            ending = Status.IN_DOUBT
-        again = not final and ending in {Status.PENDING, Status.IN_DOUBT}
-        with self.step(worker.claimant.owner):
-            commit = worker.claimant.commit(
+        ending = {True: LedgerStatus.DELIVERED, False: ending}[taken and ending is not LedgerStatus.IN_DOUBT]
+        if ending in {LedgerStatus.DELIVERED, LedgerStatus.IN_FLIGHT} and not taken:
+            ending = LedgerStatus.IN_DOUBT
+        if key in self.doubted and ending in {LedgerStatus.PENDING, LedgerStatus.FAILED}:
+            ending = LedgerStatus.IN_DOUBT
+        again = not final and ending in {LedgerStatus.PENDING, LedgerStatus.IN_DOUBT}
+        with self.step(worker.lease_holder.owner):
+            commit = worker.lease_holder.commit(
                 settlements=[Settlement(row_key=key, status=ending, final=not again, session_id=f"of {number}")]
             )
         del worker.sent[key]
         assert (key in commit.lost_settlements) == (
-            self.known[key]["owner"] != worker.claimant.owner or self.known[key]["status"] != ending
+            self.known[key]["owner"] != worker.lease_holder.owner or self.known[key]["status"] != ending
         )
         if again and not commit.lost_settlements:
             worker.claimed.add(key)
@@ -183,9 +195,9 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(number=workers)
     def renew(self, number: int) -> None:
         """A worker puts off the end of its leases."""
-        owner = self.workers[number].claimant.owner
+        owner = self.workers[number].lease_holder.owner
         with self.step(owner):
-            self.workers[number].claimant.renew()
+            self.workers[number].lease_holder.renew()
 
     @rule(number=workers)
     def crash(self, number: int) -> None:
@@ -200,21 +212,21 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(what=st.sampled_from(["requeue", "resolve", "reject"]), key=keys)
     def by_hand(self, what: str, key: str) -> None:
         """A person settles a row, if it is in nobody's hands."""
-        records = Records(self.ledger, actor="somebody")
+        admin = LedgerAdmin(self.ledger, actor="somebody")
         wanted = RowFilter(namespace=NAMESPACE, row_keys=(key,))
         with self.step(by_hand=True):
             match what:
                 case "requeue":
-                    records.requeue(wanted)
+                    admin.requeue(wanted)
                 case "resolve":
-                    records.resolve(wanted, session_id="found")
+                    admin.resolve(wanted, session_id="found")
                 case "reject":
-                    records.reject(wanted, reason="not wanted")
+                    admin.reject(wanted, reason="not wanted")
 
     @invariant()
     def every_key_ever_claimed_has_one_status(self) -> None:
         """The sum of the statuses is the number of keys: none is forgotten."""
-        counts = Records(self.ledger, actor="somebody").counts(RowFilter(namespace=NAMESPACE))
+        counts = LedgerAdmin(self.ledger, actor="somebody").counts(RowFilter(namespace=NAMESPACE))
         assert sum(counts.values()) == len(self.ever_claimed)
 
     @invariant()
@@ -223,31 +235,31 @@ class LedgerMachine(RuleBasedStateMachine):
         for key, times in self.halo.items():
             status = self.known[key]["status"]
             if times and key not in self.doubted:
-                assert status in {Status.DELIVERED, Status.IN_FLIGHT}, (key, status)
+                assert status in {LedgerStatus.DELIVERED, LedgerStatus.IN_FLIGHT}, (key, status)
 
     @invariant()
     def row_in_flight_is_somebodys(self) -> None:
         """It has an owner and a lease, or nobody would know when to doubt it."""
         for row in self.known.values():
-            assert row["status"] != Status.IN_FLIGHT or (row["owner"] and row["lease_expires_at"])
+            assert row["status"] != LedgerStatus.IN_FLIGHT or (row["owner"] and row["lease_expires_at"])
 
 
 def expected_standing(  # the rules of DESIGN 5, told once more and differently
     row: dict[str, Any] | None, *, payload: str, bad: bool, hold: bool, owner: str, now: datetime
-) -> Standing:
+) -> ClaimResult:
     """What a claim must answer."""
     if row is None:
-        return Standing.REJECTED if bad else Standing.CLAIMED
-    if row["status"] == Status.DELIVERED:
-        return Standing.DELIVERED
+        return ClaimResult.REJECTED if bad else ClaimResult.CLAIMED
+    if row["status"] == LedgerStatus.DELIVERED:
+        return ClaimResult.DELIVERED
     lives = row["lease_expires_at"] is not None and row["lease_expires_at"] > now
     if lives and row["owner"] != owner:
-        return Standing.BUSY
-    if bad or (row["status"] == Status.REJECTED and row["payload_hash"] == payload):
-        return Standing.REJECTED
-    if hold and row["status"] in {Status.IN_FLIGHT, Status.IN_DOUBT}:
-        return Standing.IN_DOUBT
-    return Standing.CLAIMED
+        return ClaimResult.BUSY
+    if bad or (row["status"] == LedgerStatus.REJECTED and row["payload_hash"] == payload):
+        return ClaimResult.REJECTED
+    if hold and row["status"] in {LedgerStatus.IN_FLIGHT, LedgerStatus.IN_DOUBT}:
+        return ClaimResult.IN_DOUBT
+    return ClaimResult.CLAIMED
 
 
 def explore(ledger: Ledger, *, examples: int, steps: int) -> None:

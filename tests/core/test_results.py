@@ -13,7 +13,7 @@ from halo_provider.delivery import results
 from halo_provider.delivery.report import Outcome
 from halo_provider.delivery.results import ROW_GROUP, results_writer
 from halo_provider.exceptions import HaloConfigurationError
-from halo_provider.ledger.statuses import Fate
+from halo_provider.ledger.statuses import RowStatus
 from halo_provider.sources.rows import Row
 
 OUTCOMES = [
@@ -21,12 +21,12 @@ OUTCOMES = [
         row=Row(2, {"id": "APP-1"}),
         row_key="APP-1",
         user_id="usr_1",
-        fate=Fate.DELIVERED,
+        status=RowStatus.DELIVERED,
         session_id="sess_1",
         attempts=2,
     ),
-    Outcome(row=Row(3, {"id": 'A "quoted", key'}), row_key='A "quoted", key', user_id="Zoë", fate=Fate.FAILED),
-    Outcome(row=Row(4, {}), row_key=None, user_id=None, fate=Fate.REJECTED),
+    Outcome(row=Row(3, {"id": 'A "quoted", key'}), row_key='A "quoted", key', user_id="Zoë", status=RowStatus.FAILED),
+    Outcome(row=Row(4, {}), row_key=None, user_id=None, status=RowStatus.REJECTED),
 ]
 RECORDS = [
     {"row_key": "APP-1", "user_id": "usr_1", "session_id": "sess_1", "status": "delivered", "attempts": 2},

@@ -427,7 +427,7 @@ def test_file_is_closed_when_it_is_read_and_when_it_is_not_read_to_its_end() -> 
 
 
 def test_file_can_be_read_again() -> None:
-    """Each reading opens it anew: rehearsal first, delivery after."""
+    """Each reading opens it anew: dry run first, delivery after."""
     source = csv_source("id\n1\n")
 
     assert list(source.rows(required=["id"])) == list(source.rows(required=["id"]))

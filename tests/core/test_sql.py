@@ -355,7 +355,7 @@ def test_missing_columns_are_named_before_the_first_row(query: Query) -> None:
 
 
 def test_second_reading_sees_the_same_rows(query: Query, url: str) -> None:
-    """What a rehearsal counted is what is sent, although the table goes on changing."""
+    """What a dry run counted is what is sent, although the table goes on changing."""
     execute(url, "CREATE TABLE events (id INTEGER)", "INSERT INTO events VALUES (1), (2)")
     source = query("SELECT id FROM events ORDER BY id")
     first = column(source)

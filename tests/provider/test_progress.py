@@ -12,9 +12,9 @@ from airflow.sdk import DAG
 
 from halo_provider.delivery.report import Outcome
 from halo_provider.exceptions import HaloConnectionError, HaloRateLimitError, RowError
-from halo_provider.ledger.delivery_records import Deliveries, Delivery, Tally, duration
+from halo_provider.ledger.delivery_records import DeliveryCounts, DeliveryRecord, DeliveryRecords, duration
 from halo_provider.ledger.ledger import Ledger
-from halo_provider.ledger.statuses import Fate
+from halo_provider.ledger.statuses import RowStatus
 from halo_provider.operators import progress as module
 from halo_provider.operators.halo import HaloTicketOperator
 from halo_provider.operators.progress import Progress
@@ -40,20 +40,20 @@ class Watcher:
     """Remembers what it is told, and in which thread."""
 
     def __init__(self) -> None:
-        self.tallies: list[Tally] = []
+        self.tallies: list[DeliveryCounts] = []
         self.ends: list[bool] = []
         self.threads: set[int] = set()
 
-    def __call__(self, tally: Tally, *, ended: bool) -> None:
+    def __call__(self, counts: DeliveryCounts, *, ended: bool) -> None:
         """Take a report."""
-        self.tallies.append(tally)
+        self.tallies.append(counts)
         self.ends.append(ended)
         self.threads.add(threading.get_ident())
 
 
-def outcome(fate: Fate, error: str | None = None) -> Outcome:
+def outcome(status: RowStatus, error: str | None = None) -> Outcome:
     """A row's end."""
-    return Outcome(row=Row(1, {}), row_key="1", user_id="user", fate=fate, error=RowError(error) if error else None)
+    return Outcome(row=Row(1, {}), row_key="1", user_id="user", status=status, error=RowError(error) if error else None)
 
 
 def progress(log: Log, *, batch_size: int = 100, total: int | None = None, **watchers: Any) -> Progress:
@@ -66,10 +66,10 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REPORT_INTERVAL", 0.01)
 
 
-def account(airflow_home: Path) -> list[Delivery]:
+def account(airflow_home: Path) -> list[DeliveryRecord]:
     """The lines of the default ledger's account, the newest first."""
     with closing(Ledger.at_path(airflow_home / "halo_ledger.db")) as ledger:
-        deliveries = Deliveries(ledger)
+        deliveries = DeliveryRecords(ledger)
         return deliveries.latest(dag_ids=deliveries.dag_ids(), limit=100)
 
 
@@ -90,11 +90,11 @@ def test_watchers_see_the_counts_grow_and_the_end_once() -> None:
         async with running.reported():
             for _ in range(20):
                 running.attempted(0.5, None)
-                running.add(outcome(Fate.DELIVERED))
+                running.add(outcome(RowStatus.DELIVERED))
                 await asyncio.sleep(0.01)
 
     asyncio.run(deliver())
-    settled = [tally.settled for tally in watcher.tallies]
+    settled = [counts.settled for counts in watcher.tallies]
     assert settled == sorted(settled)
     assert len(set(settled)) > 3
     assert watcher.ends == [False] * (len(settled) - 1) + [True]
@@ -108,7 +108,7 @@ def test_watcher_that_fails_is_left_out_and_the_delivery_goes_on() -> None:
     """No report is worth a delivery: the log says once that it is missing, and the others go on."""
     log, watcher = Log(), Watcher()
 
-    def broken(_tally: Tally, *, ended: bool) -> None:
+    def broken(_delivery_counts: DeliveryCounts, *, ended: bool) -> None:
         raise ConnectionError("the supervisor is gone")
 
     running = progress(log, broken=broken, watcher=watcher)
@@ -125,10 +125,10 @@ def test_watcher_that_fails_is_left_out_and_the_delivery_goes_on() -> None:
 
 def test_delivery_does_not_wait_for_a_watcher_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A killed task has four seconds in all: the last report gets a part of them."""
-    monkeypatch.setattr(module, "LAST_REPORT_PATIENCE", 0.05)
+    monkeypatch.setattr(module, "LAST_REPORT_TIMEOUT", 0.05)
     released = threading.Event()
 
-    def hanging(_tally: Tally, *, ended: bool) -> None:
+    def hanging(_delivery_counts: DeliveryCounts, *, ended: bool) -> None:
         released.wait(10)
 
     async def deliver() -> None:
@@ -167,8 +167,8 @@ def test_every_batch_has_its_line_in_a_group() -> None:
 
     async def deliver() -> None:
         async with running.reported():
-            for fate in (Fate.DELIVERED, Fate.REJECTED, Fate.DELIVERED):
-                running.add(outcome(fate))
+            for status in (RowStatus.DELIVERED, RowStatus.REJECTED, RowStatus.DELIVERED):
+                running.add(outcome(status))
 
     asyncio.run(deliver())
     first, *batches, last, sentence = log.lines
@@ -178,21 +178,21 @@ def test_every_batch_has_its_line_in_a_group() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tally", "ended", "sentence"),
+    ("counts", "ended", "sentence"),
     [
-        (Tally(), False, "0 rows"),
+        (DeliveryCounts(), False, "0 rows"),
         (
-            Tally(delivered=1200, in_doubt=3, seconds=10.0, total=2406),
+            DeliveryCounts(delivered=1200, in_doubt=3, seconds=10.0, total=2406),
             False,
             "1,203 of 2,406 rows; 1,200 delivered, 3 in doubt; 120 rows/s, about 10 s left",
         ),
-        (Tally(already_delivered=5, seconds=0.5), True, "5 rows; 5 already delivered; 10 rows/s, in 500 ms"),
-        (Tally(delivered=1, seconds=4.0, total=1), True, "1 row; 1 delivered; in 4.0 s"),
+        (DeliveryCounts(already_delivered=5, seconds=0.5), True, "5 rows; 5 already delivered; 10 rows/s, in 500 ms"),
+        (DeliveryCounts(delivered=1, seconds=4.0, total=1), True, "1 row; 1 delivered; in 4.0 s"),
     ],
 )
-def test_sentence_is_for_people(tally: Tally, ended: bool, sentence: str) -> None:  # noqa: FBT001 -- a parameter
+def test_sentence_is_for_people(counts: DeliveryCounts, ended: bool, sentence: str) -> None:  # noqa: FBT001 -- a parameter
     """One line says how far it is, or how it ended."""
-    assert tally.sentence(ended=ended) == sentence
+    assert counts.sentence(ended=ended) == sentence
 
 
 @pytest.mark.parametrize(

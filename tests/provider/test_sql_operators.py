@@ -1,4 +1,4 @@
-"""The operators over queries, through Airflow connections; their results files, rehearsals and limits."""
+"""The operators over queries, through Airflow connections; their results files, dry runs and limits."""
 
 import csv
 import json
@@ -313,7 +313,7 @@ from airflow.sdk import DAG
 from halo_provider.operators.halo import HaloTicketOperator
 from halo_provider.submission import Submission, User
 
-with DAG("rehearsing", schedule=None):
+with DAG("dry_running", schedule=None):
     HaloTicketOperator(
         task_id="tickets",
         submission=Submission(name="request", key="id", user=User(id="user_id"), message="Request: {message}"),
@@ -324,7 +324,7 @@ with DAG("rehearsing", schedule=None):
 """
 
 
-def test_rehearsal_is_told_in_the_log_and_in_xcom(
+def test_dry_run_is_told_in_the_log_and_in_xcom(
     supervise: Supervise, halo: Simulator, sqlite_source: SourceDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """How many rows would be sent, and three requests with the rows' values masked."""
@@ -342,7 +342,7 @@ def test_rehearsal_is_told_in_the_log_and_in_xcom(
     assert halo.requests == []
 
 
-def test_rehearsal_leaves_no_trace(
+def test_dry_run_leaves_no_trace(
     *, dag: DAG, run: RunDag, halo: Simulator, sqlite_source: SourceDatabase, airflow_home: Path, tmp_path: Path
 ) -> None:
     """No ledger, no file, no request, by neither operator."""
@@ -373,7 +373,7 @@ def ledger_content(airflow_home: Path) -> list[Any]:
         return db.execute("SELECT * FROM halo_submissions ORDER BY row_key").fetchall()
 
 
-def test_rehearsal_looks_the_ledger_up_and_leaves_it_as_it_is(
+def test_dry_run_looks_the_ledger_up_and_leaves_it_as_it_is(
     dag: DAG, run: RunDag, sqlite_source: SourceDatabase, airflow_home: Path
 ) -> None:
     """What is delivered would not be sent, and no row of the ledger changes."""
@@ -381,9 +381,9 @@ def test_rehearsal_looks_the_ledger_up_and_leaves_it_as_it_is(
     run(dag)
     before = ledger_content(airflow_home)
     sqlite_source.execute("INSERT INTO requests VALUES (4, 104, NULL, 'Fourth')")
-    rehearsal = DAG(f"{dag.dag_id}_rehearsal", schedule=None)
-    HaloTicketOperator(task_id="tickets", **from_query(rehearsal, dry_run=True))
-    summary = run(rehearsal).xcom("tickets")
+    planned = DAG(f"{dag.dag_id}_dry_run", schedule=None)
+    HaloTicketOperator(task_id="tickets", **from_query(planned, dry_run=True))
+    summary = run(planned).xcom("tickets")
     assert counts(summary) == {"already_delivered": 3, "not_attempted": 1}
     assert summary["would_send"] == 1
     assert ledger_content(airflow_home) == before

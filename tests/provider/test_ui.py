@@ -19,10 +19,10 @@ import pytest
 from sqlalchemy import insert, update
 
 from halo_provider.ledger import admin
-from halo_provider.ledger.admin import Records, RowFilter
-from halo_provider.ledger.delivery_records import Deliveries, Tally
-from halo_provider.ledger.ledger import Attempt, Ledger
-from halo_provider.ledger.statuses import Status
+from halo_provider.ledger.admin import LedgerAdmin, RowFilter
+from halo_provider.ledger.delivery_records import DeliveryCounts, DeliveryRecords
+from halo_provider.ledger.ledger import Ledger, TaskInstanceRef
+from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import deliveries, submissions
 from halo_provider.simulator import serving
 
@@ -111,7 +111,7 @@ def ledger(no_ledger: Path) -> Iterator[Ledger]:
         yield ledger
 
 
-def add_row(ledger: Ledger, row_key: str, status: Status, **values: Any) -> None:
+def add_row(ledger: Ledger, row_key: str, status: LedgerStatus, **values: Any) -> None:
     """Write a row as some run may have left it."""
     now = ledger.now()
     row = {
@@ -119,7 +119,7 @@ def add_row(ledger: Ledger, row_key: str, status: Status, **values: Any) -> None
         "row_key": row_key,
         "status": status,
         "user_id": f"user_{row_key}",
-        "session_id": f"session_{row_key}" if status is Status.DELIVERED else None,
+        "session_id": f"session_{row_key}" if status is LedgerStatus.DELIVERED else None,
         "attempts": 1,
         "dag_id": DAG,
         "run_id": RUN,
@@ -151,7 +151,7 @@ def decision(action: str, **query: str) -> str:
 
 def status_of(ledger: Ledger, row_key: str) -> str:
     """What the ledger has of a row."""
-    return str(Records(ledger, actor="test").row(NAMESPACE, row_key).status)
+    return str(LedgerAdmin(ledger, actor="test").row(NAMESPACE, row_key).status)
 
 
 @pytest.fixture
@@ -175,32 +175,32 @@ def test_no_route_answers_without_a_session(ledger: Ledger, nobody: Browser, rou
 
 def test_no_decision_without_a_session(ledger: Ledger, nobody: Browser) -> None:
     """Whoever is not logged in decides nothing."""
-    add_row(ledger, "1", Status.IN_DOUBT)
+    add_row(ledger, "1", LedgerStatus.IN_DOUBT)
     assert nobody.post(decision("requeue"), headers=FROM_OUR_PAGE).status_code == httpx.codes.UNAUTHORIZED
-    assert status_of(ledger, "1") == Status.IN_DOUBT
+    assert status_of(ledger, "1") == LedgerStatus.IN_DOUBT
 
 
 @pytest.mark.parametrize("route", ROUTES[:-1])
 def test_viewer_sees_every_page(ledger: Ledger, viewer: Browser, route: str) -> None:
     """Whoever may read the DAG's task instances may look."""
-    add_row(ledger, "1", Status.DELIVERED)
+    add_row(ledger, "1", LedgerStatus.DELIVERED)
     assert viewer.get(route).status_code == httpx.codes.OK
 
 
 def test_viewer_cannot_act(ledger: Ledger, viewer: Browser) -> None:
     """Whoever may not trigger the DAG is shown no button, no confirmation, and changes nothing."""
-    add_row(ledger, "1", Status.IN_DOUBT)
+    add_row(ledger, "1", LedgerStatus.IN_DOUBT)
     assert "decision?" not in viewer.get(rows_page()).text
     assert viewer.get(decision("requeue")).status_code == httpx.codes.FORBIDDEN
     assert viewer.post(decision("requeue"), headers=FROM_OUR_PAGE).status_code == httpx.codes.FORBIDDEN
-    assert status_of(ledger, "1") == Status.IN_DOUBT
+    assert status_of(ledger, "1") == LedgerStatus.IN_DOUBT
 
 
 def test_rows_of_other_dags_stay_hidden(ledger: Ledger, op: Browser, only_orders: None) -> None:
     """Rows, their counts and their deliveries are seen by those who may see their DAG, on every page."""
-    add_row(ledger, "ours", Status.FAILED)
-    add_row(ledger, "theirs", Status.FAILED, dag_id="secret")
-    Deliveries(ledger).begin("o", namespace=NAMESPACE, attempt=Attempt(dag_id="secret"), total=1)
+    add_row(ledger, "ours", LedgerStatus.FAILED)
+    add_row(ledger, "theirs", LedgerStatus.FAILED, dag_id="secret")
+    DeliveryRecords(ledger).begin("o", namespace=NAMESPACE, task_instance=TaskInstanceRef(dag_id="secret"), total=1)
     overview = op.get("")
     assert row_keys(overview) == ["ours"]
     assert "secret" not in overview.text
@@ -212,9 +212,9 @@ def test_rows_of_other_dags_stay_hidden(ledger: Ledger, op: Browser, only_orders
 
 def test_decision_reaches_no_row_of_another_dag(ledger: Ledger, op: Browser, only_orders: None) -> None:
     """Naming another DAG's row in an address of one's own DAG changes nothing."""
-    add_row(ledger, "theirs", Status.FAILED, dag_id="secret")
+    add_row(ledger, "theirs", LedgerStatus.FAILED, dag_id="secret")
     op.post(decision("requeue", namespace=NAMESPACE, row_key="theirs"), headers=FROM_OUR_PAGE)
-    assert status_of(ledger, "theirs") == Status.FAILED
+    assert status_of(ledger, "theirs") == LedgerStatus.FAILED
 
 
 @pytest.mark.parametrize(
@@ -230,21 +230,21 @@ def test_decision_reaches_no_row_of_another_dag(ledger: Ledger, op: Browser, onl
 )
 def test_post_from_elsewhere_is_refused(ledger: Ledger, op: Browser, headers: dict[str, str]) -> None:
     """The session's cookie alone is no proof that the user meant it."""
-    add_row(ledger, "1", Status.IN_DOUBT)
+    add_row(ledger, "1", LedgerStatus.IN_DOUBT)
     assert op.post(decision("requeue"), headers=headers).status_code == httpx.codes.FORBIDDEN
-    assert status_of(ledger, "1") == Status.IN_DOUBT
+    assert status_of(ledger, "1") == LedgerStatus.IN_DOUBT
 
 
 def test_post_is_taken_from_our_own_origin(ledger: Ledger, op: Browser, airflow_url: str) -> None:
     """On plain HTTP browsers send Origin instead of Sec-Fetch-Site."""
-    add_row(ledger, "1", Status.IN_DOUBT)
+    add_row(ledger, "1", LedgerStatus.IN_DOUBT)
     assert op.post(decision("requeue"), headers={"Origin": airflow_url}).status_code == httpx.codes.SEE_OTHER
-    assert status_of(ledger, "1") == Status.PENDING
+    assert status_of(ledger, "1") == LedgerStatus.PENDING
 
 
 def test_post_is_taken_with_a_bearer_token(ledger: Ledger, nobody: Browser, tokens: dict[str, str]) -> None:
     """A program that holds the token is not a browser that was led astray."""
-    add_row(ledger, "1", Status.IN_DOUBT)
+    add_row(ledger, "1", LedgerStatus.IN_DOUBT)
     headers = {"Authorization": f"Bearer {tokens['op']}"}
     assert nobody.post(decision("requeue"), headers=headers).status_code == httpx.codes.SEE_OTHER
 
@@ -261,10 +261,10 @@ def test_answers_forbid_scripts_of_others(ledger: Ledger, viewer: Browser) -> No
 @pytest.mark.parametrize("hostile", ["<script>alert(1)</script>", "{{7*7}}", '"><img src=x onerror=alert(1)>'])
 def test_hostile_text_shows_as_text(ledger: Ledger, op: Browser, hostile: str) -> None:
     """What a row holds is never markup and never a template, on any page, in any place."""
-    add_row(ledger, hostile, Status.IN_DOUBT, user_id=hostile, session_id=hostile, error=hostile, task_id=hostile)
-    Records(ledger, actor=hostile).reject(RowFilter(row_keys=(hostile,)), reason=hostile)
-    address = f"dags/{DAG}/row?{urlencode({'namespace': NAMESPACE, 'row_key': hostile})}"
-    for page in ("", rows_page(search=hostile, task_id=hostile), address, decision("resolve", search=hostile)):
+    add_row(ledger, hostile, LedgerStatus.IN_DOUBT, user_id=hostile, session_id=hostile, error=hostile, task_id=hostile)
+    LedgerAdmin(ledger, actor=hostile).reject(RowFilter(row_keys=(hostile,)), reason=hostile)
+    url = f"dags/{DAG}/row?{urlencode({'namespace': NAMESPACE, 'row_key': hostile})}"
+    for page in ("", rows_page(search=hostile, task_id=hostile), url, decision("resolve", search=hostile)):
         text = op.get(page).text
         assert "<script>alert" not in text
         assert "<img" not in text
@@ -303,10 +303,10 @@ def test_missing_connection_of_the_ledger_is_named(viewer: Browser, monkeypatch:
 def test_rows_that_wait_for_a_decision_come_first(ledger: Ledger, viewer: Browser) -> None:
     """In doubt, failed and rejected rows stand before the others."""
     for row_key, status in (
-        ("1", Status.DELIVERED),
-        ("2", Status.REJECTED),
-        ("3", Status.FAILED),
-        ("4", Status.IN_DOUBT),
+        ("1", LedgerStatus.DELIVERED),
+        ("2", LedgerStatus.REJECTED),
+        ("3", LedgerStatus.FAILED),
+        ("4", LedgerStatus.IN_DOUBT),
     ):
         add_row(ledger, row_key, status)
     assert row_keys(viewer.get(rows_page(run_id=RUN))) == ["4", "3", "2", "1"]
@@ -315,8 +315,8 @@ def test_rows_that_wait_for_a_decision_come_first(ledger: Ledger, viewer: Browse
 
 def test_filter_shows_the_rows_of_one_status(ledger: Ledger, viewer: Browser) -> None:
     """The statuses are links, each with its number of rows."""
-    add_row(ledger, "1", Status.DELIVERED)
-    add_row(ledger, "2", Status.FAILED)
+    add_row(ledger, "1", LedgerStatus.DELIVERED)
+    add_row(ledger, "2", LedgerStatus.FAILED)
     assert row_keys(viewer.get(rows_page(run_id=RUN, status="failed"))) == ["2"]
 
 
@@ -324,7 +324,7 @@ def test_filter_shows_the_rows_of_one_status(ledger: Ledger, viewer: Browser) ->
 def test_search_finds_a_row_by_key_user_and_session(ledger: Ledger, viewer: Browser, search: str) -> None:
     """A part of any of the three is enough."""
     for each in range(10, 20):
-        add_row(ledger, f"ORD-{each}", Status.DELIVERED)
+        add_row(ledger, f"ORD-{each}", LedgerStatus.DELIVERED)
     assert row_keys(viewer.get(rows_page(search=search))) == ["ORD-17"]
 
 
@@ -332,7 +332,7 @@ def test_long_search_goes_on_where_it_ended(ledger: Ledger, viewer: Browser, mon
     """Among very many rows a page searches a part of them, says so, and leads on; a whole key is found at once."""
     monkeypatch.setattr(admin, "SEARCHED", 10)
     for each in range(25):
-        add_row(ledger, f"{each:02}", Status.DELIVERED)
+        add_row(ledger, f"{each:02}", LedgerStatus.DELIVERED)
     assert row_keys(viewer.get(rows_page(search="24"))) == ["24"]
     following = rows_page(search="r_24")
     for _ in range(2):
@@ -345,23 +345,23 @@ def test_long_search_goes_on_where_it_ended(ledger: Ledger, viewer: Browser, mon
 
 def test_tab_of_an_unmapped_task_shows_its_rows(ledger: Ledger, viewer: Browser) -> None:
     """Airflow leaves {MAP_INDEX} in the address as it is where a task is not mapped."""
-    add_row(ledger, "1", Status.DELIVERED)
-    add_row(ledger, "2", Status.DELIVERED, task_id="other")
+    add_row(ledger, "1", LedgerStatus.DELIVERED)
+    add_row(ledger, "2", LedgerStatus.DELIVERED, task_id="other")
     assert row_keys(viewer.get(rows_page(run_id=RUN, task_id="tickets", map_index="{MAP_INDEX}"))) == ["1"]
 
 
 def test_tab_of_a_mapped_task_shows_its_rows(ledger: Ledger, viewer: Browser) -> None:
     """Each mapped task instance has its own."""
     for map_index in (0, 1):
-        add_row(ledger, str(map_index), Status.DELIVERED, map_index=map_index)
+        add_row(ledger, str(map_index), LedgerStatus.DELIVERED, map_index=map_index)
     assert row_keys(viewer.get(rows_page(run_id=RUN, task_id="tickets", map_index="1"))) == ["1"]
 
 
 def test_pages_show_every_row_once(ledger: Ledger, viewer: Browser) -> None:
     """Following "Next page" to its end leads past every row, across statuses."""
     for each in range(150):
-        add_row(ledger, f"{each:03}", Status.DELIVERED)
-        add_row(ledger, f"f{each:03}", Status.FAILED)
+        add_row(ledger, f"{each:03}", LedgerStatus.DELIVERED)
+        add_row(ledger, f"f{each:03}", LedgerStatus.FAILED)
     seen: list[str] = []
     following = rows_page(run_id=RUN)
     while following:
@@ -375,8 +375,8 @@ def test_pages_show_every_row_once(ledger: Ledger, viewer: Browser) -> None:
 def test_download_holds_every_row(ledger: Ledger, viewer: Browser) -> None:
     """The file has all rows of the filter, as a spreadsheet reads it, and no reply of Halo."""
     for each in range(1100):
-        add_row(ledger, f"{each:04}", Status.DELIVERED, reply="private")
-    add_row(ledger, "other", Status.FAILED)
+        add_row(ledger, f"{each:04}", LedgerStatus.DELIVERED, reply="private")
+    add_row(ledger, "other", LedgerStatus.FAILED)
     answer = viewer.get(f"dags/{DAG}/rows.csv?status=delivered")
     rows = list(csv.DictReader(io.StringIO(answer.text)))
     assert [row["row_key"] for row in rows] == [f"{each:04}" for each in range(1100)]
@@ -386,7 +386,7 @@ def test_download_holds_every_row(ledger: Ledger, viewer: Browser) -> None:
 
 def test_download_holds_no_formula(ledger: Ledger, viewer: Browser) -> None:
     """Text that a spreadsheet would calculate is quoted."""
-    add_row(ledger, "=1+1", Status.DELIVERED)
+    add_row(ledger, "=1+1", LedgerStatus.DELIVERED)
     (row,) = csv.DictReader(io.StringIO(viewer.get(f"dags/{DAG}/rows.csv").text))
     assert row["row_key"] == "'=1+1"
 
@@ -394,9 +394,15 @@ def test_download_holds_no_formula(ledger: Ledger, viewer: Browser) -> None:
 def test_row_tells_its_story(ledger: Ledger, viewer: Browser) -> None:
     """Attempts, error, and what went wrong before are there; what Halo answered is not."""
     add_row(
-        ledger, "1", Status.FAILED, error="Halo answered 503", attempts=5, reply="private", response={"x": "private"}
+        ledger,
+        "1",
+        LedgerStatus.FAILED,
+        error="Halo answered 503",
+        attempts=5,
+        reply="private",
+        response={"x": "private"},
     )
-    Records(ledger, actor="somebody").requeue(RowFilter(row_keys=("1",)), reason="Halo is back")
+    LedgerAdmin(ledger, actor="somebody").requeue(RowFilter(row_keys=("1",)), reason="Halo is back")
     text = viewer.get(f"dags/{DAG}/row?namespace={NAMESPACE}&row_key=1").text
     for part in ("Halo answered 503", "<dd>5</dd>", "requeued", "Halo is back", "somebody"):
         assert part in text
@@ -410,28 +416,28 @@ def test_row_links_to_the_dashboard_of_its_connection(
     """The connection's address is linked where a browser can follow it safely."""
     connection = {"conn_type": "halo", "password": "ab_live_example", "extra": {"dashboard_url": url}}
     monkeypatch.setenv("AIRFLOW_CONN_HALO_DEFAULT", json.dumps(connection))
-    add_row(ledger, "1", Status.DELIVERED)
+    add_row(ledger, "1", LedgerStatus.DELIVERED)
     text = viewer.get(f"dags/{DAG}/row?namespace={NAMESPACE}&row_key=1").text
     assert (f'href="{url}"' in text) is shown
 
 
 def test_requeued_row_shows_who_did_it(ledger: Ledger, op: Browser) -> None:
     """After the confirmation the row is pending, and its history has the Airflow user's name and reason."""
-    add_row(ledger, "1", Status.IN_DOUBT)
+    add_row(ledger, "1", LedgerStatus.IN_DOUBT)
     query = {"namespace": NAMESPACE, "row_key": "1"}
     assert "they can arrive a second time" in op.get(decision("requeue", **query)).text
     answer = op.post(
         decision("requeue", **query), data={"reason": "not in Halo"}, headers=FROM_OUR_PAGE, follow_redirects=True
     )
     assert "1 row requeued" in answer.text
-    assert status_of(ledger, "1") == Status.PENDING
-    (event,) = Records(ledger, actor="test").history(NAMESPACE, "1")
+    assert status_of(ledger, "1") == LedgerStatus.PENDING
+    (event,) = LedgerAdmin(ledger, actor="test").history(NAMESPACE, "1")
     assert (event.event, event.actor, event.detail) == ("requeued", "op", "not in Halo")
 
 
 def test_filtered_set_is_decided_together(ledger: Ledger, op: Browser) -> None:
     """Only the rows of the filter change, and only those in a state that allows it."""
-    for row_key, status in (("a1", Status.FAILED), ("a2", Status.DELIVERED), ("b1", Status.FAILED)):
+    for row_key, status in (("a1", LedgerStatus.FAILED), ("a2", LedgerStatus.DELIVERED), ("b1", LedgerStatus.FAILED)):
         add_row(ledger, row_key, status)
     assert "Reject 1 row?" in op.get(decision("reject", run_id=RUN, search="a")).text.replace("\n", " ")
     op.post(decision("reject", run_id=RUN, search="a"), data={"reason": "test"}, headers=FROM_OUR_PAGE)
@@ -440,33 +446,35 @@ def test_filtered_set_is_decided_together(ledger: Ledger, op: Browser) -> None:
 
 def test_resolved_row_has_the_session_that_was_found(ledger: Ledger, op: Browser) -> None:
     """Whoever found the ticket in Halo ends the doubt."""
-    add_row(ledger, "1", Status.IN_DOUBT)
+    add_row(ledger, "1", LedgerStatus.IN_DOUBT)
     op.post(decision("resolve", row_key="1"), data={"session_id": "ses_found"}, headers=FROM_OUR_PAGE)
-    row = Records(ledger, actor="test").row(NAMESPACE, "1")
+    row = LedgerAdmin(ledger, actor="test").row(NAMESPACE, "1")
     assert (row.status, row.session_id) == ("delivered", "ses_found")
 
 
 @pytest.mark.parametrize("action", ["resolve", "reject"])
 def test_decision_without_what_it_needs_is_refused(ledger: Ledger, op: Browser, action: str) -> None:
     """A session to resolve with, a reason to reject for."""
-    add_row(ledger, "1", Status.IN_DOUBT)
+    add_row(ledger, "1", LedgerStatus.IN_DOUBT)
     assert op.post(decision(action), headers=FROM_OUR_PAGE).status_code == httpx.codes.BAD_REQUEST
-    assert status_of(ledger, "1") == Status.IN_DOUBT
+    assert status_of(ledger, "1") == LedgerStatus.IN_DOUBT
 
 
 def test_row_in_a_running_task_is_left_alone(ledger: Ledger, op: Browser) -> None:
     """A live lease keeps people away, too."""
-    add_row(ledger, "1", Status.IN_DOUBT, owner="somebody", lease_expires_at=ledger.now() + timedelta(minutes=1))
+    add_row(ledger, "1", LedgerStatus.IN_DOUBT, owner="somebody", lease_expires_at=ledger.now() + timedelta(minutes=1))
     op.post(decision("requeue"), headers=FROM_OUR_PAGE)
-    assert status_of(ledger, "1") == Status.IN_DOUBT
+    assert status_of(ledger, "1") == LedgerStatus.IN_DOUBT
 
 
 def test_run_shows_its_progress(ledger: Ledger, viewer: Browser) -> None:
     """Counts, pace, time left and the last error of a running delivery are on its tab, which keeps itself current."""
-    attempt = Attempt(dag_id=DAG, run_id=RUN, task_id="tickets", map_index=-1, try_number=2)
-    Deliveries(ledger).begin("owner", namespace=NAMESPACE, attempt=attempt, total=1000)
-    tally = Tally(delivered=240, in_doubt=10, seconds=50.0, total=1000, requests=250, error="Halo answered 500")
-    Deliveries(ledger).update("owner", tally)
+    task_instance = TaskInstanceRef(dag_id=DAG, run_id=RUN, task_id="tickets", map_index=-1, try_number=2)
+    DeliveryRecords(ledger).begin("owner", namespace=NAMESPACE, task_instance=task_instance, total=1000)
+    counts = DeliveryCounts(
+        delivered=240, in_doubt=10, seconds=50.0, total=1000, requests=250, error="Halo answered 500"
+    )
+    DeliveryRecords(ledger).update("owner", counts)
     text = viewer.get(rows_page(run_id=RUN)).text
     assert "data-running" in text
     assert '<progress max="1000" value="250">' in text
@@ -476,8 +484,8 @@ def test_run_shows_its_progress(ledger: Ledger, viewer: Browser) -> None:
 
 def test_delivery_that_fell_silent_is_shown_as_cut_off(ledger: Ledger, viewer: Browser) -> None:
     """A process that was killed leaves a line without an end."""
-    attempt = Attempt(dag_id=DAG, run_id=RUN, task_id="tickets", map_index=-1, try_number=1)
-    Deliveries(ledger).begin("owner", namespace=NAMESPACE, attempt=attempt, total=None)
+    task_instance = TaskInstanceRef(dag_id=DAG, run_id=RUN, task_id="tickets", map_index=-1, try_number=1)
+    DeliveryRecords(ledger).begin("owner", namespace=NAMESPACE, task_instance=task_instance, total=None)
     long_ago = ledger.now() - timedelta(hours=1)
     ledger.transaction(lambda db: db.execute(update(deliveries).values(updated_at=long_ago)))
     text = viewer.get(rows_page(run_id=RUN)).text

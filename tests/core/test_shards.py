@@ -81,7 +81,9 @@ def test_ids_that_mean_the_same_user_go_the_same_way() -> None:
 
 def test_share_is_the_same_in_every_process() -> None:
     """Python's own hash of a text differs from process to process; two workers must agree."""
-    program = "from halo_provider.sources.shards import Shard; print([Shard(0, 4).takes(f'user-{n}') for n in range(64)])"
+    program = (
+        "from halo_provider.sources.shards import Shard; print([Shard(0, 4).takes(f'user-{n}') for n in range(64)])"
+    )
     answers = {
         subprocess.run(
             [sys.executable, "-c", program], env={"PYTHONHASHSEED": seed}, check=True, stdout=subprocess.PIPE, text=True

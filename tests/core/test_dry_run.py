@@ -1,4 +1,4 @@
-"""rehearse(): it foretells what a delivery does, shows what it would send, and leaves no trace."""
+"""dry_run(): it foretells what a delivery does, shows what it would send, and leaves no trace."""
 
 import json
 import re
@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from halo_provider.delivery.dry_run import EXAMPLES, Rehearsal, rehearse
+from halo_provider.delivery.dry_run import EXAMPLES, DryRun, dry_run
 from halo_provider.exceptions import RowError, SourceError
 from halo_provider.ledger.ledger import OnInDoubt
-from halo_provider.ledger.statuses import Fate
+from halo_provider.ledger.statuses import RowStatus
 from halo_provider.simulator import Fault, Simulator
 from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rows import Row
@@ -42,10 +42,10 @@ PERSONAL = {
 }
 
 
-def rehearsed(deliveries: Deliveries, rows: list[dict[str, Any]], **options: Any) -> Rehearsal:
+def dry_run_of(deliveries: Deliveries, rows: list[dict[str, Any]], **options: Any) -> DryRun:
     """What a delivery of these rows would do."""
-    defaults = {"submission": NOTE, "claimant": deliveries.claimant(), "on_in_doubt": "resend"}
-    return rehearse(ListSource(rows), **{**defaults, **options})
+    defaults = {"submission": NOTE, "lease_holder": deliveries.lease_holder(), "on_in_doubt": "resend"}
+    return dry_run(ListSource(rows), **{**defaults, **options})
 
 
 @pytest.fixture
@@ -75,17 +75,17 @@ def test_counts_are_those_of_the_delivery_that_follows(
     deliveries: Deliveries, eventful_past: list[dict[str, Any]], on_in_doubt: OnInDoubt
 ) -> None:
     """Row for row, except that what would be sent has not been attempted yet."""
-    rehearsal = rehearsed(deliveries, eventful_past, on_in_doubt=on_in_doubt, batch_size=3)
+    planned = dry_run_of(deliveries, eventful_past, on_in_doubt=on_in_doubt, batch_size=3)
     delivery = deliveries.run(eventful_past, on_in_doubt=on_in_doubt)
-    foretold = Counter(rehearsal.counts)
-    foretold[Fate.DELIVERED] = foretold.pop(Fate.NOT_ATTEMPTED)
+    foretold = Counter(planned.counts)
+    foretold[RowStatus.DELIVERED] = foretold.pop(RowStatus.NOT_ATTEMPTED)
     assert dict(foretold) == delivery.counts
-    assert rehearsal.would_send == delivery.counts[Fate.DELIVERED] == (6 if on_in_doubt == "resend" else 4)
+    assert planned.would_send == delivery.counts[RowStatus.DELIVERED] == (6 if on_in_doubt == "resend" else 4)
 
 
 def test_summary_balances(deliveries: Deliveries, eventful_past: list[dict[str, Any]]) -> None:
-    """Every row read has one fate, as in a delivery's summary."""
-    summary = rehearsed(deliveries, eventful_past).summary()
+    """Every row read has one status, as in a delivery's summary."""
+    summary = dry_run_of(deliveries, eventful_past).summary()
     assert summary == {
         "read": 11,
         "delivered": 0,
@@ -103,15 +103,15 @@ def test_nothing_is_sent_and_nothing_is_written(
 ) -> None:
     """The ledger is the same afterwards, to the last column, and Halo has heard nothing."""
     before, requests = rows_in(deliveries.ledger), len(halo.requests)
-    rehearsed(deliveries, eventful_past)
+    dry_run_of(deliveries, eventful_past)
     assert rows_in(deliveries.ledger) == before
     assert len(halo.requests) == requests
 
 
 def test_same_key_in_another_batch_is_a_duplicate(deliveries: Deliveries) -> None:
     """Keys are remembered for the whole run."""
-    rehearsal = rehearsed(deliveries, [note("1"), note("2"), note("1")], batch_size=1)
-    assert rehearsal.counts == {Fate.NOT_ATTEMPTED: 2, Fate.DUPLICATE: 1}
+    planned = dry_run_of(deliveries, [note("1"), note("2"), note("1")], batch_size=1)
+    assert planned.counts == {RowStatus.NOT_ATTEMPTED: 2, RowStatus.DUPLICATE: 1}
 
 
 def test_every_rejected_row_has_its_reason(deliveries: Deliveries, eventful_past: list[dict[str, Any]]) -> None:
@@ -121,7 +121,7 @@ def test_every_rejected_row_has_its_reason(deliveries: Deliveries, eventful_past
     def on_rejected(row: Row, error: RowError) -> None:
         reasons[row.number] = str(error)
 
-    rehearsed(deliveries, eventful_past, on_rejected=on_rejected)
+    dry_run_of(deliveries, eventful_past, on_rejected=on_rejected)
     assert set(reasons) == {2, 10, 11}
     assert "Halo answered 400" in reasons[2]
     assert "10,001 characters" in reasons[10]
@@ -131,15 +131,15 @@ def test_every_rejected_row_has_its_reason(deliveries: Deliveries, eventful_past
 def test_first_rows_that_would_be_sent_are_shown(deliveries: Deliveries) -> None:
     """Some are enough to see what a row becomes, and what is delivered is not among them."""
     deliveries.run([note("0")])
-    rehearsal = rehearsed(deliveries, notes(10))
-    assert [example["row_key"] for example in rehearsal.examples] == ["1", "2", "3"]
-    assert len(rehearsal.examples) == EXAMPLES
+    planned = dry_run_of(deliveries, notes(10))
+    assert [example["row_key"] for example in planned.examples] == ["1", "2", "3"]
+    assert len(planned.examples) == EXAMPLES
 
 
 def test_examples_hold_no_value_of_the_row_but_ids(deliveries: Deliveries) -> None:
     """Neither whole nor word by word; the names inside JSON are the shape of a value."""
-    rehearsal = rehearsed(deliveries, [IDS | PERSONAL], submission=APPLICATION)
-    shown = json.dumps(rehearsal.examples, ensure_ascii=False)
+    planned = dry_run_of(deliveries, [IDS | PERSONAL], submission=APPLICATION)
+    shown = json.dumps(planned.examples, ensure_ascii=False)
     words = {word for value in PERSONAL.values() for word in re.findall(r"\w{4,}", str(value))} - {"name", "quantity"}
     assert [word for word in words if word in shown] == []
     assert all(identity in shown for identity in IDS.values())
@@ -147,7 +147,7 @@ def test_examples_hold_no_value_of_the_row_but_ids(deliveries: Deliveries) -> No
 
 def test_examples_keep_the_submissions_own_words_and_the_values_shape(deliveries: Deliveries) -> None:
     """What a person checks is how the parts fit together."""
-    (example,) = rehearsed(deliveries, [IDS | PERSONAL], submission=APPLICATION).examples
+    (example,) = dry_run_of(deliveries, [IDS | PERSONAL], submission=APPLICATION).examples
     assert example["message"] == "Application of xxxxxx xxxxxx <xxxxxxx.xxxxxxx@xxxxxxx.xxx>. Please review."
     assert example["context"]["application"] == {
         "label": "Application of xxxxxx & xxxxx xxxx",
@@ -159,8 +159,8 @@ def test_examples_keep_the_submissions_own_words_and_the_values_shape(deliveries
 
 def test_rows_without_a_column_are_rejected(deliveries: Deliveries) -> None:
     """As a delivery would."""
-    rehearsal = rehearsed(deliveries, [{"id": "1", "user": "user-1"}])
-    assert rehearsal.counts == {Fate.REJECTED: 1}
+    planned = dry_run_of(deliveries, [{"id": "1", "user": "user-1"}])
+    assert planned.counts == {RowStatus.REJECTED: 1}
 
 
 def test_source_that_cannot_be_read_raises(deliveries: Deliveries) -> None:
@@ -171,4 +171,4 @@ def test_source_that_cannot_be_read_raises(deliveries: Deliveries) -> None:
             raise SourceError("the query failed")
 
     with pytest.raises(SourceError, match="the query failed"):
-        rehearse(Unreadable([]), submission=NOTE, claimant=deliveries.claimant(), on_in_doubt="resend")
+        dry_run(Unreadable([]), submission=NOTE, lease_holder=deliveries.lease_holder(), on_in_doubt="resend")

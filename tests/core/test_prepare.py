@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from halo_provider.delivery.prepare import Reader, Reading, SeenKeys, candidate_of
+from halo_provider.delivery.prepare import PreparedRow, Reader, SeenKeys, candidate_of
 from halo_provider.exceptions import RowError, SourceError
 from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rows import Row
 from tests.core.deliveries import NOTE, note, notes
 
 
-def read_all(reader: Reader) -> list[list[Reading]]:
+def read_all(reader: Reader) -> list[list[PreparedRow]]:
     """Every batch; the reader is closed."""
     batches = []
     while batch := reader.next_batch():
@@ -37,15 +37,15 @@ def test_rows_come_in_batches_in_the_order_of_the_source(count: int, sizes: list
 
 def test_good_row_is_rendered_under_its_key() -> None:
     """The request, its user and its hash are there, and the row itself."""
-    ((reading,),) = read_all(reader_of([note(" a ", user="user", text="Hello.")]))
+    ((prepared,),) = read_all(reader_of([note(" a ", user="user", text="Hello.")]))
 
-    assert (reading.row_key, reading.duplicate, reading.error, reading.is_candidate) == ("a", False, None, True)
-    assert reading.submission is not None
-    assert (reading.submission.user_id, reading.submission.request.message) == ("user", "Hello.")
-    assert reading.row.values["text"] == "Hello."
-    candidate = candidate_of(reading)
+    assert (prepared.row_key, prepared.duplicate, prepared.error, prepared.is_candidate) == ("a", False, None, True)
+    assert prepared.submission is not None
+    assert (prepared.submission.user_id, prepared.submission.request.message) == ("user", "Hello.")
+    assert prepared.row.values["text"] == "Hello."
+    candidate = candidate_of(prepared)
     assert (candidate.row_key, candidate.user_id, candidate.error) == ("a", "user", None)
-    assert candidate.payload_hash == reading.submission.payload_hash
+    assert candidate.payload_hash == prepared.submission.payload_hash
 
 
 @pytest.mark.parametrize("batch_size", [1, 500])
@@ -53,11 +53,11 @@ def test_key_that_was_met_before_is_a_duplicate(batch_size: int) -> None:
     """In the same batch or in a later one, whatever became of the first; keys are trimmed, and case counts."""
     rows = [note("a", text=""), note("a"), note("A"), note(" a")]
 
-    readings = [one for batch in read_all(reader_of(rows, batch_size=batch_size)) for one in batch]
+    prepared_rows = [one for batch in read_all(reader_of(rows, batch_size=batch_size)) for one in batch]
 
-    assert [one.duplicate for one in readings] == [False, True, False, True]
-    assert [one.is_candidate for one in readings] == [True, False, True, False]
-    assert isinstance(readings[0].error, RowError)
+    assert [one.duplicate for one in prepared_rows] == [False, True, False, True]
+    assert [one.is_candidate for one in prepared_rows] == [True, False, True, False]
+    assert isinstance(prepared_rows[0].error, RowError)
 
 
 def test_bad_row_keeps_its_key_where_it_has_one() -> None:

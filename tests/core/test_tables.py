@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, select, text
 
 from halo_provider.exceptions import LedgerError
-from halo_provider.ledger.admin import Place, Records, RowFilter
-from halo_provider.ledger.ledger import Attempt, Candidate, Ledger, Standing, submissions
-from halo_provider.ledger.statuses import Status
+from halo_provider.ledger.admin import LedgerAdmin, RowCursor, RowFilter
+from halo_provider.ledger.ledger import Candidate, ClaimResult, Ledger, TaskInstanceRef, submissions
+from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import SCHEMA_VERSION, metadata, version
 from tests.core.databases import mariadb_place, postgres_place
 from tests.core.deliveries import NAMESPACE, rows_in
@@ -117,7 +117,7 @@ def test_older_ledger_is_brought_up_with_its_rows(version_1: Engine) -> None:
 
     with closing(Ledger.at(url_of(version_1))) as ledger:
         found = rows_in(ledger)
-        claims = ledger.claimant(NAMESPACE, attempt=Attempt()).claim(
+        claims = ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef()).claim(
             [Candidate(row_key=key, payload_hash=PAYLOAD) for key in ("done", "open", "later", "new")],
             on_in_doubt="resend",
         )
@@ -129,7 +129,7 @@ def test_older_ledger_is_brought_up_with_its_rows(version_1: Engine) -> None:
             name: old[row_key][name] for name in ("status", "session_id", "payload_hash", "attempts", "owner")
         }
         assert row["created_at"].isoformat() == "2026-11-01T10:00:00+00:00"
-    assert (claims["done"].standing, claims["done"].session_id) == (Standing.DELIVERED, "sess_1")
+    assert (claims["done"].result, claims["done"].session_id) == (ClaimResult.DELIVERED, "sess_1")
     assert {key for key, claim in claims.items() if claim.doubtful} == {"open"}
 
 
@@ -233,7 +233,7 @@ def fill(ledger: Ledger) -> None:
         {
             "namespace": f"halo_default/note{number % 2}",
             "row_key": f"{number:08}",
-            "status": Status.DELIVERED if number % 1000 else Status.IN_DOUBT,
+            "status": LedgerStatus.DELIVERED if number % 1000 else LedgerStatus.IN_DOUBT,
             "attempts": 1,
             "owner": "h:1:a",
             "dag_id": f"dag {number % 3}",
@@ -250,31 +250,33 @@ def fill(ledger: Ledger) -> None:
 def claim_again(ledger: Ledger) -> object:
     """A batch of rows that are delivered."""
     keys = [f"{number:08}" for number in range(2, 102, 2)]
-    return ledger.claimant("halo_default/note0", attempt=Attempt()).claim(
+    return ledger.lease_holder("halo_default/note0", task_instance=TaskInstanceRef()).claim(
         [Candidate(row_key=key, payload_hash=PAYLOAD) for key in keys], on_in_doubt="resend"
     )
 
 
 def page_of_doubt(ledger: Ledger) -> object:
     """The rows that wait for a decision."""
-    return Records(ledger, actor="").page(RowFilter(statuses=(Status.IN_DOUBT,)))
+    return LedgerAdmin(ledger, actor="").page(RowFilter(statuses=(LedgerStatus.IN_DOUBT,)))
 
 
 def page_of_a_run(ledger: Ledger) -> object:
     """One run's rows that wait for a decision."""
-    return Records(ledger, actor="").page(
-        RowFilter(dag_ids=("dag 1",), run_id="run 4", statuses=(Status.DELIVERED,)), limit=20
+    return LedgerAdmin(ledger, actor="").page(
+        RowFilter(dag_ids=("dag 1",), run_id="run 4", statuses=(LedgerStatus.DELIVERED,)), limit=20
     )
 
 
 def page_in_the_middle(ledger: Ledger) -> object:
     """A page far behind the first."""
-    return Records(ledger, actor="").page(RowFilter(), after=Place("halo_default/note1", f"{MANY // 2:08}"), limit=20)
+    return LedgerAdmin(ledger, actor="").page(
+        RowFilter(), after=RowCursor("halo_default/note1", f"{MANY // 2:08}"), limit=20
+    )
 
 
 def requeue_a_row(ledger: Ledger) -> object:
     """One row named."""
-    return Records(ledger, actor="").requeue(RowFilter(namespace="halo_default/note0", row_keys=("00000002",)))
+    return LedgerAdmin(ledger, actor="").requeue(RowFilter(namespace="halo_default/note0", row_keys=("00000002",)))
 
 
 @pytest.mark.parametrize("action", [claim_again, page_of_doubt, page_of_a_run, page_in_the_middle, requeue_a_row])

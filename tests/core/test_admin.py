@@ -1,0 +1,293 @@
+"""Rows looked up and settled by hand, on every database the ledger runs on."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from halo_provider.ledger.admin import CHUNK, LedgerAdmin, RowCursor, RowFilter
+from halo_provider.ledger.ledger import Candidate, Change, LeaseHolder, Ledger, Settlement, TaskInstanceRef
+from halo_provider.ledger.statuses import LedgerStatus
+from tests.core.deliveries import NAMESPACE, rows_in
+
+PAYLOAD = "a" * 64
+EXPIRED = -1.0  # seconds: a lease that is over as soon as it begins
+ALL = RowFilter(namespace=NAMESPACE)
+EVERY_STATUS = tuple(LedgerStatus)
+
+
+@pytest.fixture(params=["sqlite", "postgres", "mariadb"])
+def ledger_url(request: pytest.FixtureRequest) -> str:
+    """A ledger's place on every database."""
+    url: str = request.getfixturevalue(f"{request.param}_ledger_url")
+    return url
+
+
+@pytest.fixture
+def admin(ledger: Ledger) -> LedgerAdmin:
+    """The ledger in somebody's hands."""
+    return LedgerAdmin(ledger, actor="somebody@example.com")
+
+
+Bring = Callable[..., None]
+
+
+@pytest.fixture
+def bring(ledger: Ledger) -> Bring:
+    """Bring new rows to a status, as a delivery does; what is still under way is so for `lease` seconds."""
+
+    def bring(
+        status: LedgerStatus, *row_keys: str, namespace: str = NAMESPACE, lease: float = EXPIRED, run_id: str = "run 1"
+    ) -> None:
+        task_instance = TaskInstanceRef(
+            dag_id="applications", run_id=run_id, task_id="tickets", map_index=-1, try_number=2
+        )
+        lease_holder: LeaseHolder = ledger.lease_holder(namespace, task_instance=task_instance, lease=lease)
+        lease_holder.claim(
+            [Candidate(row_key=key, user_id=f"user-{key}", payload_hash=PAYLOAD) for key in row_keys],
+            on_in_doubt="resend",
+        )
+        if status is not LedgerStatus.PENDING:
+            lease_holder.commit(intents=row_keys)
+        if status not in {LedgerStatus.PENDING, LedgerStatus.IN_FLIGHT}:
+            lease_holder.commit(
+                settlements=[
+                    Settlement(row_key=key, status=status, session_id=f"sess-{key}", error="why") for key in row_keys
+                ]
+            )
+
+    return bring
+
+
+def one(row_key: str) -> RowFilter:
+    """The row with this key."""
+    return RowFilter(namespace=NAMESPACE, row_keys=(row_key,))
+
+
+def told(admin: LedgerAdmin, row_key: str = "k") -> list[tuple[str, str, str | None]]:
+    """The row's history: what happened, by whom, and why."""
+    return [(event.event, event.actor, event.detail) for event in admin.history(NAMESPACE, row_key)]
+
+
+@pytest.mark.parametrize("status", EVERY_STATUS)
+def test_requeue_lets_the_next_run_send_what_is_not_with_halo_for_certain(
+    status: LedgerStatus, ledger: Ledger, admin: LedgerAdmin, bring: Bring
+) -> None:
+    """Rows in doubt, failed or rejected, and those whose process died in flight; never one that is delivered."""
+    bring(status, "k")
+
+    changed = admin.requeue(one("k"), reason="not in Halo")
+
+    requeued = status in {LedgerStatus.IN_FLIGHT, LedgerStatus.IN_DOUBT, LedgerStatus.FAILED, LedgerStatus.REJECTED}
+    assert changed == requeued
+    assert rows_in(ledger)["k"]["status"] == (LedgerStatus.PENDING if requeued else status)
+    assert (("requeued", "somebody@example.com", "not in Halo") in told(admin)) == requeued
+
+
+@pytest.mark.parametrize("status", EVERY_STATUS)
+def test_resolve_takes_a_row_as_delivered_with_the_session_found(
+    status: LedgerStatus, ledger: Ledger, admin: LedgerAdmin, bring: Bring
+) -> None:
+    """From every status but delivered, whose own session stays."""
+    bring(status, "k")
+
+    changed = admin.resolve(one("k"), session_id="sess_found", reason="seen in the inbox")
+
+    resolved = status is not LedgerStatus.DELIVERED
+    assert changed == resolved
+    row = rows_in(ledger)["k"]
+    assert (row["status"], row["session_id"]) == (LedgerStatus.DELIVERED, "sess_found" if resolved else "sess-k")
+    event = ("resolved", "somebody@example.com", "session sess_found: seen in the inbox")
+    assert (event in told(admin)) == resolved
+
+
+@pytest.mark.parametrize("status", EVERY_STATUS)
+def test_reject_keeps_a_row_from_being_sent_as_it_is(
+    status: LedgerStatus, ledger: Ledger, admin: LedgerAdmin, bring: Bring
+) -> None:
+    """From every status that is not an end already."""
+    bring(status, "k")
+
+    changed = admin.reject(one("k"), reason="a test row")
+
+    rejected = status not in {LedgerStatus.DELIVERED, LedgerStatus.REJECTED}
+    assert changed == rejected
+    row = rows_in(ledger)["k"]
+    assert (row["status"], row["error"]) == (
+        (LedgerStatus.REJECTED, "a test row") if rejected else (status, rows_in(ledger)["k"]["error"])
+    )
+    assert (("rejected", "somebody@example.com", "a test row") in told(admin)) == rejected
+
+
+@pytest.mark.parametrize("status", EVERY_STATUS)
+def test_prune_forgets_old_rows_that_have_come_to_their_end(
+    status: LedgerStatus, ledger: Ledger, admin: LedgerAdmin, bring: Bring
+) -> None:
+    """Delivered and rejected rows with their history; all others are still to be decided."""
+    bring(status, "k")
+
+    changed = admin.prune(ALL, before=ledger.now() + timedelta(seconds=1))
+
+    pruned = status in {LedgerStatus.DELIVERED, LedgerStatus.REJECTED}
+    assert changed == pruned
+    assert ("k" not in rows_in(ledger)) == pruned
+    assert not (pruned and told(admin))
+
+
+def test_prune_leaves_rows_that_are_young_enough(ledger: Ledger, admin: LedgerAdmin, bring: Bring) -> None:
+    """Age counts from a row's last change."""
+    bring(LedgerStatus.DELIVERED, "k")
+
+    assert admin.prune(ALL, before=ledger.now() - timedelta(days=1)) == 0
+    assert "k" in rows_in(ledger)
+
+
+def test_pruned_row_takes_its_follow_ups_with_it(ledger: Ledger, admin: LedgerAdmin, bring: Bring) -> None:
+    """Or its next change, again the first, would seem to be delivered already."""
+    change = Change("k", 1, PAYLOAD)
+    bring(LedgerStatus.DELIVERED, "k", "other")
+    lease_holder = ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef())
+    lease_holder.claim([Candidate(row_key=change.ledger_key, payload_hash=PAYLOAD)], on_in_doubt="resend")
+    lease_holder.commit(intents=[change.ledger_key])
+    lease_holder.commit(
+        settlements=[Settlement(row_key=change.ledger_key, status=LedgerStatus.DELIVERED, change=change)]
+    )
+
+    assert admin.prune(one("k"), before=ledger.now() + timedelta(seconds=1)) == 1
+    assert rows_in(ledger).keys() == {"other"}
+
+
+@pytest.mark.parametrize("status", [LedgerStatus.PENDING, LedgerStatus.IN_FLIGHT])
+def test_row_in_a_runs_hands_is_not_touched(
+    status: LedgerStatus, ledger: Ledger, admin: LedgerAdmin, bring: Bring
+) -> None:
+    """While the lease lives nobody settles it by hand."""
+    bring(status, "k", lease=60.0)
+    before = rows_in(ledger)
+
+    changed = [
+        admin.requeue(ALL),
+        admin.resolve(ALL, session_id="sess_found"),
+        admin.reject(ALL, reason="a test row"),
+        admin.prune(ALL, before=ledger.now() + timedelta(seconds=1)),
+    ]
+
+    assert (changed, rows_in(ledger)) == ([0, 0, 0, 0], before)
+    assert told(admin) == []
+
+
+def test_late_answer_does_not_undo_what_was_settled_by_hand(ledger: Ledger, admin: LedgerAdmin) -> None:
+    """A process that comes back to life after its lease finds that the row is no longer its own to settle."""
+    slow = ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef(), lease=EXPIRED)
+    slow.claim([Candidate(row_key="k", payload_hash=PAYLOAD)], on_in_doubt="resend")
+    slow.commit(intents=["k"])
+    admin.reject(one("k"), reason="settled in the inbox")
+
+    commit = slow.commit(settlements=[Settlement(row_key="k", status=LedgerStatus.DELIVERED, session_id="sess_late")])
+
+    assert commit.lost_settlements == {"k"}
+    assert rows_in(ledger)["k"]["status"] == LedgerStatus.REJECTED
+
+
+def test_rejected_by_hand_stays_rejected_until_its_content_changes(
+    ledger: Ledger, admin: LedgerAdmin, bring: Bring
+) -> None:
+    """The next run treats it as one that Halo rejected."""
+    bring(LedgerStatus.FAILED, "k")
+    admin.reject(one("k"), reason="a test row")
+    lease_holder = ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef())
+
+    same = lease_holder.claim([Candidate(row_key="k", payload_hash=PAYLOAD)], on_in_doubt="resend")
+    other = lease_holder.claim([Candidate(row_key="k", payload_hash="b" * 64)], on_in_doubt="resend")
+
+    assert (same["k"].result, other["k"].result) == ("rejected", "claimed")
+    assert same["k"].error == "a test row"
+
+
+def test_requeued_row_is_claimed_though_its_content_is_the_same(
+    ledger: Ledger, admin: LedgerAdmin, bring: Bring
+) -> None:
+    """Also by a run that holds back doubt: somebody has decided."""
+    bring(LedgerStatus.IN_DOUBT, "doubt")
+    bring(LedgerStatus.REJECTED, "no")
+    admin.requeue(ALL)
+    lease_holder = ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef())
+
+    claims = lease_holder.claim(
+        [Candidate(row_key=key, payload_hash=PAYLOAD) for key in ("doubt", "no")], on_in_doubt="hold"
+    )
+
+    assert {claim.result for claim in claims.values()} == {"claimed"}
+
+
+def test_history_tells_what_went_wrong_and_who_decided_in_order(admin: LedgerAdmin, bring: Bring) -> None:
+    """The run's trouble first, with its task instance, then the person's decision."""
+    bring(LedgerStatus.IN_DOUBT, "k")
+    admin.requeue(one("k"), reason="not in Halo")
+
+    run = "applications run 1 tickets try 2"
+    assert told(admin) == [("in_doubt", run, "why"), ("requeued", "somebody@example.com", "not in Halo")]
+    first, second = admin.history(NAMESPACE, "k")
+    assert datetime.now(UTC) - timedelta(minutes=1) < first.at <= second.at
+
+
+def test_more_rows_than_fit_a_transaction_are_all_settled(admin: LedgerAdmin, bring: Bring) -> None:
+    """Some in each, and each row once."""
+    row_keys = [f"{number:04}" for number in range(CHUNK + 3)]
+    bring(LedgerStatus.FAILED, *row_keys)
+
+    assert admin.requeue(ALL) == len(row_keys)
+    assert admin.counts(ALL) == {LedgerStatus.PENDING: len(row_keys)}
+    assert len(told(admin, row_keys[-1])) == 2
+
+
+def test_other_namespaces_are_left_alone(ledger: Ledger, admin: LedgerAdmin, bring: Bring) -> None:
+    """The same key may stand in several of them."""
+    bring(LedgerStatus.FAILED, "k")
+    bring(LedgerStatus.FAILED, "k", namespace="halo_other/note")
+
+    admin.reject(one("k"), reason="a test row")
+
+    assert admin.row(NAMESPACE, "k").status == LedgerStatus.REJECTED
+    assert admin.row("halo_other/note", "k").status == LedgerStatus.FAILED
+    assert admin.row(NAMESPACE, "nobody") is None
+
+
+def test_pages_hold_every_row_once_in_the_order_of_namespace_and_key(admin: LedgerAdmin, bring: Bring) -> None:
+    """Each page begins behind the last one."""
+    for namespace in ("b/note", "a/note"):
+        bring(LedgerStatus.DELIVERED, "3", "1", "2", namespace=namespace)
+    found: list[tuple[str, str]] = []
+    after = None
+    while page := admin.page(RowFilter(), after=after, limit=2):
+        found += [(row.namespace, row.row_key) for row in page]
+        after = RowCursor(*found[-1])
+
+    assert found == [(namespace, key) for namespace in ("a/note", "b/note") for key in "123"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (RowFilter(statuses=(LedgerStatus.FAILED, LedgerStatus.IN_DOUBT)), {"b%", "c"}),
+        (RowFilter(run_id="run 2"), {"c"}),
+        (RowFilter(dag_ids=("applications",), task_id="tickets", map_index=-1), {"a", "b%", "c"}),
+        (RowFilter(dag_ids=()), set()),
+        (RowFilter(dag_ids=("others",)), set()),
+        (RowFilter(search="%"), {"b%"}),
+        (RowFilter(search="sess-a"), {"a"}),
+        (RowFilter(search="user-c"), {"c"}),
+        (RowFilter(row_keys=("a", "nobody"), statuses=(LedgerStatus.DELIVERED,)), {"a"}),
+    ],
+    ids=lambda value: str(sorted(value)) if isinstance(value, set) else str(value),
+)
+def test_filter_finds_the_rows_for_which_all_of_it_holds(
+    wanted: RowFilter, found: set[str], admin: LedgerAdmin, bring: Bring
+) -> None:
+    """A search is for the letters as they are, never for a pattern."""
+    bring(LedgerStatus.DELIVERED, "a")
+    bring(LedgerStatus.FAILED, "b%")
+    bring(LedgerStatus.IN_DOUBT, "c", run_id="run 2")
+
+    assert {row.row_key for row in admin.page(wanted)} == found
+    assert sum(admin.counts(wanted).values()) == len(found)
