@@ -1,47 +1,27 @@
 """The simulator as an ASGI application: the SDK endpoints, faults, limits on requests, and the record of it all."""
 
-import dataclasses
 import math
 import random
 import time
-from collections.abc import Callable, Iterable
-from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
 from halo_provider.simulator import rules, tokens, wire
-from halo_provider.simulator.faults import Fault, FaultKind, FaultScript
-from halo_provider.simulator.journal import Journal, RequestRecord
+from halo_provider.simulator.endpoints import CHAT, CHECKS, EFFECTS, UPDATE_USERS
+from halo_provider.simulator.faults import Fault, FaultKind
+from halo_provider.simulator.halo import SimulatedHalo
+from halo_provider.simulator.journal import RequestRecord
 from halo_provider.simulator.pages import create_pages
 from halo_provider.simulator.rules import Json, Refused
 from halo_provider.simulator.wire import Answer
-from halo_provider.simulator.workspace import ANONYMOUS, Chat, Company, Session, Ticket, User, Workspace
+from halo_provider.simulator.workspace import ANONYMOUS
 
 SDK_PATH = "/api/sdk"
 EXAMPLE_WIDGET_KEY = "ab_live_example_widget_key"
-UPDATE_USERS = "/users/update"
-CHAT = "/chat"
-
-CHECKS: dict[str, Callable[[Json], None]] = {
-    "/users/identify": rules.IDENTIFY_USER,
-    UPDATE_USERS: rules.check_update,
-    "/companies/identify": rules.IDENTIFY_COMPANY,
-    CHAT: rules.CHAT,
-    "/tickets/create": rules.CREATE_TICKET,
-    "/events": rules.EVENTS,
-}
 NO_FAULT = Fault.slow(0.0)
-EFFECTS: dict[str, Callable[[Workspace, Json], Json]] = {
-    "/users/identify": Workspace.identify_user,
-    UPDATE_USERS: Workspace.update_users,
-    "/companies/identify": Workspace.identify_company,
-    CHAT: Workspace.chat,
-    "/tickets/create": Workspace.create_ticket,
-    "/events": Workspace.record_events,
-}
 
 
-class Simulator:
+class Simulator(SimulatedHalo):
     """A local Halo: an ASGI application that obeys Halo's documentation strictly, to be served by uvicorn.
 
     `identity_secret` verifies user tokens; `enforce_verification` demands one of every call for a known user.
@@ -67,11 +47,11 @@ class Simulator:
     ) -> None:
         if enforce_verification and identity_secret is None:
             raise ValueError("enforce_verification needs an identity_secret to verify tokens with")
+        super().__init__(record_bodies=record_bodies)
         self.identity_secret = identity_secret
         self.enforce_verification = enforce_verification
         self.chat_latency = chat_latency
         self.other_latency = other_latency
-        self.record_bodies = record_bodies
         self._authorization = f"Bearer {widget_key}".encode()
         self._rate_limit = (
             RateLimit(requests_per_second, burst=burst or max(1, math.ceil(requests_per_second)))
@@ -80,103 +60,6 @@ class Simulator:
         )
         self._random = random.Random(seed)  # noqa: S311 - reproducible latencies, no cryptography
         self._pages = create_pages(self)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget everything: workspace, records, counts and scripted faults."""
-        self._workspace = Workspace(keep_content=self.record_bodies)
-        self._journal = Journal()
-        self._script = FaultScript()
-
-    @property
-    def requests(self) -> list[RequestRecord]:
-        """Every request to the SDK, in the order of arrival."""
-        return self._journal.requests
-
-    @property
-    def chats(self) -> list[Chat]:
-        """Every accepted chat, in the order of acceptance."""
-        return self._workspace.chats
-
-    @property
-    def users(self) -> dict[str, User]:
-        """The contacts by user_id."""
-        return self._workspace.users
-
-    @property
-    def companies(self) -> dict[str, Company]:
-        """The companies by company_id."""
-        return self._workspace.companies
-
-    @property
-    def sessions(self) -> dict[str, Session]:
-        """The sessions by session_id."""
-        return self._workspace.sessions
-
-    @property
-    def tickets(self) -> list[Ticket]:
-        """The tickets, oldest first."""
-        return self._workspace.tickets
-
-    @property
-    def merged_escalations(self) -> int:
-        """How many escalations went into a ticket that was open already."""
-        return self._workspace.merged_escalations
-
-    @property
-    def events(self) -> list[Json]:
-        """The events of POST /events."""
-        return self._workspace.events
-
-    @property
-    def max_concurrency(self) -> int:
-        """The most chats that were ever in flight at once."""
-        return self._journal.max_concurrency
-
-    @property
-    def chats_in_flight(self) -> int:
-        """How many chats wait for their answer now."""
-        return self._journal.chats_in_flight
-
-    def script(self, *, path: str, faults: Iterable[Fault | None]) -> None:
-        """Let the next requests to `path` (such as "/chat") meet these faults, one each; None: no fault."""
-        self._script.add(path=known(path), user_id=None, faults=faults)
-
-    def script_for(self, *, user_id: str, faults: Iterable[Fault | None], path: str = CHAT) -> None:
-        """Let the next requests of this user to `path` meet these faults, one each; None: no fault."""
-        self._script.add(path=known(path), user_id=user_id, faults=faults)
-
-    def always(self, path: str, fault: Fault | None) -> None:
-        """Let every request to `path` that no scripted fault is left for meet `fault`; None ends that."""
-        self._script.always(path=known(path), fault=fault)
-
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Return how many requests are over, by path and by status ("none": no answer was sent)."""
-        by_path: dict[str, dict[str, int]] = {}
-        for (path, status), number in self._journal.counts.items():
-            by_path.setdefault(path, {})["none" if status is None else str(status)] = number
-        return by_path
-
-    def state(self, *, details: bool) -> Json:
-        """Return what the workspace holds and what was counted, as JSON; totals only without `details`."""
-        collections: dict[str, Iterable[Any]] = {
-            "chats": self.chats,
-            "users": self.users.values(),
-            "companies": self.companies.values(),
-            "tickets": self.tickets,
-        }
-        return {
-            "counts": self.counts(),
-            "totals": {name: len(list(items)) for name, items in collections.items()},
-            "chats_in_flight": self.chats_in_flight,
-            "max_concurrency": self.max_concurrency,
-            "faults_left": self._script.left(),
-            **(
-                {name: [dataclasses.asdict(item) for item in items] for name, items in collections.items()}
-                if details
-                else {}
-            ),
-        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, as ASGI has it."""
@@ -295,13 +178,6 @@ class RateLimit:
             return (1 - self._left) / self._rate
         self._left -= 1
         return 0.0
-
-
-def known(path: str) -> str:
-    """Return `path`, or raise ValueError when the SDK has no such endpoint."""
-    if path not in CHECKS:
-        raise ValueError(f"no SDK endpoint {path!r}; there are {', '.join(CHECKS)}")
-    return path
 
 
 def _answer_of(fault: Fault) -> Answer:
