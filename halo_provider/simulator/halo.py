@@ -7,6 +7,7 @@ from typing import Any
 from halo_provider.simulator.endpoints import CHAT, known
 from halo_provider.simulator.faults import Fault, FaultScript
 from halo_provider.simulator.journal import Journal, RequestRecord
+from halo_provider.simulator.limits import Limit, limiter_of
 from halo_provider.simulator.rules import Json
 from halo_provider.simulator.workspace import Chat, Company, Session, Ticket, User, Workspace
 
@@ -14,18 +15,31 @@ from halo_provider.simulator.workspace import Chat, Company, Session, Ticket, Us
 class SimulatedHalo:
     """What tests, pages and other processes read and script, whatever serves it.
 
-    Without `record_bodies` messages, contexts and request bodies are not kept.
+    Without `record_bodies` messages, contexts and request bodies are not kept. `limit` is the one that a reset
+    returns to.
     """
 
-    def __init__(self, *, record_bodies: bool) -> None:
+    def __init__(self, *, record_bodies: bool, limit: Limit | None) -> None:
         self.record_bodies = record_bodies
+        self._first_limit = limit
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything: workspace, records, counts and scripted faults."""
+        """Forget everything: workspace, records, counts and scripted faults; the first limit begins anew."""
         self._workspace = Workspace(keep_content=self.record_bodies)
         self._journal = Journal()
         self._script = FaultScript()
+        self.limit = self._first_limit
+
+    @property
+    def limit(self) -> Limit | None:
+        """The limit on requests, None for none. A new one begins with the next request; any thread may set it."""
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: Limit | None) -> None:
+        self._limit = limit
+        self._limiter = limiter_of(limit)
 
     @property
     def requests(self) -> list[RequestRecord]:
@@ -110,6 +124,7 @@ class SimulatedHalo:
             "chats_in_flight": self.chats_in_flight,
             "max_concurrency": self.max_concurrency,
             "faults_left": self._script.left(),
+            "limit": None if self.limit is None else self.limit.model_dump(mode="json"),
             **(
                 {name: [dataclasses.asdict(item) for item in items] for name, items in collections.items()}
                 if details

@@ -1,4 +1,4 @@
-"""What people see, an inbox, and what other processes may ask: faults, a reset, the state."""
+"""What people see, an inbox, and what other processes may ask: faults, a limit, a reset, the state."""
 
 from datetime import datetime
 from itertools import islice
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from halo_provider.simulator.faults import Fault
 from halo_provider.simulator.halo import SimulatedHalo
+from halo_provider.simulator.limits import AnyLimit
 
 SHOWN = 100  # items on one page, the newest
 HEADERS = {
@@ -31,6 +32,14 @@ class FaultOrder(BaseModel):
     user_id: str | None = None
     always: bool = False
     faults: Annotated[list[Fault | None], Field(min_length=1)]
+
+
+class LimitOrder(BaseModel):
+    """POST /_simulator/limit: the same as setting Simulator.limit; null lifts it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: AnyLimit | None
 
 
 def create_pages(simulator: SimulatedHalo) -> FastAPI:
@@ -80,6 +89,11 @@ def create_pages(simulator: SimulatedHalo) -> FastAPI:
                 simulator.script(path=order.path, faults=order.faults)
         except ValueError as exc:
             raise HTTPException(400, str(exc)) from exc
+        return {"success": True}
+
+    @application.post("/_simulator/limit")
+    async def order_limit(order: LimitOrder) -> dict[str, Any]:
+        simulator.limit = order.limit
         return {"success": True}
 
     @application.post("/_simulator/reset")
