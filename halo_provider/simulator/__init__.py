@@ -7,23 +7,59 @@ It shares no code with the client, so that it catches the client's mistakes::
     with serving(simulator) as url:
         ...  # Halo's SDK is at f"{url}/api/sdk", the inbox for people at url
     assert [chat.user_id for chat in simulator.chats] == [...]
+
+What it refuses or slows down when it is asked too much is a limit (``halo_provider.simulator.limits``)::
+
+    simulator = Simulator(chat_latency=(0.5, 0.5), limit=TokenBucket(rate=20, burst=5))
+    simulator.limit = ConcurrencyLimit(requests=8, retry_after=1)  # from the next request on
+    simulator.limit = None
 """
 
 from halo_provider.simulator.api import EXAMPLE_WIDGET_KEY, Simulator
 from halo_provider.simulator.faults import Fault
 from halo_provider.simulator.journal import RequestRecord
+from halo_provider.simulator.limits import (
+    AllOf,
+    Arrival,
+    ChangingLimit,
+    ConcurrencyLimit,
+    FixedWindow,
+    Limit,
+    Limiter,
+    Refusal,
+    RefusedUsers,
+    Slowdown,
+    SporadicRefusals,
+    Step,
+    TokenBucket,
+    WaitingQueue,
+)
 from halo_provider.simulator.server import serving
 from halo_provider.simulator.workspace import Chat, Company, Session, Ticket, User
 
 __all__ = [
     "EXAMPLE_WIDGET_KEY",
+    "AllOf",
+    "Arrival",
+    "ChangingLimit",
     "Chat",
     "Company",
+    "ConcurrencyLimit",
     "Fault",
+    "FixedWindow",
+    "Limit",
+    "Limiter",
+    "Refusal",
+    "RefusedUsers",
     "RequestRecord",
     "Session",
     "Simulator",
+    "Slowdown",
+    "SporadicRefusals",
+    "Step",
     "Ticket",
+    "TokenBucket",
     "User",
+    "WaitingQueue",
     "serving",
 ]

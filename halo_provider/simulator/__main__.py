@@ -4,7 +4,10 @@ import argparse
 import contextlib
 import os
 
+from pydantic import ValidationError
+
 from halo_provider.simulator.api import EXAMPLE_WIDGET_KEY, SDK_PATH, Simulator
+from halo_provider.simulator.limits import PARSER, Limit
 from halo_provider.simulator.server import Server, listen
 
 
@@ -15,6 +18,15 @@ def latency(text: str) -> tuple[float, float]:
     if not 0 <= seconds[0] <= seconds[1]:
         raise ValueError(text)
     return seconds
+
+
+def limit(text: str) -> Limit | None:
+    """Read a limit from JSON; ``null`` is none."""
+    try:
+        return PARSER.validate_json(text)
+    except ValidationError as exc:
+        reasons = (": ".join([*map(str, error["loc"]), error["msg"]]) for error in exc.errors())
+        raise argparse.ArgumentTypeError("; ".join(reasons)) from exc
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,7 +57,13 @@ def parser() -> argparse.ArgumentParser:
         "--other-latency", type=latency, default=(0.0, 0.0), metavar="SECONDS", help="of the other endpoints"
     )
     options.add_argument(
-        "--requests-per-second", type=float, metavar="N", help="beyond it 429 with Retry-After (default: no limit)"
+        "--limit",
+        type=limit,
+        metavar="JSON",
+        help='such as {"kind": "token_bucket", "rate": 20}; halo_provider.simulator.limits lists them (default: none)',
+    )
+    options.add_argument(
+        "--requests-per-second", type=float, metavar="N", help="short for a limit: beyond it 429 with Retry-After"
     )
     options.add_argument("--burst", type=int, metavar="N", help="requests at once (default: one second's worth)")
     options.add_argument("--seed", type=int, default=0, help="of the latencies (default: %(default)s)")
@@ -66,6 +84,7 @@ def main() -> None:
             enforce_verification=chosen.enforce_verification,
             chat_latency=chosen.latency,
             other_latency=chosen.other_latency,
+            limit=chosen.limit,
             requests_per_second=chosen.requests_per_second,
             burst=chosen.burst,
             seed=chosen.seed,

@@ -1,55 +1,39 @@
 """The simulator as an ASGI application: the SDK endpoints, faults, limits on requests, and the record of it all."""
 
-import dataclasses
-import math
 import random
 import time
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
 
 from starlette.types import Receive, Scope, Send
 
 from halo_provider.simulator import rules, tokens, wire
-from halo_provider.simulator.faults import Fault, FaultKind, FaultScript
-from halo_provider.simulator.journal import Journal, RequestRecord
+from halo_provider.simulator.endpoints import CHAT, CHECKS, EFFECTS, UPDATE_USERS
+from halo_provider.simulator.faults import Fault, FaultKind
+from halo_provider.simulator.halo import SimulatedHalo
+from halo_provider.simulator.journal import RequestRecord
+from halo_provider.simulator.limits import Arrival, Limit, TokenBucket
 from halo_provider.simulator.pages import create_pages
 from halo_provider.simulator.rules import Json, Refused
 from halo_provider.simulator.wire import Answer
-from halo_provider.simulator.workspace import ANONYMOUS, Chat, Company, Session, Ticket, User, Workspace
+from halo_provider.simulator.workspace import ANONYMOUS
 
 SDK_PATH = "/api/sdk"
 EXAMPLE_WIDGET_KEY = "ab_live_example_widget_key"
-UPDATE_USERS = "/users/update"
-CHAT = "/chat"
-
-CHECKS: dict[str, Callable[[Json], None]] = {
-    "/users/identify": rules.IDENTIFY_USER,
-    UPDATE_USERS: rules.check_update,
-    "/companies/identify": rules.IDENTIFY_COMPANY,
-    CHAT: rules.CHAT,
-    "/tickets/create": rules.CREATE_TICKET,
-    "/events": rules.EVENTS,
-}
 NO_FAULT = Fault.slow(0.0)
-EFFECTS: dict[str, Callable[[Workspace, Json], Json]] = {
-    "/users/identify": Workspace.identify_user,
-    UPDATE_USERS: Workspace.update_users,
-    "/companies/identify": Workspace.identify_company,
-    CHAT: Workspace.chat,
-    "/tickets/create": Workspace.create_ticket,
-    "/events": Workspace.record_events,
-}
 
 
-class Simulator:
+class Simulator(SimulatedHalo):
     """A local Halo: an ASGI application that obeys Halo's documentation strictly, to be served by uvicorn.
 
     `identity_secret` verifies user tokens; `enforce_verification` demands one of every call for a known user.
-    Latencies are ranges of seconds, drawn with `seed`. Beyond `requests_per_second` (`burst` at once, by default
-    one second's worth) requests get 429. Without `record_bodies` messages, contexts and request bodies are not
-    kept (then 1.5 kB a chat, 0.75 GB for half a million); ids, times and counts always are.
+    Latencies are ranges of seconds, drawn with `seed`. `limit` is what Halo refuses or slows down (see
+    `halo_provider.simulator.limits`), reckoned in the seconds of `clock`; `requests_per_second` and `burst` are short
+    for a token bucket. It concerns requests with a valid key to all endpoints together; a scripted fault that precedes
+    acceptance precedes the limit too. Without `record_bodies` messages, contexts and request bodies are not kept (then
+    1.5 kB a chat, 0.75 GB for half a million); ids, times and counts always are.
 
-    Attributes and methods may be used from another thread than the server's while no request is being made.
+    Attributes and methods may be used from another thread than the server's while no request is being made; `limit`
+    may be set at any time.
     """
 
     def __init__(
@@ -60,123 +44,28 @@ class Simulator:
         enforce_verification: bool = False,
         chat_latency: tuple[float, float] = (0.0, 0.0),
         other_latency: tuple[float, float] = (0.0, 0.0),
+        limit: Limit | None = None,
         requests_per_second: float | None = None,
         burst: int | None = None,
         seed: int = 0,
         record_bodies: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if enforce_verification and identity_secret is None:
             raise ValueError("enforce_verification needs an identity_secret to verify tokens with")
+        if requests_per_second is not None:
+            if limit is not None:
+                raise ValueError("limit and requests_per_second are two limits; AllOf makes one of several")
+            limit = TokenBucket(rate=requests_per_second, burst=burst)
+        super().__init__(record_bodies=record_bodies, limit=limit)
         self.identity_secret = identity_secret
         self.enforce_verification = enforce_verification
         self.chat_latency = chat_latency
         self.other_latency = other_latency
-        self.record_bodies = record_bodies
         self._authorization = f"Bearer {widget_key}".encode()
-        self._rate_limit = (
-            RateLimit(requests_per_second, burst=burst or max(1, math.ceil(requests_per_second)))
-            if requests_per_second is not None
-            else None
-        )
+        self._clock = clock
         self._random = random.Random(seed)  # noqa: S311 - reproducible latencies, no cryptography
         self._pages = create_pages(self)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget everything: workspace, records, counts and scripted faults."""
-        self._workspace = Workspace(keep_content=self.record_bodies)
-        self._journal = Journal()
-        self._script = FaultScript()
-
-    @property
-    def requests(self) -> list[RequestRecord]:
-        """Every request to the SDK, in the order of arrival."""
-        return self._journal.requests
-
-    @property
-    def chats(self) -> list[Chat]:
-        """Every accepted chat, in the order of acceptance."""
-        return self._workspace.chats
-
-    @property
-    def users(self) -> dict[str, User]:
-        """The contacts by user_id."""
-        return self._workspace.users
-
-    @property
-    def companies(self) -> dict[str, Company]:
-        """The companies by company_id."""
-        return self._workspace.companies
-
-    @property
-    def sessions(self) -> dict[str, Session]:
-        """The sessions by session_id."""
-        return self._workspace.sessions
-
-    @property
-    def tickets(self) -> list[Ticket]:
-        """The tickets, oldest first."""
-        return self._workspace.tickets
-
-    @property
-    def merged_escalations(self) -> int:
-        """How many escalations went into a ticket that was open already."""
-        return self._workspace.merged_escalations
-
-    @property
-    def events(self) -> list[Json]:
-        """The events of POST /events."""
-        return self._workspace.events
-
-    @property
-    def max_concurrency(self) -> int:
-        """The most chats that were ever in flight at once."""
-        return self._journal.max_concurrency
-
-    @property
-    def chats_in_flight(self) -> int:
-        """How many chats wait for their answer now."""
-        return self._journal.chats_in_flight
-
-    def script(self, *, path: str, faults: Iterable[Fault | None]) -> None:
-        """Let the next requests to `path` (such as "/chat") meet these faults, one each; None: no fault."""
-        self._script.add(path=known(path), user_id=None, faults=faults)
-
-    def script_for(self, *, user_id: str, faults: Iterable[Fault | None], path: str = CHAT) -> None:
-        """Let the next requests of this user to `path` meet these faults, one each; None: no fault."""
-        self._script.add(path=known(path), user_id=user_id, faults=faults)
-
-    def always(self, path: str, fault: Fault | None) -> None:
-        """Let every request to `path` that no scripted fault is left for meet `fault`; None ends that."""
-        self._script.always(path=known(path), fault=fault)
-
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Return how many requests are over, by path and by status ("none": no answer was sent)."""
-        by_path: dict[str, dict[str, int]] = {}
-        for (path, status), number in self._journal.counts.items():
-            by_path.setdefault(path, {})["none" if status is None else str(status)] = number
-        return by_path
-
-    def state(self, *, details: bool) -> Json:
-        """Return what the workspace holds and what was counted, as JSON; totals only without `details`."""
-        collections: dict[str, Iterable[Any]] = {
-            "chats": self.chats,
-            "users": self.users.values(),
-            "companies": self.companies.values(),
-            "tickets": self.tickets,
-        }
-        return {
-            "counts": self.counts(),
-            "totals": {name: len(list(items)) for name, items in collections.items()},
-            "chats_in_flight": self.chats_in_flight,
-            "max_concurrency": self.max_concurrency,
-            "faults_left": self._script.left(),
-            **(
-                {name: [dataclasses.asdict(item) for item in items] for name, items in collections.items()}
-                if details
-                else {}
-            ),
-        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, as ASGI has it."""
@@ -206,8 +95,9 @@ class Simulator:
             if fault.precedes_acceptance:
                 answer = _answer_of(fault)
             else:
-                answer = _altered(self._consider(scope, body, record=record), fault=fault)
-                seconds = self._latency(record) + fault.seconds
+                arrival = Arrival(now=self._clock(), in_flight=journal.in_flight, user_id=record.user_id)
+                answer = _altered(self._consider(scope, body, record=record, arrival=arrival), fault=fault)
+                seconds = self._latency(record, arrival=arrival) + fault.seconds
                 if seconds and await wire.client_leaves(receive, within=seconds):
                     return
             match fault.kind:
@@ -231,9 +121,10 @@ class Simulator:
         finally:
             journal.end(record, status=None)
 
-    def _consider(self, scope: Scope, body: Json | None, *, record: RequestRecord) -> Answer:
+    def _consider(self, scope: Scope, body: Json | None, *, record: RequestRecord, arrival: Arrival) -> Answer:
         """Accept or refuse a request, and return Halo's answer."""
         try:
+            self._admit(scope, record=record, arrival=arrival)
             content = self._accept(scope, body, record=record)
         except Refused as refusal:
             return wire.error(refusal.status, refusal.message, headers=refusal.headers)
@@ -244,15 +135,18 @@ class Simulator:
             record.chat = self.chats[-1]
         return Answer(200, content)
 
-    def _accept(self, scope: Scope, body: Json | None, *, record: RequestRecord) -> Json:
+    def _admit(self, scope: Scope, *, record: RequestRecord, arrival: Arrival) -> None:
         if record.path not in CHECKS:
             raise Refused(404, "there is no such endpoint")
         if scope["method"] != "POST":
             raise Refused(405, "use POST", headers={"Allow": "POST"})
         if not record.authorized:
             raise Refused(401, "the widget key is missing or invalid")
-        if self._rate_limit is not None and (seconds := self._rate_limit.wait()):
-            raise Refused(429, "too many requests", headers={"Retry-After": str(math.ceil(seconds))})
+        if (refusal := self._limiter.admit(arrival)) is not None:
+            raise Refused(refusal.status, "too many requests", headers=refusal.headers())
+        self._journal.admit(record)
+
+    def _accept(self, scope: Scope, body: Json | None, *, record: RequestRecord) -> Json:
         if not _header(scope, b"content-type").startswith(b"application/json"):
             raise Refused(400, "Content-Type must be application/json")
         if body is None:
@@ -271,37 +165,11 @@ class Simulator:
         elif self.enforce_verification and user_id not in (None, ANONYMOUS):
             raise Refused(403, "identity verification is enforced: user_token is required")
 
-    def _latency(self, record: RequestRecord) -> float:
+    def _latency(self, record: RequestRecord, *, arrival: Arrival) -> float:
         if not record.accepted:
             return 0.0
-        return self._random.uniform(*(self.chat_latency if record.path == CHAT else self.other_latency))
-
-
-class RateLimit:
-    """A token bucket of `burst` requests that fills at `rate` requests per second."""
-
-    def __init__(self, rate: float, *, burst: int) -> None:
-        self._rate = rate
-        self._burst = float(burst)
-        self._left = self._burst
-        self._at = time.monotonic()
-
-    def wait(self) -> float:
-        """Take one request out and return 0.0, or the seconds until there is one to take."""
-        now = time.monotonic()
-        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
-        self._at = now
-        if self._left < 1:
-            return (1 - self._left) / self._rate
-        self._left -= 1
-        return 0.0
-
-
-def known(path: str) -> str:
-    """Return `path`, or raise ValueError when the SDK has no such endpoint."""
-    if path not in CHECKS:
-        raise ValueError(f"no SDK endpoint {path!r}; there are {', '.join(CHECKS)}")
-    return path
+        base = self._random.uniform(*(self.chat_latency if record.path == CHAT else self.other_latency))
+        return self._limiter.latency(arrival, base=base)
 
 
 def _answer_of(fault: Fault) -> Answer:

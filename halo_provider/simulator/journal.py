@@ -14,7 +14,7 @@ class RequestRecord:
 
     `body` is None when it was no JSON object or bodies are not recorded; its ``user_token`` is replaced by the
     token's claims. `status` is None while there is no answer, and for good when none was sent. `ended` is when
-    the answer left, or the connection did.
+    the answer left, or the connection did. `admitted` is whether the limit let it through.
     """
 
     path: str
@@ -22,6 +22,7 @@ class RequestRecord:
     authorized: bool
     user_id: str | None
     body: Json | None
+    admitted: bool = False
     accepted: bool = False
     chat: Chat | None = None
     status: int | None = None
@@ -34,6 +35,7 @@ class Journal:
     def __init__(self) -> None:
         self.requests: list[RequestRecord] = []
         self.counts: Counter[tuple[str, int | None]] = Counter()
+        self.in_flight = 0  # admitted requests of every path
         self.chats_in_flight = 0
         self.max_concurrency = 0
 
@@ -44,6 +46,11 @@ class Journal:
             self.chats_in_flight += 1
             self.max_concurrency = max(self.max_concurrency, self.chats_in_flight)
 
+    def admit(self, record: RequestRecord) -> None:
+        """Note that the limit let a request through."""
+        record.admitted = True
+        self.in_flight += 1
+
     def end(self, record: RequestRecord, *, status: int | None) -> None:
         """Note that a request is over, once: before its answer leaves, so that whoever reads it sees the record."""
         if record.ended is not None:
@@ -53,5 +60,6 @@ class Journal:
         if record.chat is not None:
             record.chat.ended = record.ended
         self.counts[record.path, status] += 1
+        self.in_flight -= record.admitted
         if record.path == "/chat":
             self.chats_in_flight -= 1

@@ -1,9 +1,8 @@
-"""What people see, an inbox, and what other processes may ask: faults, a reset, the state."""
+"""What people see, an inbox, and what other processes may ask: faults, a limit, a reset, the state."""
 
-from __future__ import annotations
-
+from datetime import datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse
@@ -11,11 +10,8 @@ from jinja2 import Environment, PackageLoader
 from pydantic import BaseModel, ConfigDict, Field
 
 from halo_provider.simulator.faults import Fault
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from halo_provider.simulator.api import Simulator
+from halo_provider.simulator.halo import SimulatedHalo
+from halo_provider.simulator.limits import AnyLimit
 
 SHOWN = 100  # items on one page, the newest
 HEADERS = {
@@ -38,7 +34,15 @@ class FaultOrder(BaseModel):
     faults: Annotated[list[Fault | None], Field(min_length=1)]
 
 
-def create_pages(simulator: Simulator) -> FastAPI:
+class LimitOrder(BaseModel):
+    """POST /_simulator/limit: the same as setting Simulator.limit; null lifts it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: AnyLimit | None
+
+
+def create_pages(simulator: SimulatedHalo) -> FastAPI:
     """Return the application for everything that is not Halo's SDK."""
     application = FastAPI(title="Halo simulator", docs_url=None, redoc_url=None)
     templates = Environment(
@@ -87,6 +91,11 @@ def create_pages(simulator: Simulator) -> FastAPI:
             raise HTTPException(400, str(exc)) from exc
         return {"success": True}
 
+    @application.post("/_simulator/limit")
+    async def order_limit(order: LimitOrder) -> dict[str, Any]:
+        simulator.limit = order.limit
+        return {"success": True}
+
     @application.post("/_simulator/reset")
     async def reset() -> dict[str, Any]:
         simulator.reset()
@@ -104,6 +113,6 @@ def moment(time: datetime | None) -> str:
     return "never" if time is None else f"{time:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _last_seen(simulator: Simulator, user_ids: set[str]) -> datetime | None:
+def _last_seen(simulator: SimulatedHalo, user_ids: set[str]) -> datetime | None:
     users = (simulator.users.get(user_id) for user_id in user_ids)
     return max((user.last_seen for user in users if user is not None and user.last_seen), default=None)

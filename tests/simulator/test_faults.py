@@ -3,7 +3,6 @@
 import contextlib
 import json
 import socket
-import time
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -13,16 +12,9 @@ import pytest
 from pydantic import ValidationError
 
 from halo_provider.simulator import Fault, Simulator
+from tests.simulator.waiting import wait_for
 
 MESSAGE = {"message": "Please review.", "user_id": "user-1"}
-
-
-def wait_for(condition: Any) -> None:
-    """Wait until the server's thread has noticed something."""
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 @pytest.mark.parametrize(
