@@ -1,50 +1,34 @@
-"""A source's rows under their keys: read, checked for repetition, and rendered, batch by batch."""
+"""A source's rows, prepared batch by batch: read, given their keys, checked for duplicates, and rendered."""
 
 import sqlite3
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 from pydantic_core import to_json
 
 from halo_provider.exceptions import RowError, SourceError
-from halo_provider.ledger.ledger import Candidate, Change, Claim
 from halo_provider.sources.rows import Row, Source
 from halo_provider.submission import RenderedSubmission, Submission
 
 
-@dataclass(slots=True)
-class PreparedRow:
-    """One row as it was read: a duplicate, an error (with its key, where it has one), or a submission."""
+class PreparedRow(NamedTuple):
+    """One row as it was read: a duplicate, an error (with its key, where it has one), or a submission.
+
+    `waits_for` says why its submission cannot be sent in this run: the row that it follows is not delivered yet.
+    """
 
     row: Row
     row_key: str | None = None
     duplicate: bool = False
     error: RowError | None = None
     submission: RenderedSubmission | None = None
+    waits_for: str | None = None
 
     @property
     def is_candidate(self) -> bool:
-        """Whether the ledger is to be asked about it: it has a key, and has it first."""
+        """Whether the ledger is to be asked about it: it has a key, and is the first row that has it."""
         return self.row_key is not None and not self.duplicate
-
-
-def candidate_of(prepared: PreparedRow) -> Candidate:
-    """What the ledger needs to know of a row with a key: its request, or why there is none."""
-    if prepared.submission is None:
-        return Candidate(row_key=prepared.row_key or "", error=str(prepared.error))
-    return candidate(prepared.submission)
-
-
-def candidate(submission: RenderedSubmission, change: Change | None = None) -> Candidate:
-    """What the ledger needs to know of a submission, or of the follow-up that carries this change of it."""
-    row_key = change.ledger_key if change else submission.row_key
-    return Candidate(row_key=row_key, user_id=submission.user_id, payload_hash=submission.payload_hash)
-
-
-def next_change(submission: RenderedSubmission, claim: Claim) -> Change:
-    """The change that a follow-up of a delivered row carries, which has this content now."""
-    return Change(submission.row_key, claim.changes + 1, submission.payload_hash)
 
 
 class SeenKeys:

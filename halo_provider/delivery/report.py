@@ -15,10 +15,6 @@ from halo_provider.exceptions import (
 from halo_provider.ledger.statuses import RowStatus
 from halo_provider.sources.rows import Row
 
-HOLDS_BACK = frozenset(
-    {RowStatus.IN_DOUBT, RowStatus.FAILED, RowStatus.NOT_ATTEMPTED}
-)  # its user's later rows wait for it
-
 
 class Outcome(NamedTuple):
     """One row's end in this run. `error` says why, where it is not delivered."""

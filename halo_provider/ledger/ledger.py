@@ -308,11 +308,9 @@ class LeaseHolder:
         self._held.update(key for key, claim in claims.items() if claim.result is ClaimResult.CLAIMED)
         return claims
 
-    def followed(self, submission_name: str, row_keys: Sequence[str]) -> dict[str, Claim]:
-        """Where the rows of another submission on the same connection stand, by key; unknown ones are left out."""
-        namespace = f"{self.namespace.rpartition('/')[0]}/{submission_name}"
-        found = self._ledger.find(namespace, row_keys)
-        return {key: Claim(_KNOWN[LedgerStatus(row.status)], session_id=row.session_id) for key, row in found.items()}
+    def followed(self, submission_name: str, row_keys: Sequence[str]) -> dict[str, KnownRow]:
+        """The rows of another submission on the same connection, by key; unknown ones are left out."""
+        return self._ledger.find(f"{self.namespace.rpartition('/')[0]}/{submission_name}", row_keys)
 
     def preview(self, candidates: Sequence[Candidate], *, on_in_doubt: OnInDoubt) -> dict[str, Claim]:
         """Say where every key stands, as `claim` would, and write nothing."""
@@ -649,14 +647,6 @@ _LEGAL = {
     LedgerStatus.REJECTED: (LedgerStatus.IN_FLIGHT, LedgerStatus.IN_DOUBT),
     LedgerStatus.IN_DOUBT: (LedgerStatus.IN_FLIGHT, LedgerStatus.IN_DOUBT),
     LedgerStatus.FAILED: (LedgerStatus.PENDING, LedgerStatus.IN_FLIGHT),
-}
-_KNOWN = {
-    LedgerStatus.DELIVERED: ClaimResult.DELIVERED,
-    LedgerStatus.REJECTED: ClaimResult.REJECTED,
-    LedgerStatus.IN_DOUBT: ClaimResult.IN_DOUBT,
-    LedgerStatus.FAILED: ClaimResult.BUSY,
-    LedgerStatus.PENDING: ClaimResult.BUSY,
-    LedgerStatus.IN_FLIGHT: ClaimResult.BUSY,
 }
 _DOUBTFUL = frozenset({LedgerStatus.IN_FLIGHT, LedgerStatus.IN_DOUBT})
 _TROUBLE = frozenset({LedgerStatus.REJECTED, LedgerStatus.IN_DOUBT, LedgerStatus.FAILED})

@@ -38,7 +38,7 @@ class Progress:
     """
     Counts what becomes of the rows, and reports it.
 
-    ``add`` and ``attempted`` are called on the loop, for every row and every request, and only count. The watchers are
+    ``row_ended`` and ``request_ended`` are called on the loop, and only count. The watchers are
     called in one thread of their own, one after the other: they block, and Airflow's supervisor serves one thread at a
     time. A watcher that fails is left out from then on: no report is worth a delivery.
 
@@ -60,7 +60,7 @@ class Progress:
         self._logged = DeliveryCounts()
         self._unlogged = 0
 
-    def add(self, outcome: Outcome) -> None:
+    def row_ended(self, outcome: Outcome) -> None:
         """Count a row whose status is committed."""
         self._counts[outcome.status.value] += 1
         self._unlogged += 1
@@ -69,7 +69,7 @@ class Progress:
         if self._unlogged >= self._batch_size or self._elapsed - self._logged.seconds >= LOG_INTERVAL:
             self._log_batch()
 
-    def attempted(self, seconds: float, error: HaloCallError | None) -> None:
+    def request_ended(self, seconds: float, error: HaloCallError | None) -> None:
         """Count a request, the seconds it took, and what became of it."""
         self._counts["requests"] += 1
         self._request_seconds += seconds

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+import halo_provider.delivery.commit
 import halo_provider.delivery.delivery
 from halo_provider.ledger.ledger import Ledger
 from halo_provider.simulator import Simulator
@@ -74,5 +75,5 @@ def deliveries(
     halo: Simulator, halo_url: str, ledger: Ledger, _no_certificates: None, monkeypatch: pytest.MonkeyPatch
 ) -> Deliveries:
     """Deliveries to the simulator over an empty ledger, which do not wait long for outcomes to commit together."""
-    monkeypatch.setattr(halo_provider.delivery.delivery, "COMMIT_INTERVAL", 0.01)
+    monkeypatch.setattr(halo_provider.delivery.commit, "COMMIT_INTERVAL", 0.01)
     return Deliveries(url=halo_url, ledger=ledger)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, select
 
+import halo_provider.delivery.commit
 import halo_provider.delivery.delivery
 from halo_provider.delivery.report import DeliveryReport
 from halo_provider.exceptions import AccountingError, RowError, SourceError
@@ -289,7 +290,7 @@ def test_outcome_is_told_only_once_it_is_on_record(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever hears of a delivery finds it in the ledger, however outcomes are grouped."""
-    monkeypatch.setattr(halo_provider.delivery.delivery, "COMMIT_SIZE", 3)
+    monkeypatch.setattr(halo_provider.delivery.commit, "COMMIT_SIZE", 3)
     unrecorded: list[object] = []
 
     def on_outcome(outcome: Any) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
+import halo_provider.delivery.commit
 import halo_provider.delivery.delivery
+from halo_provider.delivery.pace import Backoff
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import HaloError, LedgerError
 from halo_provider.ledger.ledger import Candidate, LeaseHolder, Ledger
@@ -114,7 +116,7 @@ def test_row_in_doubt_that_waits_for_its_next_attempt_stays_in_doubt_when_stoppe
         await until(lambda: halo.requests and deliveries.statuses() == {"a": LedgerStatus.IN_DOUBT})
         stop.request("the task was killed", grace=1.0)
 
-    slowly = halo_provider.delivery.delivery.Backoff(base=1e6, cap=1e6)
+    slowly = Backoff(base=1e6, cap=1e6)
     run = run_with(deliveries, [note("a")], meanwhile, stop=stop, backoff=slowly)
 
     assert run.counts == {RowStatus.IN_DOUBT: 1}
@@ -222,7 +224,7 @@ def test_row_that_another_run_took_over_is_left_to_it(
 @pytest.fixture
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A ledger that is away is given up at once."""
-    monkeypatch.setattr(halo_provider.delivery.delivery, "LEDGER_TIMEOUT", 0.0)
+    monkeypatch.setattr(halo_provider.delivery.commit, "LEDGER_TIMEOUT", 0.0)
 
 
 def rename(ledger_url: str, old: str, new: str) -> None:
@@ -258,7 +260,7 @@ def test_ledger_that_fails_before_a_retry_leaves_the_doubt(
     halo: Simulator, deliveries: Deliveries, ledger_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row in doubt whose next intent cannot be committed was sent all the same."""
-    monkeypatch.setattr(halo_provider.delivery.delivery, "COMMIT_INTERVAL", 10.0)
+    monkeypatch.setattr(halo_provider.delivery.commit, "COMMIT_INTERVAL", 10.0)
     halo.script(path="/chat", faults=[Fault.silence(accepted=True)])
 
     async def meanwhile() -> None:
@@ -275,7 +277,7 @@ def test_answers_are_recorded_when_the_ledger_comes_back_in_time(
     halo: Simulator, deliveries: Deliveries, ledger_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A database that is restarted costs the run its end, but no answer."""
-    monkeypatch.setattr(halo_provider.delivery.delivery, "LEDGER_POLL", 0.01)
+    monkeypatch.setattr(halo_provider.delivery.commit, "LEDGER_POLL", 0.01)
     halo.always("/chat", Fault.slow(0.2))
 
     async def meanwhile() -> None:
@@ -355,7 +357,7 @@ def test_cancelled_delivery_calls_in_doubt_only_what_was_being_sent(halo: Simula
     """A row that Halo certainly refused waits for its next attempt, and is pending."""
     halo.always("/chat", Fault.silence(accepted=True))
     halo.script_for(user_id="user-a", faults=[Fault.status(503, headers={"Retry-After": "0"})])
-    slowly = halo_provider.delivery.delivery.Backoff(base=1e6, cap=1e6)
+    slowly = Backoff(base=1e6, cap=1e6)
 
     cancel_once(halo, deliveries, [note("a"), note("b"), note("c")], backoff=slowly)
 

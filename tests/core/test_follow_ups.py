@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from halo_provider.delivery.delivery import OnChange
 from halo_provider.delivery.dry_run import dry_run
+from halo_provider.delivery.options import DeliveryOptions, OnChange
 from halo_provider.exceptions import RowsChangedError
 from halo_provider.ledger.admin import LedgerAdmin, RowFilter
 from halo_provider.ledger.ledger import Candidate, Ledger, Settlement, TaskInstanceRef
@@ -139,8 +139,7 @@ def test_dry_run_counts_follow_ups(deliveries: Deliveries, halo: Simulator, on_c
         ListSource(rows),
         submission=NOTE,
         lease_holder=deliveries.lease_holder(),
-        on_in_doubt="resend",
-        on_change=on_change,
+        options=DeliveryOptions(on_change=on_change),
     )
 
     run = deliveries.run(rows, on_change=on_change)

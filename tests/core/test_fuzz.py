@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from halo_provider.delivery import pace
 from halo_provider.delivery.delivery import deliver
+from halo_provider.delivery.options import DeliveryOptions
 from halo_provider.delivery.report import DeliveryReport, Outcome
 from halo_provider.exceptions import SourceError
 from halo_provider.ledger.ledger import Ledger, TaskInstanceRef
@@ -27,7 +28,7 @@ from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.sources.csv_file import CsvOptions, CsvSource
 from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rows import Source
-from tests.core.deliveries import AT_ONCE, NAMESPACE, NOTE, Deliveries, notes, rows_in
+from tests.core.deliveries import AT_ONCE, NAMESPACE, NOTE, Deliveries, Teller, notes, rows_in
 
 GOOD_BODY = b'{"session_id": "sess_1", "text": "Thank you."}'
 FUZZING = settings(
@@ -113,11 +114,8 @@ def delivered(source: Source, *, ledger: Ledger, url: str) -> tuple[DeliveryRepo
                 submission=NOTE,
                 client=client,
                 lease_holder=ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef()),
-                batch_size=10,
-                concurrency=4,
-                max_attempts=2,
-                backoff=AT_ONCE,
-                on_outcome=outcomes.append,
+                options=DeliveryOptions(batch_size=10, concurrency=4, max_attempts=2, backoff=AT_ONCE),
+                observer=Teller(outcomes.append),
             )
 
     report = asyncio.run(run())

@@ -3,13 +3,14 @@
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import pytest
 
 from halo_provider.client.client import HaloClient
 from halo_provider.delivery.identify import IdentifyReport, identify
+from halo_provider.delivery.options import SendOptions
 from halo_provider.delivery.pace import MAX_PAUSE
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import (
@@ -34,6 +35,7 @@ SUBMISSION = Submission(
     company=Company(id="company", traits={"name": "company_name"}),
     message="Hello.",
 )
+SEND_OPTIONS = {option.name for option in fields(SendOptions)}
 UPDATE, IDENTIFY, COMPANIES = "/users/update", "/users/identify", "/companies/identify"
 
 
@@ -56,12 +58,14 @@ class Identifications:
 
     async def identify(self, source: Source | Sequence[Any], **options: Any) -> IdentifyReport:
         """Identify on the running loop."""
-        defaults = {"submission": SUBMISSION, "client": self.client, "mode": "identify", "backoff": AT_ONCE}
+        chosen = {"backoff": AT_ONCE} | {name: options.pop(name) for name in SEND_OPTIONS & options.keys()}
+        defaults = {"submission": SUBMISSION, "client": self.client, "mode": "identify"}
         source = ListSource(source) if isinstance(source, Sequence) else source
         async with self.client:
             return await identify(
                 source,
                 on_rejected=lambda row, error: self.rejected.append((row, error)),
+                options=SendOptions(**chosen),
                 **{**defaults, **options},
             )
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from halo_provider.delivery.prepare import PreparedRow, Reader, SeenKeys, candidate_of
+from halo_provider.delivery.place import candidate_of
+from halo_provider.delivery.prepare import PreparedRow, Reader, SeenKeys
 from halo_provider.exceptions import RowError, SourceError
 from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rows import Row

@@ -89,8 +89,8 @@ def test_watchers_see_the_counts_grow_and_the_end_once() -> None:
     async def deliver() -> None:
         async with running.reported():
             for _ in range(20):
-                running.attempted(0.5, None)
-                running.add(outcome(RowStatus.DELIVERED))
+                running.request_ended(0.5, None)
+                running.row_ended(outcome(RowStatus.DELIVERED))
                 await asyncio.sleep(0.01)
 
     asyncio.run(deliver())
@@ -152,8 +152,8 @@ def test_error_of_a_request_that_is_tried_again_is_shown() -> None:
 
     async def deliver() -> None:
         async with running.reported():
-            running.attempted(0.1, HaloRateLimitError("/chat", status=429, message="slow down", retry_after=1.0))
-            running.attempted(0.1, HaloConnectionError("/chat", sent=False, reason="refused"))
+            running.request_ended(0.1, HaloRateLimitError("/chat", status=429, message="slow down", retry_after=1.0))
+            running.request_ended(0.1, HaloConnectionError("/chat", sent=False, reason="refused"))
 
     asyncio.run(deliver())
     assert watcher.tallies[-1].refused == 1
@@ -168,7 +168,7 @@ def test_every_batch_has_its_line_in_a_group() -> None:
     async def deliver() -> None:
         async with running.reported():
             for status in (RowStatus.DELIVERED, RowStatus.REJECTED, RowStatus.DELIVERED):
-                running.add(outcome(status))
+                running.row_ended(outcome(status))
 
     asyncio.run(deliver())
     first, *batches, last, sentence = log.lines
