@@ -367,3 +367,24 @@ def test_duplicate_follower_is_a_duplicate(deliveries: Deliveries, halo: Simulat
 
     assert run.counts == {RowStatus.DELIVERED: 1, RowStatus.DUPLICATE: 1}
     assert len(halo.chats) == 2
+
+
+def test_dry_run_knows_the_rows_that_would_wait(deliveries: Deliveries, ledger: Ledger) -> None:
+    """It counts as to be sent what the delivery would send: neither a waiting row nor its user's later ones."""
+    deliveries.run([note("2", user="u"), note("3", user="v")])
+    lease_holder = deliveries.lease_holder()
+    lease_holder.claim([Candidate(row_key="1", payload_hash="a" * 64)], on_in_doubt="resend")
+    rows = [
+        cancellation("c1", of="1", user="u"),
+        cancellation("c2", of="2", user="u"),
+        cancellation("c3", of="3", user="v"),
+    ]
+
+    planned = dry_run(
+        ListSource(rows),
+        submission=CANCELLATION,
+        lease_holder=ledger.lease_holder("halo_default/cancellation", task_instance=TaskInstanceRef()),
+        options=DeliveryOptions(),
+    )
+
+    assert (planned.counts, planned.would_send) == ({RowStatus.NOT_ATTEMPTED: 3}, 1)
