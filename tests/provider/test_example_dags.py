@@ -15,7 +15,7 @@ from sqlalchemy.dialects import mysql
 
 from halo_provider.operators.halo import HaloIdentifyOperator, HaloTicketOperator
 from halo_provider.simulator import Simulator
-from tests.provider.conftest import Connect, Run, Statuses, _register
+from tests.provider.runs import Connect, Run, Statuses, register
 from tests.provider.source_databases import SourceDatabase, fresh_database
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
@@ -177,7 +177,7 @@ def test_daily_example_delivers_exactly_its_day_from_any_database(
 ) -> None:
     """The run of November 3rd sends what happened on the 2nd, from its first microsecond to its last."""
     keys = fill(source, table=table, moment=moment)
-    _register(dag)
+    register(dag)
     result = Run(dag.dag_id, dag.test(logical_date=datetime(2026, 11, 3, tzinfo=UTC)).run_id)
     summary = result.xcom("tickets")
     assert (summary["read"], summary["delivered"]) == (2, 2)

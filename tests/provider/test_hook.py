@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from halo_provider.exceptions import HaloAuthenticationError, HaloConfigurationError, HaloRejectedError
 from halo_provider.hooks.halo import HaloHook
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Fault, Simulator
-from tests.conftest import IDENTITY_SECRET
-from tests.provider.conftest import Connect
+from tests.example_keys import IDENTITY_SECRET
+from tests.provider.runs import Connect
 
 
 def only_body(halo: Simulator, path: str) -> dict[str, Any]:

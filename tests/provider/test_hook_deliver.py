@@ -13,7 +13,8 @@ from airflow.sdk import DAG, task
 from halo_provider.exceptions import DeliveryIncompleteError, HaloConfigurationError, RowsRejectedError, SourceError
 from halo_provider.hooks.halo import HaloHook
 from halo_provider.simulator import Fault, Simulator
-from tests.provider.conftest import NOTE, Connect, Run, RunDag, Statuses, _register, rows
+from tests.provider.notes import NOTE, rows
+from tests.provider.runs import Connect, Run, RunDag, Statuses, register
 
 WEBHOOK = Path(__file__).resolve().parents[2] / "dags" / "halo_subscription_webhook.py"
 NAMESPACE = "halo_default/cancelled_subscription"
@@ -39,7 +40,7 @@ def receive(
     """Trigger the webhook example with an event as its conf."""
     dag = DagBag(dag_folder=WEBHOOK).dags[WEBHOOK.stem]
     dag.task_dict["ticket"].on_failure_callback = [lambda context: errors.append(context["exception"])]
-    _register(dag)
+    register(dag)
 
     def receive(event: dict[str, Any] | None) -> Run:
         return Run(dag.dag_id, dag.test(run_conf=event).run_id)

@@ -20,7 +20,8 @@ from halo_provider.operators.halo import HaloTicketOperator
 from halo_provider.operators.progress import Progress
 from halo_provider.simulator import Fault, Simulator
 from halo_provider.sources.rows import Row
-from tests.provider.conftest import NOTE, Attempt, Run, Supervise, csv_text, rows
+from tests.provider.notes import NOTE, csv_text, rows
+from tests.provider.runs import Attempt, Run, Supervise
 
 
 class Log:
@@ -77,7 +78,7 @@ def task_state(run: Run, task_id: str) -> Any:
     """What the task left in the task state store."""
     from airflow.models.task_state_store import TaskStateStoreModel  # noqa: PLC0415 -- needs the migrated database
 
-    found = run._only(TaskStateStoreModel, task_id=task_id, key=module.STATE_KEY)
+    found = run.only_record(TaskStateStoreModel, task_id=task_id, key=module.STATE_KEY)
     return json.loads(found.value) if found else None
 
 
@@ -261,7 +262,7 @@ def test_link_to_the_rows_is_there_from_the_start(attempt: Attempt, dag: DAG, ha
     with dag:
         HaloTicketOperator(task_id="tickets", submission=NOTE, rows=rows(1), retries=0)
     run = attempt(dag, "tickets")
-    found = run._only(XComModel, task_id="tickets", key="halo_deliveries")
+    found = run.only_record(XComModel, task_id="tickets", key="halo_deliveries")
     address = XComModel.deserialize_value(found)
     assert address.endswith("/tasks/tickets/plugin/halo-task")
     assert f"/dags/{dag.dag_id}/runs/" in address

@@ -25,7 +25,8 @@ from halo_provider.exceptions import (
 from halo_provider.operators.halo import HaloIdentifyOperator, HaloTicketOperator
 from halo_provider.operators.retry_policy import HaloRetryPolicy
 from halo_provider.simulator import Fault, Simulator
-from tests.provider.conftest import NOTE, Attempt, Connect, rows
+from tests.provider.notes import NOTE, rows
+from tests.provider.runs import Attempt, Connect
 
 
 def incomplete(*, retry_after: float | None) -> DeliveryIncompleteError:

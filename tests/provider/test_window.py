@@ -9,7 +9,7 @@ from airflow.sdk import DAG, task
 
 from halo_provider.exceptions import HaloConfigurationError
 from halo_provider.operators.window import Window, run_window
-from tests.provider.conftest import RunDag
+from tests.provider.runs import RunDag
 
 NOON = datetime(2026, 11, 5, 12, 30, tzinfo=UTC)
 INDIA = timezone(timedelta(hours=5, minutes=30))
