@@ -14,10 +14,10 @@ from halo_provider.ledger.ledger import submissions
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.models import Chat, ChatAnswer
 from halo_provider.simulator import Fault, Simulator
-from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rows import Row
 from halo_provider.submission import Entry, Submission, User
 from tests.core.deliveries import Deliveries, note, notes, rows_in, until
+from tests.core.sources import BrokenSource, UnreadableSource
 
 
 def test_every_row_becomes_one_chat(halo: Simulator, deliveries: Deliveries) -> None:
@@ -229,30 +229,12 @@ def test_rows_in_hand_stay_few_however_many_there_are(deliveries: Deliveries) ->
     assert source.most_open <= 3 * 500  # two batches of claims, and the one being read
 
 
-class BrokenSource:
-    """Some good notes, then an error."""
-
-    description = "a broken file"
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def columns(self) -> list[str]:
-        """A note's."""
-        return list(note(""))
-
-    def rows(self, *, required: Sequence[str]) -> Iterator[Row]:
-        """Yield the good ones and fail."""
-        yield from ListSource(notes(self.count)).rows(required=required)
-        raise SourceError("the file ends in the middle of a line")
-
-
 @pytest.mark.parametrize(("count", "batch_size"), [(0, 500), (7, 500), (7, 3), (6, 3)])
 def test_source_that_fails_in_the_middle_leaves_every_row_it_gave_accounted_for(
     halo: Simulator, deliveries: Deliveries, count: int, batch_size: int
 ) -> None:
     """The run ends with the source's error; what was read is delivered or waits, and the next run does the rest."""
-    run = deliveries.run(BrokenSource(count), batch_size=batch_size)
+    run = deliveries.run(BrokenSource(notes(count)), batch_size=batch_size)
 
     assert isinstance(run.report.error, SourceError)
     assert (run.report.read, sum(run.counts.values())) == (count, count)
@@ -265,12 +247,7 @@ def test_source_that_fails_in_the_middle_leaves_every_row_it_gave_accounted_for(
 
 def test_missing_column_ends_the_run_before_anything_is_sent(halo: Simulator, deliveries: Deliveries) -> None:
     """A source that cannot work at all is one error, not one for each row."""
-
-    class Headless(BrokenSource):
-        def rows(self, *, required: Sequence[str]) -> Iterator[Row]:
-            raise SourceError("there is no column 'text'")
-
-    run = deliveries.run(Headless(0))
+    run = deliveries.run(UnreadableSource("there is no column 'text'"))
 
     assert (run.report.read, halo.requests) == (0, [])
     assert isinstance(run.report.error, SourceError)

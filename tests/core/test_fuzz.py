@@ -24,10 +24,10 @@ from halo_provider.delivery.report import DeliveryReport, Outcome
 from halo_provider.exceptions import SourceError
 from halo_provider.ledger.ledger import Ledger, TaskInstanceRef
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
-from halo_provider.sources.csv_file import CsvOptions, CsvSource
 from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rows import Source
 from tests.core.deliveries import AT_ONCE, NAMESPACE, NOTE, Deliveries, notes, rows_in
+from tests.core.sources import csv_source
 
 GOOD_BODY = b'{"session_id": "sess_1", "text": "Thank you."}'
 FUZZING = settings(
@@ -217,11 +217,6 @@ def test_awkward_answer_stops_nothing_on_any_database(
     assert report.error is None
     assert report.counts[RowStatus.DELIVERED] >= 4
     assert report.counts[RowStatus.DELIVERED] + report.counts[RowStatus.IN_DOUBT] == 6
-
-
-def csv_source(content: bytes, **options: str) -> CsvSource:
-    """A CSV file of these bytes."""
-    return CsvSource(path="any.csv", open_binary=lambda: io.BytesIO(content), options=CsvOptions(**options))
 
 
 pieces = [*b'id user text , " \n \r \r\n \0 \xff \xef\xbb\xbf x'.split(b" "), b" "]

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rows import Row, Source
 from halo_provider.submission import Company, Submission, User
 from tests.core.deliveries import AT_ONCE, until
+from tests.core.sources import BrokenSource
 
 SUBMISSION = Submission(
     name="application",
@@ -321,18 +322,7 @@ def test_source_that_fails_ends_the_run_before_anything_is_sent(
     halo: Simulator, identifications: Identifications
 ) -> None:
     """Half a file is no basis for saying who is who."""
-
-    class Broken:
-        description = "a broken file"
-
-        def columns(self) -> list[str]:
-            return list(row(""))
-
-        def rows(self, *, required: Sequence[str]) -> Iterator[Row]:
-            yield from ListSource(rows(600)).rows(required=required)
-            raise SourceError("the file ends in the middle of a line")
-
-    report = identifications.run(Broken())
+    report = identifications.run(BrokenSource(rows(600)))
 
     assert isinstance(report.error, SourceError)
     assert halo.requests == []

@@ -9,18 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halo_provider.exceptions import RowError
-from halo_provider.sources.csv_file import CsvOptions, CsvSource
+from halo_provider.sources.csv_file import CsvOptions
 from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rejects import RejectsFile
 from halo_provider.sources.rows import Row, Source
 from halo_provider.submission import REJECT_COLUMNS, Entry, Submission
+from tests.core.sources import csv_source
 
 WRONG = RowError("too long; shorten it", column="note")
-
-
-def csv_source(content: bytes, **options: str) -> CsvSource:
-    """A CSV file of these bytes."""
-    return CsvSource(path="rows.csv", open_binary=lambda: io.BytesIO(content), options=CsvOptions(**options))
 
 
 def rejected(source: Source, *, error: RowError = WRONG, **options: str) -> bytes:

@@ -13,6 +13,7 @@ from halo_provider.sources.rows import Row
 from halo_provider.sources.shards import Shard, ShardedSource
 from halo_provider.submission import Submission
 from tests.core.deliveries import NOTE, Deliveries, note, notes
+from tests.core.sources import UnreadableSource
 
 ANONYMOUS_NOTE = Submission(name="note", key="id", message="{text}")
 
@@ -115,12 +116,8 @@ def test_share_is_described_as_its_source() -> None:
     share = ShardedSource(ListSource(notes(3)), shard=Shard(0, 2), submission=NOTE)
     assert (share.description, share.columns()) == ("rows", ["id", "user", "text"])
 
-    class Unreadable(ListSource):
-        def rows(self, *, required: Any) -> Any:
-            raise SourceError("the file is gone")
-
     with pytest.raises(SourceError, match="the file is gone"):
-        list(ShardedSource(Unreadable([]), shard=Shard(0, 2), submission=NOTE).rows(required=[]))
+        list(ShardedSource(UnreadableSource("the file is gone"), shard=Shard(0, 2), submission=NOTE).rows(required=[]))
 
 
 def test_shares_delivered_one_after_the_other_make_the_whole(deliveries: Deliveries) -> None:
