@@ -127,7 +127,7 @@ def test_repaired_row_is_delivered(halo: Simulator, deliveries: Deliveries) -> N
     assert [chat.message for chat in halo.chats] == ["Better."]
 
 
-def test_nothing_to_deliver_is_a_run_of_its_own(deliveries: Deliveries) -> None:
+def test_empty_source_is_a_valid_run(deliveries: Deliveries) -> None:
     """No rows, no requests, no error, and the sum holds."""
     run = deliveries.run([])
 
@@ -160,7 +160,9 @@ def test_requests_per_second_are_kept(halo: Simulator, deliveries: Deliveries) -
     assert run.report.seconds >= 9 / 50
 
 
-def test_intent_is_committed_before_the_first_byte(halo: Simulator, deliveries: Deliveries, ledger_url: str) -> None:
+def test_intent_is_committed_before_the_request_is_sent(
+    halo: Simulator, deliveries: Deliveries, ledger_url: str
+) -> None:
     """While Halo thinks, whoever looks at the ledger sees the row in flight under its owner."""
     halo.script(path="/chat", faults=[Fault.slow(0.3)])
     seen: list[Any] = []
@@ -212,7 +214,7 @@ class PoliteHalo:
         return ChatAnswer(session_id=f"sess_{request.user_id}")
 
 
-def test_rows_in_hand_stay_few_however_many_there_are(deliveries: Deliveries) -> None:
+def test_rows_that_are_open_at_once_are_bounded(deliveries: Deliveries) -> None:
     """Reading waits for sending: of 10,000 rows no more than a window's worth is open at a time."""
     source = CountingSource(10_000)
 
@@ -262,7 +264,7 @@ def test_sum_that_does_not_hold_is_an_error() -> None:
         report.summary()
 
 
-def test_outcome_is_told_only_once_it_is_on_record(
+def test_outcome_is_reported_only_after_it_is_committed(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever hears of a delivery finds it in the ledger, however outcomes are grouped."""

@@ -121,7 +121,7 @@ def test_row_in_doubt_that_waits_for_its_next_attempt_stays_in_doubt_when_stoppe
     assert deliveries.statuses() == {"a": LedgerStatus.IN_DOUBT}
 
 
-def test_stopped_run_accounts_for_rows_that_wait_behind_another_run_s(
+def test_stopped_run_accounts_for_rows_that_wait_for_another_run(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A user's second row, which another run holds, comes to its turn after the stop and still ends with a status."""
@@ -137,7 +137,9 @@ def test_stopped_run_accounts_for_rows_that_wait_behind_another_run_s(
 
 
 @pytest.mark.parametrize("looks", [0, 3])
-def test_orphan_stops_sending_at_once(halo: Simulator, deliveries: Deliveries, looks: int) -> None:
+def test_process_without_its_supervisor_stops_sending_at_once(
+    halo: Simulator, deliveries: Deliveries, looks: int
+) -> None:
     """Whose supervisor is gone sends nothing more, and gives back what it held for the try beside it."""
     left = looks
 
@@ -156,7 +158,7 @@ def test_orphan_stops_sending_at_once(halo: Simulator, deliveries: Deliveries, l
     assert len(halo.chats) == 30
 
 
-def test_orphan_notices_between_attempts(
+def test_process_notices_the_loss_of_its_supervisor_while_it_waits(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also while all it does is wait."""
@@ -254,7 +256,7 @@ def test_ledger_that_fails_in_the_middle_leaves_what_was_sent_in_doubt(
 
 
 @pytest.mark.usefixtures("no_patience")
-def test_ledger_that_fails_before_a_retry_leaves_the_doubt(
+def test_row_in_doubt_stays_in_doubt_when_the_ledger_fails_before_its_retry(
     halo: Simulator, deliveries: Deliveries, ledger_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row in doubt whose next intent cannot be committed was sent all the same."""
@@ -351,7 +353,9 @@ def test_cancelled_delivery_leaves_no_row_in_flight(halo: Simulator, deliveries:
     assert {outcome.status for outcome in deliveries.outcomes} == {RowStatus.IN_DOUBT, RowStatus.NOT_ATTEMPTED}
 
 
-def test_cancelled_delivery_calls_in_doubt_only_what_was_being_sent(halo: Simulator, deliveries: Deliveries) -> None:
+def test_cancelled_delivery_puts_in_doubt_only_rows_that_were_being_sent(
+    halo: Simulator, deliveries: Deliveries
+) -> None:
     """A row that Halo certainly refused waits for its next attempt, and is pending."""
     halo.always("/chat", Fault.silence(accepted=True))
     halo.script_for(user_id="user-a", faults=[Fault.status(503, headers={"Retry-After": "0"})])
@@ -362,7 +366,7 @@ def test_cancelled_delivery_calls_in_doubt_only_what_was_being_sent(halo: Simula
     assert deliveries.statuses() == {"a": LedgerStatus.PENDING, "b": LedgerStatus.IN_DOUBT, "c": LedgerStatus.IN_DOUBT}
 
 
-def test_cancelled_delivery_leaves_another_run_s_rows_alone(halo: Simulator, deliveries: Deliveries) -> None:
+def test_cancelled_delivery_does_not_change_rows_of_another_run(halo: Simulator, deliveries: Deliveries) -> None:
     """Rows of the same user wait in this run behind one that another run holds: they are given back, it is not."""
     halo.always("/chat", Fault.silence(accepted=True))
     other = deliveries.lease_holder()
@@ -383,7 +387,7 @@ def test_cancelled_delivery_leaves_another_run_s_rows_alone(halo: Simulator, del
     assert other.commit(intents=["held"]).lost_intents == frozenset()
 
 
-def test_error_of_the_listener_ends_the_run_with_the_ledger_in_order(halo: Simulator, deliveries: Deliveries) -> None:
+def test_exception_of_an_outcome_callback_leaves_no_row_in_flight(halo: Simulator, deliveries: Deliveries) -> None:
     """A rejects file on a full disk raises here; no row is left in flight for it."""
 
     def on_outcome(_: object) -> None:
@@ -410,7 +414,7 @@ class FailingLedger(LeaseHolder):
 
 @pytest.mark.usefixtures("no_patience")
 @pytest.mark.parametrize("failing", ["claim", "commit"])
-def test_ledger_s_errors_are_reported_and_not_raised(halo: Simulator, deliveries: Deliveries, failing: str) -> None:
+def test_ledger_errors_are_reported_and_not_raised(halo: Simulator, deliveries: Deliveries, failing: str) -> None:
     """Whichever call it is, the counts balance and nothing is sent."""
     run = deliveries.run(notes(5), lease_holder=FailingLedger(deliveries.ledger, failing=failing))
 

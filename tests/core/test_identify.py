@@ -179,7 +179,7 @@ def test_users_that_halo_skipped_are_counted(halo: Simulator, identifications: I
 
 
 @pytest.mark.parametrize("bad", [0, 7, 15])
-def test_refused_call_is_halved_until_the_user_to_blame_stands_alone(
+def test_refused_call_is_halved_until_only_the_wrong_user_is_left(
     halo: Simulator, identifications: Identifications, bad: int
 ) -> None:
     """One bad user costs nobody else: it is rejected with Halo's words and its own row."""
@@ -240,7 +240,7 @@ def test_row_that_is_no_unicode_is_rejected_alone(identifications: Identificatio
     assert (report.users, report.rejected, report.error) == (1, 2, None)
 
 
-def test_anonymous_rows_are_nobody(halo: Simulator, identifications: Identifications) -> None:
+def test_anonymous_rows_identify_no_user(halo: Simulator, identifications: Identifications) -> None:
     """There is no user to make known, but there is a company."""
     report = identifications.run([row("anonymous", "c")])
 
@@ -282,7 +282,7 @@ def test_429_does_not_use_up_attempts(halo: Simulator, identifications: Identifi
     assert identifications.run(rows(1), max_attempts=1).users == 1
 
 
-def test_failure_without_end_ends_the_run(halo: Simulator, identifications: Identifications) -> None:
+def test_failure_that_does_not_pass_ends_the_run(halo: Simulator, identifications: Identifications) -> None:
     """After max_attempts, with the last error; companies are not begun."""
     halo.always(IDENTIFY, Fault.status(502))
 

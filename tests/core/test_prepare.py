@@ -90,7 +90,7 @@ def test_rows_before_an_error_of_the_source_come_first(good: int, sizes: list[in
             reader.next_batch()
 
 
-def test_source_that_refuses_at_once_does_so_when_it_is_read() -> None:
+def test_error_of_a_source_is_raised_when_it_is_read_and_not_before() -> None:
     """Not when the reader is made, where nobody accounts for it."""
 
     class Refusing(ListSource):
@@ -114,7 +114,7 @@ def test_closing_the_reader_closes_the_source() -> None:
     assert source.closed
 
 
-def test_seen_keys_know_every_key() -> None:
+def test_seen_keys_find_every_repeated_key_among_thousands() -> None:
     """Beyond what a test can hold in mind."""
     seen = SeenKeys()
 

@@ -74,7 +74,7 @@ def test_row_that_cannot_be_used_is_in_one_share_too() -> None:
     assert isinstance(next(row.error for row in found if row.number == 3), RowError)
 
 
-def test_ids_that_mean_the_same_user_go_the_same_way() -> None:
+def test_equal_user_ids_of_different_types_are_in_one_share() -> None:
     """A database's 42, a file's "42" and a spreadsheet's 42.0 are one user."""
     rows = [note("a", user=" 42 "), {**note("b"), "user": 42}, {**note("c"), "user": 42.0}]
     assert sorted(map(len, shares(rows, count=8))) == [0, 0, 0, 0, 0, 0, 0, 3]
@@ -104,7 +104,7 @@ def test_counting_may_start_at_zero_or_at_one(text: str, index: int, count: int)
 
 
 @pytest.mark.parametrize("text", ["", "3", "3/", "/8", "9/8", "0/0", "-1/8", "1.5/8", "1/8/8", "a/b", "1 / 8", "1\\8"])
-def test_other_shards_are_refused(text: str) -> None:
+def test_malformed_shards_are_refused(text: str) -> None:
     """The error shows the value and an example."""
     with pytest.raises(HaloConfigurationError, match="'3/8'") as refused:
         Shard.parse(text)

@@ -239,7 +239,7 @@ def test_missing_columns_are_named_before_anything_is_sent(deliver: Deliver, hal
     assert halo.requests == []
 
 
-def test_wrong_delimiter_is_suspected(deliver: Deliver, halo: Simulator) -> None:
+def test_error_suspects_a_wrong_delimiter(deliver: Deliver, halo: Simulator) -> None:
     """A header that is one single column gives it away."""
     delivered = deliver(b"case_id;user_id;title;text\n1;u1;One;good\n")
     assert (delivered.state, delivered.read) == ("failed", 0)
@@ -247,7 +247,7 @@ def test_wrong_delimiter_is_suspected(deliver: Deliver, halo: Simulator) -> None
     assert halo.requests == []
 
 
-def test_column_that_stands_twice_is_refused(deliver: Deliver, halo: Simulator) -> None:
+def test_column_name_that_occurs_twice_is_refused(deliver: Deliver, halo: Simulator) -> None:
     """Which of the two is meant cannot be known."""
     delivered = deliver(b"case_id,user_id,title,text,title\n1,u1,One,good,Two\n")
     assert (delivered.state, delivered.read) == ("failed", 0)

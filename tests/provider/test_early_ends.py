@@ -20,7 +20,7 @@ from tests.waiting import meanwhile, wait_until
 KILL_LIMIT = 4.0  # seconds, of the five that Airflow leaves before SIGKILL
 
 
-def test_run_is_wound_up_before_its_execution_timeout(
+def test_run_ends_in_order_before_its_execution_timeout(
     dag: DAG, run: RunDag, halo: Simulator, statuses: Statuses, errors: list[BaseException]
 ) -> None:
     """What is in flight is in doubt, the rest is given back, and the summary is in XCom when the time is up."""

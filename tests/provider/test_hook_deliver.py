@@ -206,7 +206,7 @@ def test_another_connection_is_another_set_of_rows(hook: HaloHook, connect: Conn
     assert list(statuses()) == [("halo_default/note", "1"), ("halo_other/note", "1")]
 
 
-def test_what_is_no_list_of_rows_is_refused(hook: HaloHook, halo: Simulator) -> None:
+def test_rows_that_are_no_list_are_refused(hook: HaloHook, halo: Simulator) -> None:
     """A single row is easily given without its list."""
     with pytest.raises(SourceError, match="rows must be a list of dicts"):
         hook.deliver(rows(1)[0], submission=NOTE)

@@ -47,7 +47,7 @@ def test_users_are_identified_before_companies(dag: DAG, run: RunDag, halo: Simu
         ("update", "manual", "/users/update"),
     ],
 )
-def test_history_is_updated_and_the_present_identified(
+def test_auto_mode_updates_users_in_a_backfill_and_identifies_them_otherwise(
     *, dag: DAG, attempt: Attempt, connect: Connect, halo: Simulator, mode: Any, run_type: str, path: str
 ) -> None:
     """A backfill run must not mark everyone as active today, unless that is asked for."""

@@ -98,7 +98,7 @@ def test_templates_are_rendered_from_params(dag: DAG, run: RunDag, notes_csv: Pa
     assert {path.name for path in notes_csv.parent.iterdir()} == {"notes.csv", "tickets-rejects.csv", "tickets.jsonl"}
 
 
-def test_file_name_with_braces_in_a_value_is_not_rendered_again(dag: DAG, run: RunDag, halo: Simulator) -> None:
+def test_template_syntax_in_a_row_is_not_rendered(dag: DAG, run: RunDag, halo: Simulator) -> None:
     """Rows are values: what looks like a template in them reaches Halo as it stands."""
     looks_like_a_template = "{id} {{ ds }} {% raw %} $HOME"
 

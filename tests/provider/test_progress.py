@@ -191,7 +191,7 @@ def test_every_batch_has_its_line_in_a_group() -> None:
         (DeliveryCounts(delivered=1, seconds=4.0, total=1), True, "1 row; 1 delivered; in 4.0 s"),
     ],
 )
-def test_sentence_is_for_people(counts: DeliveryCounts, ended: bool, sentence: str) -> None:  # noqa: FBT001 -- a parameter
+def test_progress_sentence_tells_counts_rate_and_time_left(counts: DeliveryCounts, ended: bool, sentence: str) -> None:  # noqa: FBT001 -- a parameter
     """One line says how far it is, or how it ended."""
     assert counts.sentence(ended=ended) == sentence
 
@@ -199,7 +199,7 @@ def test_sentence_is_for_people(counts: DeliveryCounts, ended: bool, sentence: s
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0.25, "250 ms"), (3.21, "3.2 s"), (42.0, "42 s"), (90.0, "2 min"), (5400.0, "1.5 h")]
 )
-def test_duration_is_for_people(seconds: float, words: str) -> None:
+def test_duration_is_rounded_more_the_longer_it_is(seconds: float, words: str) -> None:
     """The larger, the coarser."""
     assert duration(seconds) == words
 
@@ -241,7 +241,7 @@ def test_account_has_a_line_for_every_try(attempt: Attempt, dag: DAG, airflow_ho
     assert first.dag_id == dag.dag_id
 
 
-def test_airflow_without_a_task_state_store_is_served_too(attempt: Attempt, dag: DAG, airflow_home: Path) -> None:
+def test_task_works_without_a_task_state_store(attempt: Attempt, dag: DAG, airflow_home: Path) -> None:
     """Airflow 3.2 has none."""
 
     def forget(context: Any) -> None:

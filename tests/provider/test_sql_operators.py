@@ -338,7 +338,7 @@ def test_dry_run_is_told_in_the_log_and_in_xcom(
     assert halo.requests == []
 
 
-def test_dry_run_leaves_no_trace(
+def test_dry_run_makes_no_ledger_no_file_and_no_request(
     *, dag: DAG, run: RunDag, halo: Simulator, sqlite_source: SourceDatabase, airflow_home: Path, tmp_path: Path
 ) -> None:
     """No ledger, no file, no request, by neither operator."""
