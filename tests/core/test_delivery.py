@@ -168,7 +168,7 @@ def test_intent_is_committed_before_the_request_is_sent(
     seen: list[Any] = []
 
     async def look() -> None:
-        await until(lambda: halo.chats_in_flight)
+        await until(lambda: halo.requests)
         engine = create_engine(ledger_url)
         with engine.connect() as db:
             seen.extend(db.execute(select(submissions.c.status, submissions.c.attempts, submissions.c.session_id)))
