@@ -24,8 +24,7 @@ os.environ.update(
 
 from halo_provider.client.client import HaloClient
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, serving
-
-IDENTITY_SECRET = "ha_secret_example_identity_secret"
+from tests.example_keys import IDENTITY_SECRET
 
 
 @pytest.fixture(scope="session")

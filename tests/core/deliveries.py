@@ -20,6 +20,7 @@ from halo_provider.simulator import EXAMPLE_WIDGET_KEY
 from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rows import Source
 from halo_provider.submission import Submission, User
+from tests.waiting import TIMEOUT
 
 NAMESPACE = "halo_default/note"
 NOTE = Submission(name="note", key="id", user=User(id="user"), message="{text}")
@@ -41,9 +42,13 @@ def notes(count: int, *, user: str | None = None) -> list[dict[str, Any]]:
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    """Wait for something that another thread does."""
-    while not condition():  # noqa: ASYNC110 -- the simulator has no event to wait for
-        await asyncio.sleep(0.002)
+    """Wait for something that another thread does. Raises TimeoutError where that takes longer than TIMEOUT.
+
+    The condition should stay true once it is: on a busy machine it may be looked at late.
+    """
+    async with asyncio.timeout(TIMEOUT):
+        while not condition():  # noqa: ASYNC110 -- the simulator has no event to wait for
+            await asyncio.sleep(0.002)
 
 
 def rows_in(ledger: Ledger) -> dict[str, dict[str, Any]]:

@@ -79,7 +79,7 @@ def test_row_that_a_dead_run_was_sending_is_in_doubt(
     assert deliveries.run([note("a")], on_in_doubt=on_in_doubt).counts == {status: 1}
 
 
-def test_row_that_stays_in_another_run_s_hands_is_not_attempted(
+def test_row_that_another_run_keeps_claimed_is_not_attempted(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is an end to waiting, and the other rows do not wait at all."""
@@ -93,7 +93,7 @@ def test_row_that_stays_in_another_run_s_hands_is_not_attempted(
     assert deliveries.statuses()["1"] == LedgerStatus.PENDING
 
 
-def test_waiting_also_ends_where_more_rows_would_have_to_wait_than_may(
+def test_run_stops_waiting_when_too_many_rows_are_claimed_by_another_run(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that can neither read on nor send does not wait for ever."""
@@ -109,7 +109,7 @@ def test_waiting_also_ends_where_more_rows_would_have_to_wait_than_may(
     assert halo.requests == []
 
 
-def test_user_s_later_row_waits_for_the_earlier_one_in_another_run(halo: Simulator, deliveries: Deliveries) -> None:
+def test_later_row_of_a_user_waits_for_the_earlier_one_in_another_run(halo: Simulator, deliveries: Deliveries) -> None:
     """Order is kept across runs, and the other run's outcome decides."""
     first = deliveries.lease_holder()
     first.claim([Candidate(row_key="a", payload_hash="x")], on_in_doubt="resend")

@@ -17,6 +17,7 @@ from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rows import Row
 from halo_provider.submission import Company, Entry, Submission, User
 from tests.core.deliveries import NOTE, OPTIONS, Deliveries, note, notes, rows_in
+from tests.core.sources import UnreadableSource
 
 APPLICATION = Submission(
     name="application",
@@ -167,10 +168,10 @@ def test_rows_without_a_column_are_rejected(deliveries: Deliveries) -> None:
 
 def test_source_that_cannot_be_read_raises(deliveries: Deliveries) -> None:
     """As a delivery reports it."""
-
-    class Unreadable(ListSource):
-        def rows(self, *, required: Any) -> Any:
-            raise SourceError("the query failed")
-
     with pytest.raises(SourceError, match="the query failed"):
-        dry_run(Unreadable([]), submission=NOTE, lease_holder=deliveries.lease_holder(), options=DeliveryOptions())
+        dry_run(
+            UnreadableSource("the query failed"),
+            submission=NOTE,
+            lease_holder=deliveries.lease_holder(),
+            options=DeliveryOptions(),
+        )

@@ -81,7 +81,7 @@ def test_other_text_is_left_alone() -> None:
 
 @pytest.mark.parametrize("secret", SECRETS)
 @pytest.mark.parametrize("kept", [9, 30, 60])
-def test_secret_at_the_cut_is_not_shown_in_part(secret: str, kept: int) -> None:
+def test_secret_at_the_end_of_a_shortened_text_is_not_shown_in_part(secret: str, kept: int) -> None:
     """Shortening comes after redaction: half a token would pass for harmless text."""
     text = "x" * (MAX_ERROR_TEXT - kept) + secret
 
@@ -143,7 +143,7 @@ def test_connection_error_says_what_became_of_the_request(sent: bool, outcome: s
     assert outcome in str(HaloConnectionError("/chat", sent=sent, reason="refused"))
 
 
-def test_row_error_keeps_the_rows_values_to_itself() -> None:
+def test_row_error_text_holds_no_value_of_the_row() -> None:
     """`detail`, which may hold values, is for the rejects file and never part of the text."""
     error = RowError("too long; shorten it", column="note", detail="the note itself")
 
@@ -171,7 +171,7 @@ def test_row_error_keeps_the_rows_values_to_itself() -> None:
         (TooManySubmissionsError(would_send=1_200, max_submissions=1_000), ["1,200", "1,000", "nothing was sent"]),
     ],
 )
-def test_end_of_a_run_is_told_with_its_figures_and_the_next_step(error: HaloError, words: list[str]) -> None:
+def test_error_that_ends_a_run_tells_counts_reason_and_next_step(error: HaloError, words: list[str]) -> None:
     """Counts, the first reason, and what to do next."""
     for word in words:
         assert word in str(error)

@@ -194,7 +194,7 @@ def test_crash_in_mid_follow_up_is_held_where_doubt_is_held(deliveries: Deliveri
     assert len(halo.chats) == 1
 
 
-def test_follow_up_resolved_by_hand_is_a_change_done(deliveries: Deliveries, ledger: Ledger, halo: Simulator) -> None:
+def test_follow_up_resolved_by_hand_is_not_sent_again(deliveries: Deliveries, ledger: Ledger, halo: Simulator) -> None:
     """Somebody found it in Halo: that content is not sent again, and the next change is."""
     deliveries.run(changed_to("A"))
     halo.script(path="/chat", faults=[Fault.drop_after_acceptance()])
@@ -280,7 +280,7 @@ def test_follower_waits_while_its_row_is_not_delivered_yet(
     "policy",
     [("new", RowStatus.DELIVERED, 1), ("reject", RowStatus.REJECTED, 0), ("follow_up", RowStatus.NOT_ATTEMPTED, 0)],
 )
-def test_row_that_will_never_have_a_session_leaves_it_to_the_policy(
+def test_policy_decides_about_a_row_whose_followed_row_gets_no_session(
     of: str, policy: tuple[str, RowStatus, int], deliveries: Deliveries, halo: Simulator, cancel: Callable[..., Run]
 ) -> None:
     """The row it follows was rejected, is unknown, or is not named: begin anew, reject, or wait."""
@@ -294,7 +294,7 @@ def test_row_that_will_never_have_a_session_leaves_it_to_the_policy(
     assert len(halo.chats) == chats
 
 
-def test_row_that_was_rejected_for_want_of_a_session_goes_once_there_is_one(
+def test_row_rejected_for_lack_of_a_session_is_sent_once_there_is_one(
     deliveries: Deliveries, halo: Simulator, cancel: Callable[..., Run]
 ) -> None:
     """Nothing about it changed, but what it follows did."""

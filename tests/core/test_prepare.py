@@ -11,6 +11,7 @@ from halo_provider.exceptions import RowError, SourceError
 from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rows import Row
 from tests.core.deliveries import NOTE, note, notes
+from tests.core.sources import BrokenSource
 
 
 def read_all(reader: Reader) -> list[list[PreparedRow]]:
@@ -79,32 +80,10 @@ def test_row_without_a_key_is_no_duplicate_of_another() -> None:
     assert (first.duplicate, second.duplicate) == (False, False)
 
 
-class Failing:
-    """Good notes, then an error; tells whether it was closed."""
-
-    description = "failing"
-
-    def __init__(self, good: int) -> None:
-        self.good = good
-        self.closed = False
-
-    def columns(self) -> list[str]:
-        """A note's."""
-        return list(note(""))
-
-    def rows(self, *, required: Sequence[str]) -> Iterator[Row]:
-        """Yield the good ones, then fail."""
-        try:
-            yield from ListSource(notes(self.good)).rows(required=required)
-            raise SourceError("the file ends in the middle of a line")
-        finally:
-            self.closed = True
-
-
 @pytest.mark.parametrize(("good", "sizes"), [(0, []), (2, [2]), (3, [3]), (4, [3, 1])])
 def test_rows_before_an_error_of_the_source_come_first(good: int, sizes: list[int]) -> None:
     """None of them is lost, and the error comes when they are through, however often it is asked for."""
-    reader = reader_of(Failing(good), batch_size=3)
+    reader = reader_of(BrokenSource(notes(good)), batch_size=3)
 
     assert [len(reader.next_batch()) for _ in sizes] == sizes
     for _ in range(2):
@@ -112,14 +91,14 @@ def test_rows_before_an_error_of_the_source_come_first(good: int, sizes: list[in
             reader.next_batch()
 
 
-def test_source_that_refuses_at_once_does_so_when_it_is_read() -> None:
+def test_error_of_a_source_is_raised_when_it_is_read_and_not_before() -> None:
     """Not when the reader is made, where nobody accounts for it."""
 
-    class Refusing(Failing):
+    class Refusing(ListSource):
         def rows(self, *, required: Sequence[str]) -> Iterator[Row]:
             raise SourceError(f"there is no column {required[-1]!r}")
 
-    reader = reader_of(Refusing(0))
+    reader = reader_of(Refusing([]))
 
     with pytest.raises(SourceError, match="no column 'text'"):
         reader.next_batch()
@@ -127,7 +106,7 @@ def test_source_that_refuses_at_once_does_so_when_it_is_read() -> None:
 
 def test_closing_the_reader_closes_the_source() -> None:
     """A file that was read in part does not stay open."""
-    source = Failing(10)
+    source = BrokenSource(notes(10))
     reader = reader_of(source, batch_size=3)
     reader.next_batch()
 
@@ -136,7 +115,7 @@ def test_closing_the_reader_closes_the_source() -> None:
     assert source.closed
 
 
-def test_seen_keys_know_every_key() -> None:
+def test_seen_keys_find_every_repeated_key_among_thousands() -> None:
     """Beyond what a test can hold in mind."""
     seen = SeenKeys()
 

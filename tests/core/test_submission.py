@@ -79,7 +79,7 @@ def row_error(definition: Submission, row: dict[str, Any]) -> RowError:
     return caught.value
 
 
-def test_row_becomes_the_request_of_the_design() -> None:
+def test_row_becomes_the_request_that_its_submission_describes() -> None:
     """DESIGN.md's own example, field by field."""
     found = rendered(DESIGNS_EXAMPLE, APPLICATION_ROW)
 

@@ -20,7 +20,8 @@ from halo_provider.operators.halo import HaloTicketOperator
 from halo_provider.operators.progress import Progress
 from halo_provider.simulator import Fault, Simulator
 from halo_provider.sources.rows import Row
-from tests.provider.conftest import NOTE, Attempt, Run, Supervise, csv_text, rows
+from tests.provider.notes import NOTE, csv_text, rows
+from tests.provider.runs import Attempt, Run, Supervise
 
 
 class Log:
@@ -77,7 +78,7 @@ def task_state(run: Run, task_id: str) -> Any:
     """What the task left in the task state store."""
     from airflow.models.task_state_store import TaskStateStoreModel  # noqa: PLC0415 -- needs the migrated database
 
-    found = run._only(TaskStateStoreModel, task_id=task_id, key=module.STATE_KEY)
+    found = run.only_record(TaskStateStoreModel, task_id=task_id, key=module.STATE_KEY)
     return json.loads(found.value) if found else None
 
 
@@ -190,7 +191,7 @@ def test_every_batch_has_its_line_in_a_group() -> None:
         (DeliveryCounts(delivered=1, seconds=4.0, total=1), True, "1 row; 1 delivered; in 4.0 s"),
     ],
 )
-def test_sentence_is_for_people(counts: DeliveryCounts, ended: bool, sentence: str) -> None:  # noqa: FBT001 -- a parameter
+def test_progress_sentence_tells_counts_rate_and_time_left(counts: DeliveryCounts, ended: bool, sentence: str) -> None:  # noqa: FBT001 -- a parameter
     """One line says how far it is, or how it ended."""
     assert counts.sentence(ended=ended) == sentence
 
@@ -198,7 +199,7 @@ def test_sentence_is_for_people(counts: DeliveryCounts, ended: bool, sentence: s
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0.25, "250 ms"), (3.21, "3.2 s"), (42.0, "42 s"), (90.0, "2 min"), (5400.0, "1.5 h")]
 )
-def test_duration_is_for_people(seconds: float, words: str) -> None:
+def test_duration_is_rounded_more_the_longer_it_is(seconds: float, words: str) -> None:
     """The larger, the coarser."""
     assert duration(seconds) == words
 
@@ -240,7 +241,7 @@ def test_account_has_a_line_for_every_try(attempt: Attempt, dag: DAG, airflow_ho
     assert first.dag_id == dag.dag_id
 
 
-def test_airflow_without_a_task_state_store_is_served_too(attempt: Attempt, dag: DAG, airflow_home: Path) -> None:
+def test_task_works_without_a_task_state_store(attempt: Attempt, dag: DAG, airflow_home: Path) -> None:
     """Airflow 3.2 has none."""
 
     def forget(context: Any) -> None:
@@ -261,7 +262,7 @@ def test_link_to_the_rows_is_there_from_the_start(attempt: Attempt, dag: DAG, ha
     with dag:
         HaloTicketOperator(task_id="tickets", submission=NOTE, rows=rows(1), retries=0)
     run = attempt(dag, "tickets")
-    found = run._only(XComModel, task_id="tickets", key="halo_deliveries")
+    found = run.only_record(XComModel, task_id="tickets", key="halo_deliveries")
     address = XComModel.deserialize_value(found)
     assert address.endswith("/tasks/tickets/plugin/halo-task")
     assert f"/dags/{dag.dag_id}/runs/" in address
