@@ -26,7 +26,9 @@ import psutil
 from redis import Redis
 from sqlalchemy import URL, func, select
 
-from halo_provider import demo
+from halo_provider.demo.airflow import LOOPBACK, AirflowApi, Run, airflow_environment, free_ports, start_airflow
+from halo_provider.demo.processes import START_TIMEOUT, Child, Home, Processes, Progress
+from halo_provider.demo.report import table
 from halo_provider.ledger import Ledger, Status
 from halo_provider.schema import events, submissions
 from halo_provider.sharding import Shard
@@ -102,17 +104,17 @@ class Site:
     """An Airflow whose tasks run on Celery workers, with a Halo and a ledger."""
 
     def __init__(
-        self, home: demo.Home, stack: ExitStack, *, halo: Simulator, halo_url: str, database: URL, redis_url: str
+        self, home: Home, stack: ExitStack, *, halo: Simulator, halo_url: str, database: URL, redis_url: str
     ) -> None:
         self._home = home
         self._stack = stack
         self._halo = halo
         self._ledger = stack.enter_context(closing(Ledger.at(database)))
-        self._workers: dict[str, demo.Child] = {}
+        self._workers: dict[str, Child] = {}
         dags = home.path / "dags"
         dags.mkdir(parents=True)
         (dags / "shards.py").write_text(DAGS, encoding="utf-8")
-        (port,) = demo._free_ports(1)
+        (port,) = free_ports(1)
         url = database.render_as_string(hide_password=False)
         ledger = {
             "conn_type": "postgres",
@@ -122,7 +124,7 @@ class Site:
             "password": database.password,
             "schema": database.database,
         }
-        self._environment = demo._environment(home, simulator_port=0, airflow_port=port) | {
+        self._environment = airflow_environment(home, simulator_port=0, airflow_port=port) | {
             "AIRFLOW_CONN_HALO_DEFAULT": json.dumps(
                 {"conn_type": "halo", "host": halo_url, "password": EXAMPLE_WIDGET_KEY}
             ),
@@ -138,18 +140,16 @@ class Site:
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(HEARTBEAT_TIMEOUT),
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
         }
-        self._airflow = stack.enter_context(demo.AirflowApi(f"http://{demo.LOOPBACK}:{port}"))
-        self._processes = demo.Processes(
-            home=home, environment=self._environment, stack=stack, progress=demo.Progress()
-        )
-        demo.start_airflow(self._processes, self._airflow, dag_ids=["sharded", "paced"])
+        self._airflow = stack.enter_context(AirflowApi(f"http://{LOOPBACK}:{port}"))
+        self._processes = Processes(home=home, environment=self._environment, stack=stack, progress=Progress())
+        start_airflow(self._processes, self._airflow, dag_ids=["sharded", "paced"])
         pool = {"name": "halo", "slots": POOL_SLOTS}
-        self._airflow._http.post("/api/v2/pools", json=pool).raise_for_status()
+        self._airflow.request("POST", "/api/v2/pools", json=pool)
 
     def start_workers(self, *names: str) -> None:
         """Start workers, and wait until they take tasks."""
         for name in names:
-            self._workers[name] = worker = demo.Child(
+            self._workers[name] = worker = Child(
                 name,
                 "airflow",
                 *("celery", "worker", "--skip-serve-logs"),
@@ -161,7 +161,7 @@ class Site:
         self._processes.wait(
             lambda: all("ready." in self._workers[name].log.read_text(errors="replace") for name in names) or None,
             stage=f"starting {' and '.join(names)}",
-            timeout=demo.START_TIMEOUT,
+            timeout=START_TIMEOUT,
         )
 
     def deliver(self, rows: int, *, dag_id: str = "sharded", killing: str | None = None) -> Delivery:
@@ -210,12 +210,12 @@ class Site:
             ),
         )
 
-    def _is_busy(self, name: str, run: demo.Run, *, done: int) -> bool:
+    def _is_busy(self, name: str, run: Run, *, done: int) -> bool:
         """Whether no task waits, and one that the worker runs has delivered so many rows."""
         tasks = self._airflow.tasks(run)
         if any(task["state"] not in {"running", "success"} for task in tasks):
             return False  # a task that its worker has not begun would be missed only when it is long overdue
-        processes = {process.pid for process in self._workers[name]._session_members()}
+        processes = {process.pid for process in self._workers[name].members()}
         delivered = (
             select(func.count())
             .where(submissions.c.run_id == run.run_id, submissions.c.status == Status.DELIVERED)
@@ -231,7 +231,7 @@ class Site:
     def _kill(self, name: str) -> None:
         """SIGKILL a worker with all its tasks, as when its host goes down."""
         worker = self._workers.pop(name)
-        while members := worker._session_members():
+        while members := worker.members():
             for process in members:
                 process.kill()
 
@@ -274,7 +274,7 @@ def site(folder: Path, *, postgres_url: str, redis_url: str) -> Iterator[Site]:
         halo = Simulator(chat_latency=LATENCY, record_bodies=False)
         halo_url = stack.enter_context(serving(halo))
         yield Site(
-            demo.Home(folder),
+            Home(folder),
             stack,
             halo=halo,
             halo_url=halo_url,
@@ -323,7 +323,7 @@ def main() -> None:
         airflow.start_workers("second")
         lines.append(_line("two", airflow.deliver(rows)))
         lines.append(_line("two, one killed", airflow.deliver(rows, killing="second")))
-    print(f"\n{demo._table(HEADER, lines)}\n")
+    print(f"\n{table(HEADER, lines)}\n")
     limit = SLOTS * CONCURRENCY / (sum(LATENCY) / 2)
     print(
         f"{SHARDS} shards, each with {CONCURRENCY} requests in flight to a Halo that takes {LATENCY[0]:g} to "

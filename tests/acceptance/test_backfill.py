@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from halo_provider import demo
+from halo_provider.demo.airflow import LOOPBACK, AirflowApi, Run, airflow_environment, free_ports, start_airflow
+from halo_provider.demo.processes import CHECKOUT, Home, Processes, Progress
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, serving
 from tests.conftest import IDENTITY_SECRET
 
@@ -81,11 +82,11 @@ class Step:
 class Stage:
     """A running Airflow with the daily example, its source, and a local Halo."""
 
-    processes: demo.Processes
-    airflow: demo.AirflowApi
+    processes: Processes
+    airflow: AirflowApi
     halo: Simulator
 
-    def step(self, begin: Callable[[], list[demo.Run]]) -> Step:
+    def step(self, begin: Callable[[], list[Run]]) -> Step:
         """Begin some runs, wait until all have succeeded, and compare Halo with what it was before."""
         calls, chats, tickets, last_seen = self.calls(), len(self.halo.chats), len(self.halo.tickets), self.last_seen()
         runs = begin()
@@ -113,12 +114,12 @@ class Stage:
         """Return as soon as it is."""
         self.processes.wait(lambda: true() or None, stage=f"waiting for {reason}", timeout=PATIENCE)
 
-    def scheduled(self) -> list[demo.Run]:
+    def scheduled(self) -> list[Run]:
         """The run that the scheduler makes by itself once it knows the DAG."""
         self.wait(lambda: self.airflow.runs(DAG_ID, run_type="scheduled"), reason="the scheduled run")
         return self.airflow.runs(DAG_ID, run_type="scheduled")
 
-    def backfilled(self, *arguments: str, first_day: date) -> list[demo.Run]:
+    def backfilled(self, *arguments: str, first_day: date) -> list[Run]:
         """``airflow backfill create``, which an earlier backfill stands in the way of."""
         self.airflow.abandon_runs(DAG_ID)  # all are over, but Airflow looks for that only every half minute
         days = [str(first_day + timedelta(days=day)) for day in BACKFILLED]
@@ -126,7 +127,7 @@ class Stage:
         self.processes.run("backfill", "airflow", *command, stage="creating the backfill")
         return self.airflow.runs(DAG_ID, run_type="backfill")
 
-    def triggered(self, *, first_day: date) -> list[demo.Run]:
+    def triggered(self, *, first_day: date) -> list[Run]:
         """Runs by hand: without a date, with one, and with a window of their own."""
 
         def moment(day: int, hour: int) -> datetime:
@@ -157,11 +158,11 @@ class Story:
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     """Everything, once, in a real Airflow that knows the daily example and nothing else."""
-    home = demo.Home(tmp_path_factory.mktemp("backfill"))
+    home = Home(tmp_path_factory.mktemp("backfill"))
     dags = home.path / "dags"
-    shutil.copytree(demo.CHECKOUT / "dags" / "sql", dags / "sql")
-    shutil.copy(demo.CHECKOUT / "dags" / f"{DAG_ID}.py", dags)
-    (port,) = demo._free_ports(1)
+    shutil.copytree(CHECKOUT / "dags" / "sql", dags / "sql")
+    shutil.copy(CHECKOUT / "dags" / f"{DAG_ID}.py", dags)
+    (port,) = free_ports(1)
     with ExitStack() as stack:
         halo = Simulator(identity_secret=IDENTITY_SECRET)
         halo_url = stack.enter_context(serving(halo))
@@ -171,18 +172,18 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
             "password": EXAMPLE_WIDGET_KEY,
             "extra": {"identity_secret": IDENTITY_SECRET},
         }
-        environment = demo._environment(home, simulator_port=0, airflow_port=port) | {
+        environment = airflow_environment(home, simulator_port=0, airflow_port=port) | {
             "AIRFLOW_CONN_HALO_DEFAULT": json.dumps(connection),
             "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
             "AIRFLOW__CORE__PARALLELISM": "4",
             "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "True",
         }
-        airflow = stack.enter_context(demo.AirflowApi(f"http://{demo.LOOPBACK}:{port}"))
-        processes = demo.Processes(home=home, environment=environment, stack=stack, progress=demo.Progress())
+        airflow = stack.enter_context(AirflowApi(f"http://{LOOPBACK}:{port}"))
+        processes = Processes(home=home, environment=environment, stack=stack, progress=Progress())
         first_day = datetime.now(UTC).date() - timedelta(days=TODAY)
         create_source(home.source, first_day=first_day)
         be_active(halo_url, user_id="usr-0-0")
-        demo.start_airflow(processes, airflow, dag_ids=[DAG_ID])
+        start_airflow(processes, airflow, dag_ids=[DAG_ID])
         stage = Stage(processes=processes, airflow=airflow, halo=halo)
         return Story(
             scheduled=stage.step(stage.scheduled),

@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from halo_provider import demo
+from halo_provider.demo.airflow import LOOPBACK, airflow_environment, free_ports
+from halo_provider.demo.processes import Child, Home
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, serving
 from halo_provider.simulator.faults import Fault
 
@@ -105,14 +106,14 @@ def wait_for(ready: Callable[[], Any], *, reason: str) -> Any:
 @contextmanager
 def running_airflow(path: Path) -> Iterator[Airflow]:
     """Airflow with scheduler, DAG processor and API server, and a local Halo, all with their files in `path`."""
-    home = demo.Home(path)
+    home = Home(path)
     dags = home.path / "dags"
     for directory in (home.airflow, home.logs, dags):
         directory.mkdir()
     (dags / "orders.py").write_text(DAG_FILE)
     passwords = home.path / "passwords.json"
     passwords.write_text(json.dumps({"admin": PASSWORD}))
-    (port,) = demo._free_ports(1)
+    (port,) = free_ports(1)
     with ExitStack() as stack:
         simulator = Simulator()
         connection = {
@@ -121,7 +122,7 @@ def running_airflow(path: Path) -> Iterator[Airflow]:
             "password": EXAMPLE_WIDGET_KEY,
             "extra": {"dashboard_url": "https://dashboard.example.com"},
         }
-        environment = demo._environment(home, simulator_port=0, airflow_port=port) | {
+        environment = airflow_environment(home, simulator_port=0, airflow_port=port) | {
             "AIRFLOW_CONN_HALO_DEFAULT": json.dumps(connection),
             "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
@@ -129,17 +130,17 @@ def running_airflow(path: Path) -> Iterator[Airflow]:
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
         }
 
-        def start(name: str, *arguments: str) -> demo.Child:
-            child = demo.Child(name, "airflow", *arguments, environment=environment, home=home)
+        def start(name: str, *arguments: str) -> Child:
+            child = Child(name, "airflow", *arguments, environment=environment, home=home)
             stack.callback(child.stop)
             return child
 
         migration = start("db-migrate", "db", "migrate")
         wait_for(lambda: migration.exit_code() is not None, reason="the database is not ready")
-        start("api-server", "api-server", "--host", demo.LOOPBACK, "--port", str(port), "--workers", "1")
+        start("api-server", "api-server", "--host", LOOPBACK, "--port", str(port), "--workers", "1")
         start("dag-processor", "dag-processor")
         start("scheduler", "scheduler", "--skip-serve-logs")
-        airflow = Airflow(f"http://{demo.LOOPBACK}:{port}", simulator)
+        airflow = Airflow(f"http://{LOOPBACK}:{port}", simulator)
         wait_for(lambda: airflow.log_in() or True, reason="Airflow does not start")
         wait_for(lambda: airflow.get(""), reason="Airflow does not read the DAG")
         yield airflow

@@ -13,7 +13,10 @@ import httpx
 import psutil
 import pytest
 
-from halo_provider.demo import BACKFILL, CHECKOUT, COUNTS, IDENTITY_SECRET, WIDGET_KEY
+from halo_provider.demo.airflow import IDENTITY_SECRET, WIDGET_KEY
+from halo_provider.demo.processes import CHECKOUT
+from halo_provider.demo.report import COUNTS
+from halo_provider.demo.source import BACKFILL
 
 pytestmark = pytest.mark.acceptance
 

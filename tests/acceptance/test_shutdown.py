@@ -12,8 +12,18 @@ import httpx
 import psutil
 import pytest
 
-from halo_provider import demo
-from halo_provider.demo import AirflowApi, Home, Processes, Progress, Run, start_airflow
+from halo_provider.demo.airflow import (
+    IDENTITY_SECRET,
+    LOOPBACK,
+    WIDGET_KEY,
+    AirflowApi,
+    Run,
+    airflow_environment,
+    free_ports,
+    start_airflow,
+)
+from halo_provider.demo.processes import Home, Processes, Progress
+from halo_provider.demo.report import COUNTS
 from halo_provider.ledger import Ledger, Status
 from halo_provider.records import Records, RowFilter
 from halo_provider.simulator import Fault, Simulator, serving
@@ -130,7 +140,7 @@ class Stage:
 
     def rest(self, method: str, path: str, wanted: dict[str, Any]) -> None:
         """What a person does in Airflow's UI."""
-        self.airflow._http.request(method, path, json=wanted).raise_for_status()
+        self.airflow.request(method, path, json=wanted)
 
 
 @pytest.fixture(scope="module")
@@ -140,16 +150,16 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     dags = home.path / "dags"
     dags.mkdir()
     (dags / "shutdown.py").write_text(DAGS, encoding="utf-8")
-    halo = Simulator(widget_key=demo.WIDGET_KEY, identity_secret=demo.IDENTITY_SECRET)
+    halo = Simulator(widget_key=WIDGET_KEY, identity_secret=IDENTITY_SECRET)
     with serving(halo) as url, ExitStack() as stack:
-        (airflow_port,) = demo._free_ports(1)
+        (airflow_port,) = free_ports(1)
         environment = {
-            **demo._environment(home, simulator_port=httpx.URL(url).port or 0, airflow_port=airflow_port),
+            **airflow_environment(home, simulator_port=httpx.URL(url).port or 0, airflow_port=airflow_port),
             "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
             "AIRFLOW__CORE__PARALLELISM": "4",
             "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": str(HEARTBEAT),
         }
-        airflow = stack.enter_context(AirflowApi(f"http://{demo.LOOPBACK}:{airflow_port}"))
+        airflow = stack.enter_context(AirflowApi(f"http://{LOOPBACK}:{airflow_port}"))
         processes = Processes(home=home, environment=environment, stack=stack, progress=Progress())
         start_airflow(processes, airflow, dag_ids=SUBMISSIONS)
         yield Stage(halo=halo, airflow=airflow, processes=processes, ledger=home.ledger)
@@ -206,7 +216,7 @@ def test_task_whose_time_is_over_tells_its_counts_and_leaves_nothing_in_flight(s
     rest = stage.send_the_rest(run)
 
     assert seconds < EXECUTION_TIMEOUT + STOP_LIMIT
-    assert summary["read"] == ROWS == sum(summary[count] for count in demo.COUNTS)
+    assert summary["read"] == ROWS == sum(summary[count] for count in COUNTS)
     assert summary["delivered"] == statuses[Status.DELIVERED] == accepted.total() - 1
     assert summary["in_doubt"] == statuses[Status.IN_DOUBT] == 1
     assert Status.IN_FLIGHT not in statuses
