@@ -24,6 +24,8 @@ from halo_provider.demo.ledger import ledger_rows
 from halo_provider.demo.processes import CHECKOUT, DemoError, Home, Processes, Progress, StopRequested
 from halo_provider.demo.report import History, Outcome, print_report
 from halo_provider.demo.source import BACKFILL, create_source, first_day
+from halo_provider.exceptions import LedgerError
+from halo_provider.ledger import Status
 
 SIMULATED_LATENCY = "0.2-1.5"  # seconds per chat, as long as a quick AI pipeline takes
 RUN_TIMEOUT = 600.0  # seconds for one DAG run: both retries of both tasks fit
@@ -93,7 +95,7 @@ class Demo:
 
         def progress() -> str:
             rows = [row for run in runs for row in ledger_rows(self.home.ledger, run=run)]
-            delivered = sum(row.status == "delivered" for row in rows)
+            delivered = sum(row.status is Status.DELIVERED for row in rows)
             rows_delivered = f", {delivered} of {len(rows)} rows delivered" if rows else ""
             return f"{runs[0].dag_id}: {stage()}{rows_delivered}"
 
@@ -167,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.fresh:
                 home.remove()
             return _play(Demo(home=home, stack=stack), once=options.once)
-    except (DemoError, httpx.HTTPError) as error:
+    except (DemoError, LedgerError, httpx.HTTPError) as error:
         print(f"\nFAILED: {error}", file=sys.stderr)
         return 1
     except StopRequested as request:

@@ -1,12 +1,16 @@
 """What the demo shows of the ledger."""
 
-import sqlite3
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from halo_provider.delivery import Fate
 from halo_provider.demo.airflow import Run
+from halo_provider.ledger import Ledger, Status
+from halo_provider.records import Records, RowFilter
+
+MAX_ROWS = 10_000  # rows of a DAG; the example files have some dozens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,29 +19,30 @@ class LedgerRow:
 
     row_key: str
     user_id: str | None
-    status: str
+    status: Status
     session_id: str | None
-    updated_at: str
+    updated_at: datetime
 
     def fate(self, began: datetime) -> str:
         """Its status as a run that began then saw it: an earlier delivery is one that was not repeated."""
-        earlier = self.updated_at < _ledger_time(began)
-        return "already_delivered" if self.status == "delivered" and earlier else self.status
+        earlier = self.updated_at < began
+        return Fate.ALREADY_DELIVERED if self.status is Status.DELIVERED and earlier else self.status
 
 
-def ledger_rows(ledger: Path, *, run: Run) -> list[LedgerRow]:
+def ledger_rows(path: Path, *, run: Run) -> list[LedgerRow]:
     """The rows of the run's DAG and day, in the order of their keys; none before the first task has made the ledger."""
-    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(f"{ledger.as_uri()}?mode=ro", uri=True)) as db:
-        db.row_factory = sqlite3.Row
-        found = db.execute(
-            "SELECT row_key, user_id, status, session_id, updated_at FROM halo_submissions"
-            " WHERE dag_id = ? AND logical_date IS ? ORDER BY row_key",
-            (run.dag_id, _ledger_time(run.logical_date) if run.logical_date else None),
+    if not path.exists():
+        return []
+    with closing(Ledger.at_path(path)) as ledger:
+        found = Records(ledger, actor="demo").page(RowFilter(dag_ids=(run.dag_id,)), limit=MAX_ROWS)
+    return [
+        LedgerRow(
+            row_key=row.row_key,
+            user_id=row.user_id,
+            status=Status(row.status),
+            session_id=row.session_id,
+            updated_at=row.updated_at,
         )
-        return [LedgerRow(**row) for row in found]
-    return []
-
-
-def _ledger_time(moment: datetime) -> str:
-    """A moment, in UTC, as SQLite keeps it in the ledger."""
-    return f"{moment:%Y-%m-%d %H:%M:%S.%f}"
+        for row in found
+        if row.logical_date == run.logical_date
+    ]

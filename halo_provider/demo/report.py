@@ -7,11 +7,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from halo_provider.delivery import Fate
 from halo_provider.demo.airflow import Run
 from halo_provider.demo.ledger import LedgerRow
 from halo_provider.demo.processes import Home, lines_of, tail
 
-COUNTS = ("delivered", "already_delivered", "duplicate", "rejected", "in_doubt", "failed", "not_attempted")
+COUNTS = tuple(fate.value for fate in Fate)
 
 
 @dataclass(frozen=True, kw_only=True)
