@@ -2,18 +2,25 @@
 
 import json
 import os
+import random
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from itertools import islice
 from typing import Any, Self
 
 import httpx
+from tenacity import Retrying, retry_if_result, stop_after_attempt, wait_random_exponential
 
 from halo_provider.demo.processes import CHECKOUT, START_TIMEOUT, DemoError, Home, Processes
 
 LOOPBACK = "127.0.0.1"
+PORTS = range(20_000, 32_768)  # where no system that we know looks for the ports of outgoing connections
+MAX_REQUESTS = 8  # of one call, which Airflow answers with 5xx where SQLite refuses it a lock (see processes.LOCKED)
+REQUEST_TIMEOUT = 60.0  # seconds
+LOCK_TIMEOUT = 60  # seconds that SQLite's writers wait for each other, instead of five
 WIDGET_KEY = "ab_live_example_demo_widget_key"
 IDENTITY_SECRET = "ha_secret_example_demo_identity_secret"  # noqa: S105 - an example, known to the local simulator only
 
@@ -50,7 +57,7 @@ class AirflowApi:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._http = httpx.Client(base_url=url, timeout=10.0, trust_env=False)
+        self._http = httpx.Client(base_url=url, timeout=REQUEST_TIMEOUT, trust_env=False)
 
     def __enter__(self) -> Self:
         return self
@@ -64,9 +71,13 @@ class AirflowApi:
         return [name for name in ("scheduler", "dag_processor") if components[name]["status"] != "healthy"]
 
     def log_in(self) -> None:
-        """Fetch a token for all further calls; with all_admins it takes no password."""
-        token = self._http.get("/auth/token").raise_for_status().json()["access_token"]
-        self._http.headers["Authorization"] = f"Bearer {token}"
+        """Fetch a token for all further calls."""
+        self._http.headers["Authorization"] = f"Bearer {self.token()}"
+
+    def token(self) -> str:
+        """A new token for everything that the administrator may do."""
+        token: str = self._get("/auth/token")["access_token"]
+        return token
 
     def import_errors(self, *, since: datetime) -> list[str]:
         """What broke in the dags folder, each with its traceback."""
@@ -75,33 +86,31 @@ class AirflowApi:
 
     def is_parsed(self, dag_id: str, *, since: datetime) -> bool:
         """Whether Airflow knows the DAG as its file is now, and not only from an earlier demo."""
-        found = self._http.get(f"/api/v2/dags/{dag_id}")
-        if found.status_code == httpx.codes.NOT_FOUND:
-            return False
-        parsed = found.raise_for_status().json()["last_parsed_time"]
+        found = self._find(f"/api/v2/dags/{dag_id}")
+        parsed = found["last_parsed_time"] if found else None
         return parsed is not None and datetime.fromisoformat(parsed) >= since
 
     def abandon_runs(self, dag_id: str) -> None:
         """End what an interrupted demo left, or the scheduler would resume it beside the new runs."""
         for backfill in self._get("/api/v2/backfills", dag_id=dag_id)["backfills"]:
             if backfill["completed_at"] is None:
-                self._http.put(f"/api/v2/backfills/{backfill['id']}/cancel").raise_for_status()
+                self.request("PUT", f"/api/v2/backfills/{backfill['id']}/cancel")
         for state in ("queued", "running"):
             for run in self.runs(dag_id, state=state):
-                self._http.patch(run.path, json={"state": "failed"}).raise_for_status()
+                self.request("PATCH", run.path, json={"state": "failed"})
 
     def trigger(
         self, dag_id: str, *, logical_date: datetime | None = None, conf: Mapping[str, object] | None = None
     ) -> Run:
         """Trigger the DAG, by default without a logical date."""
         body = {"logical_date": logical_date.isoformat() if logical_date else None, "conf": conf or {}}
-        return Run.of(self._http.post(f"/api/v2/dags/{dag_id}/dagRuns", json=body).raise_for_status().json())
+        return Run.of(self.request("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body).json())
 
     def backfill(self, dag_id: str, *, first: date, last: date) -> list[Run]:
         """Backfill these days, those again that were backfilled before, and return the runs in order."""
         days = {"from_date": f"{first}T00:00:00Z", "to_date": f"{last}T00:00:00Z"}
         body = {"dag_id": dag_id, **days, "reprocess_behavior": "completed"}
-        self._http.post("/api/v2/backfills", json=body).raise_for_status()
+        self.request("POST", "/api/v2/backfills", json=body)
         return self.runs(dag_id, logical_date_gte=days["from_date"], logical_date_lte=days["to_date"])
 
     def runs(self, dag_id: str, **filters: str) -> list[Run]:
@@ -121,23 +130,45 @@ class AirflowApi:
 
     def returned(self, run: Run, task_id: str) -> Any:
         """What the task returned or pushed in its place, None where there is nothing."""
-        found = self._http.get(f"{run.path}/taskInstances/{task_id}/xcomEntries/return_value")
-        return None if found.status_code == httpx.codes.NOT_FOUND else found.raise_for_status().json()["value"]
+        found = self._find(f"{run.path}/taskInstances/{task_id}/xcomEntries/return_value")
+        return found["value"] if found else None
 
-    def request(self, method: str, path: str, *, json: Any = None) -> httpx.Response:
-        """A call that no other method makes. Raises httpx.HTTPError, also for an answer that is not a good one."""
-        return self._http.request(method, path, json=json).raise_for_status()
+    def request(
+        self, method: str, path: str, *, params: Mapping[str, str] | None = None, json: Any = None
+    ) -> httpx.Response:
+        """Any call. Raises httpx.HTTPError, also for a status that is an error's; for 5xx, when it stays so."""
+        tries = Retrying(
+            retry=retry_if_result(lambda answer: answer.is_server_error),
+            wait=wait_random_exponential(multiplier=0.1, max=2.0),
+            stop=stop_after_attempt(MAX_REQUESTS),
+            retry_error_callback=lambda last: last.outcome and last.outcome.result(),
+        )
+        answer: httpx.Response = tries(self._http.request, method, path, params=params, json=json)
+        return answer.raise_for_status()
 
     def _get(self, path: str, **parameters: str) -> dict[str, Any]:
-        answer: dict[str, Any] = self._http.get(path, params=parameters).raise_for_status().json()
+        answer: dict[str, Any] = self.request("GET", path, params=parameters).json()
         return answer
+
+    def _find(self, path: str) -> dict[str, Any] | None:
+        """The same, None where there is nothing."""
+        try:
+            return self._get(path)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code == httpx.codes.NOT_FOUND:
+                return None
+            raise
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface nobody listens on, all held until the last is known so that they differ."""
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(closing(socket.create_server((LOOPBACK, 0)))) for _ in range(count)]
-        return [listener.getsockname()[1] for listener in listeners]
+    """Different ports of the loopback interface that nobody listens on, nor is given while a server starts."""
+    return list(islice(filter(_is_free, random.sample(PORTS, len(PORTS))), count))
+
+
+def _is_free(port: int) -> bool:
+    with suppress(OSError), closing(socket.create_server((LOOPBACK, port))):
+        return True
+    return False
 
 
 def airflow_environment(home: Home, *, simulator_port: int, airflow_port: int) -> dict[str, str]:
@@ -166,13 +197,14 @@ def airflow_environment(home: Home, *, simulator_port: int, airflow_port: int) -
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": "2",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-        # On a busy machine SQLite's writers wait longer for each other than its usual five seconds.
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home.airflow / 'airflow.db'}?timeout=60",
+        "AIRFLOW__DATABASE__MAX_DB_RETRIES": str(MAX_REQUESTS),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home.airflow / 'airflow.db'}?timeout={LOCK_TIMEOUT}",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",  # seconds; a file that changes is read at once
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home.task_logs),
         "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(home.logs / "dags"),
         "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",  # the daily DAGs run when somebody wants them to
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": str(LOCK_TIMEOUT),  # a task must not repeat what only takes long
         "HALO_SIMULATOR_WIDGET_KEY": WIDGET_KEY,
         "HALO_SIMULATOR_IDENTITY_SECRET": IDENTITY_SECRET,
     }

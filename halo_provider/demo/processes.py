@@ -23,6 +23,11 @@ STOP_TIMEOUT = 10.0  # seconds between SIGTERM and SIGKILL; a running task commi
 POLL_INTERVAL = 0.2  # seconds
 LOG_TAIL = 25  # lines of a log shown with a failure
 
+# SQLite refuses a transaction that has read and then wants to write while another one writes: at once, whatever the
+# timeout, as waiting could not help. Airflow's commands and services end of that, and only a new transaction can do it.
+LOCKED = "database is locked"
+MAX_STARTS = 5  # of a process that ends for such a lock
+
 _ResultT = TypeVar("_ResultT")
 
 
@@ -121,26 +126,37 @@ class Child:
     def __init__(self, name: str, module: str, *arguments: str, environment: dict[str, str], home: Home) -> None:
         self.name = name
         self.log = home.logs / f"{name}.log"
-        with self.log.open("w") as output:
+        self.log.unlink(missing_ok=True)
+        self._command = [sys.executable, "-m", module, *arguments]
+        self._environment = environment
+        self._directory = home.path
+        self._starts = 0
+        self._start()
+
+    def _start(self) -> None:
+        with self.log.open("a") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                env=environment,
-                cwd=home.path,
+                self._command,
+                env=self._environment,
+                cwd=self._directory,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self._starts += 1
 
     def exit_code(self) -> int | None:
         """How it ended, None while it runs."""
         return self._process.poll()
 
-    def died(self) -> DemoError:
-        """Why the demo cannot go on after it ended."""
-        return DemoError(
-            f"{self.name} ended with exit code {self.exit_code()}; the end of {self.log}:\n{tail(lines_of(self.log))}"
-        )
+    def start_again(self) -> None:
+        """Start it anew after a lock ended it. Raises DemoError where something else did, or where it was too often."""
+        said = tail(lines_of(self.log))
+        if self.exit_code() != 1 or LOCKED not in said or self._starts == MAX_STARTS:
+            raise DemoError(f"{self.name} ended with exit code {self.exit_code()}; the end of {self.log}:\n{said}")
+        self.stop()  # what it left behind
+        self._start()
 
     def stop(self) -> None:
         """End it with all its descendants: SIGTERM, time to finish, SIGKILL. Returns when none is left."""
@@ -191,13 +207,19 @@ class Processes:
 
     def serve(self, name: str, module: str, *arguments: str) -> None:
         """Start a process that is to run until the end."""
-        self._servers.append(self._start(name, module, *arguments))
+        self._servers.append(self.start(name, module, *arguments))
+
+    def start(self, name: str, module: str, *arguments: str) -> Child:
+        """Start a process that may end at any time."""
+        child = Child(name, module, *arguments, environment=self._environment, home=self._home)
+        self._stack.callback(child.stop)
+        return child
 
     def run(self, name: str, module: str, *arguments: str, stage: str) -> None:
         """Start a process and wait for its end. Raises DemoError where that is not a good one."""
-        child = self._start(name, module, *arguments)
-        if self.wait(child.exit_code, stage=stage, timeout=START_TIMEOUT) != 0:
-            raise child.died()
+        child = self.start(name, module, *arguments)
+        while self.wait(child.exit_code, stage=stage, timeout=START_TIMEOUT) != 0:
+            self._start_again(child)
 
     def wait(self, ready: Callable[[], _ResultT | None], *, stage: str | Callable[[], str], timeout: float) -> _ResultT:
         """The first result of `ready` that is not None. A server that cannot answer yet is asked again."""
@@ -223,12 +245,11 @@ class Processes:
             raise StopRequested(self._signals[0])
         for server in self._servers:
             if server.exit_code() is not None:
-                raise server.died()
+                self._start_again(server)
 
-    def _start(self, name: str, module: str, *arguments: str) -> Child:
-        child = Child(name, module, *arguments, environment=self._environment, home=self._home)
-        self._stack.callback(child.stop)
-        return child
+    def _start_again(self, child: Child) -> None:
+        child.start_again()
+        self._progress.show(f"starting {child.name} again, as Airflow's {LOCKED}")
 
 
 def lines_of(log: Path) -> list[str]:
