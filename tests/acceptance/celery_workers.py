@@ -26,13 +26,14 @@ import psutil
 from redis import Redis
 from sqlalchemy import URL, func, select
 
-from halo_provider.demo.airflow import LOOPBACK, AirflowApi, Run, airflow_environment, free_ports, start_airflow
-from halo_provider.demo.processes import START_TIMEOUT, Child, Home, Processes, Progress
+from halo_provider.demo.airflow import Run
+from halo_provider.demo.processes import START_TIMEOUT, Child, Home
 from halo_provider.demo.report import table
 from halo_provider.ledger import Ledger, Status
 from halo_provider.schema import events, submissions
 from halo_provider.sharding import Shard
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, serving
+from tests.acceptance.airflows import running_airflow
 from tests.core.databases import own_database
 
 SHARDS = 8
@@ -107,14 +108,12 @@ class Site:
         self, home: Home, stack: ExitStack, *, halo: Simulator, halo_url: str, database: URL, redis_url: str
     ) -> None:
         self._home = home
-        self._stack = stack
         self._halo = halo
         self._ledger = stack.enter_context(closing(Ledger.at(database)))
         self._workers: dict[str, Child] = {}
         dags = home.path / "dags"
         dags.mkdir(parents=True)
         (dags / "shards.py").write_text(DAGS, encoding="utf-8")
-        (port,) = free_ports(1)
         url = database.render_as_string(hide_password=False)
         ledger = {
             "conn_type": "postgres",
@@ -124,7 +123,7 @@ class Site:
             "password": database.password,
             "schema": database.database,
         }
-        self._environment = airflow_environment(home, simulator_port=0, airflow_port=port) | {
+        settings = {
             "AIRFLOW_CONN_HALO_DEFAULT": json.dumps(
                 {"conn_type": "halo", "host": halo_url, "password": EXAMPLE_WIDGET_KEY}
             ),
@@ -132,32 +131,28 @@ class Site:
             "AIRFLOW__CELERY__BROKER_URL": redis_url,
             "AIRFLOW__CELERY__RESULT_BACKEND": f"db+{url}",
             "AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__GLOBAL_KEYPREFIX": _own_prefix(stack, redis_url),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
             "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
-            "AIRFLOW__CORE__PARALLELISM": "32",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url,
+            "AIRFLOW__CORE__PARALLELISM": "32",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(HEARTBEAT_TIMEOUT),
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
         }
-        self._airflow = stack.enter_context(AirflowApi(f"http://{LOOPBACK}:{port}"))
-        self._processes = Processes(home=home, environment=self._environment, stack=stack, progress=Progress())
-        start_airflow(self._processes, self._airflow, dag_ids=["sharded", "paced"])
+        self._airflow, self._processes = stack.enter_context(
+            running_airflow(home, dag_ids=["sharded", "paced"], settings=settings)
+        )
         pool = {"name": "halo", "slots": POOL_SLOTS}
         self._airflow.request("POST", "/api/v2/pools", json=pool)
 
     def start_workers(self, *names: str) -> None:
         """Start workers, and wait until they take tasks."""
         for name in names:
-            self._workers[name] = worker = Child(
+            self._workers[name] = self._processes.start(
                 name,
                 "airflow",
                 *("celery", "worker", "--skip-serve-logs"),
                 *("--concurrency", str(SLOTS), "--celery-hostname", f"{name}@%h"),
-                environment=self._environment,
-                home=self._home,
             )
-            self._stack.callback(worker.stop)
         self._processes.wait(
             lambda: all("ready." in self._workers[name].log.read_text(errors="replace") for name in names) or None,
             stage=f"starting {' and '.join(names)}",

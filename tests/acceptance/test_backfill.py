@@ -5,7 +5,7 @@ import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from pathlib import Path
@@ -14,9 +14,10 @@ from typing import Any
 import httpx
 import pytest
 
-from halo_provider.demo.airflow import LOOPBACK, AirflowApi, Run, airflow_environment, free_ports, start_airflow
-from halo_provider.demo.processes import CHECKOUT, Home, Processes, Progress
+from halo_provider.demo.airflow import AirflowApi, Run
+from halo_provider.demo.processes import CHECKOUT, Home, Processes
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, serving
+from tests.acceptance.airflows import running_airflow
 from tests.conftest import IDENTITY_SECRET
 
 pytestmark = pytest.mark.acceptance
@@ -162,37 +163,33 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     dags = home.path / "dags"
     shutil.copytree(CHECKOUT / "dags" / "sql", dags / "sql")
     shutil.copy(CHECKOUT / "dags" / f"{DAG_ID}.py", dags)
-    (port,) = free_ports(1)
-    with ExitStack() as stack:
-        halo = Simulator(identity_secret=IDENTITY_SECRET)
-        halo_url = stack.enter_context(serving(halo))
+    first_day = datetime.now(UTC).date() - timedelta(days=TODAY)
+    create_source(home.source, first_day=first_day)
+    halo = Simulator(identity_secret=IDENTITY_SECRET)
+    with serving(halo) as halo_url:
+        be_active(halo_url, user_id="usr-0-0")
         connection = {
             "conn_type": "halo",
             "host": halo_url,
             "password": EXAMPLE_WIDGET_KEY,
             "extra": {"identity_secret": IDENTITY_SECRET},
         }
-        environment = airflow_environment(home, simulator_port=0, airflow_port=port) | {
+        settings = {
             "AIRFLOW_CONN_HALO_DEFAULT": json.dumps(connection),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
             "AIRFLOW__CORE__PARALLELISM": "4",
             "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "True",
         }
-        airflow = stack.enter_context(AirflowApi(f"http://{LOOPBACK}:{port}"))
-        processes = Processes(home=home, environment=environment, stack=stack, progress=Progress())
-        first_day = datetime.now(UTC).date() - timedelta(days=TODAY)
-        create_source(home.source, first_day=first_day)
-        be_active(halo_url, user_id="usr-0-0")
-        start_airflow(processes, airflow, dag_ids=[DAG_ID])
-        stage = Stage(processes=processes, airflow=airflow, halo=halo)
-        return Story(
-            scheduled=stage.step(stage.scheduled),
-            backfilled=stage.step(lambda: stage.backfilled(first_day=first_day)),
-            triggered=stage.step(lambda: stage.triggered(first_day=first_day)),
-            backfilled_again=stage.step(
-                lambda: stage.backfilled("--reprocess-behavior", "completed", first_day=first_day)
-            ),
-        )
+        with running_airflow(home, dag_ids=[DAG_ID], settings=settings) as running:
+            airflow, processes = running
+            stage = Stage(processes=processes, airflow=airflow, halo=halo)
+            return Story(
+                scheduled=stage.step(stage.scheduled),
+                backfilled=stage.step(lambda: stage.backfilled(first_day=first_day)),
+                triggered=stage.step(lambda: stage.triggered(first_day=first_day)),
+                backfilled_again=stage.step(
+                    lambda: stage.backfilled("--reprocess-behavior", "completed", first_day=first_day)
+                ),
+            )
 
 
 def be_active(halo_url: str, *, user_id: str) -> None:

@@ -1,32 +1,24 @@
 """A real scheduler ends a task that is sending: by hand, or because its time is over."""
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx
 import psutil
 import pytest
 
-from halo_provider.demo.airflow import (
-    IDENTITY_SECRET,
-    LOOPBACK,
-    WIDGET_KEY,
-    AirflowApi,
-    Run,
-    airflow_environment,
-    free_ports,
-    start_airflow,
-)
-from halo_provider.demo.processes import Home, Processes, Progress
+from halo_provider.demo.airflow import AirflowApi, Run
+from halo_provider.demo.processes import Home, Processes
 from halo_provider.demo.report import COUNTS
 from halo_provider.ledger import Ledger, Status
 from halo_provider.records import Records, RowFilter
-from halo_provider.simulator import Fault, Simulator, serving
+from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Fault, Simulator, serving
+from tests.acceptance.airflows import running_airflow
 
 pytestmark = pytest.mark.acceptance
 
@@ -150,19 +142,16 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     dags = home.path / "dags"
     dags.mkdir()
     (dags / "shutdown.py").write_text(DAGS, encoding="utf-8")
-    halo = Simulator(widget_key=WIDGET_KEY, identity_secret=IDENTITY_SECRET)
-    with serving(halo) as url, ExitStack() as stack:
-        (airflow_port,) = free_ports(1)
-        environment = {
-            **airflow_environment(home, simulator_port=httpx.URL(url).port or 0, airflow_port=airflow_port),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+    halo = Simulator()
+    with serving(halo) as url:
+        settings = {
+            "AIRFLOW_CONN_HALO_DEFAULT": json.dumps({"conn_type": "halo", "host": url, "password": EXAMPLE_WIDGET_KEY}),
             "AIRFLOW__CORE__PARALLELISM": "4",
             "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": str(HEARTBEAT),
         }
-        airflow = stack.enter_context(AirflowApi(f"http://{LOOPBACK}:{airflow_port}"))
-        processes = Processes(home=home, environment=environment, stack=stack, progress=Progress())
-        start_airflow(processes, airflow, dag_ids=SUBMISSIONS)
-        yield Stage(halo=halo, airflow=airflow, processes=processes, ledger=home.ledger)
+        with running_airflow(home, dag_ids=SUBMISSIONS, settings=settings) as running:
+            airflow, processes = running
+            yield Stage(halo=halo, airflow=airflow, processes=processes, ledger=home.ledger)
 
 
 def test_task_marked_as_failed_stops_in_time_and_leaves_nothing_in_flight(stage: Stage) -> None:
