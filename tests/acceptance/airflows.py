@@ -13,16 +13,18 @@ def running_airflow(
     *,
     dag_ids: Sequence[str],
     settings: Mapping[str, str],
+    metadata_url: str | None = None,
     api: type[AirflowApi] = AirflowApi,
 ) -> Iterator[tuple[AirflowApi, Processes]]:
     """Scheduler, DAG processor and API server over the home's `dags` folder, as soon as they know these DAGs.
 
-    `settings` are environment variables beside the demo's own.
+    `settings` are environment variables beside the demo's own. Without `metadata_url` the metadata is in SQLite.
     """
     (port,) = free_ports(1)
     environment = {
         **airflow_environment(home, simulator_port=0, airflow_port=port),
         "AIRFLOW__CORE__DAGS_FOLDER": str(home.path / "dags"),
+        **({"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": metadata_url} if metadata_url else {}),
         **settings,
     }
     with ExitStack() as stack:

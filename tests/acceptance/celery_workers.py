@@ -132,14 +132,13 @@ class Site:
             "AIRFLOW__CELERY__RESULT_BACKEND": f"db+{url}",
             "AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__GLOBAL_KEYPREFIX": _own_prefix(stack, redis_url),
             "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url,
             "AIRFLOW__CORE__PARALLELISM": "32",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(HEARTBEAT_TIMEOUT),
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
         }
         self._airflow, self._processes = stack.enter_context(
-            running_airflow(home, dag_ids=["sharded", "paced"], settings=settings)
+            running_airflow(home, dag_ids=["sharded", "paced"], settings=settings, metadata_url=url)
         )
         pool = {"name": "halo", "slots": POOL_SLOTS}
         self._airflow.request("POST", "/api/v2/pools", json=pool)

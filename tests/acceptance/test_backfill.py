@@ -26,7 +26,7 @@ DAG_ID = "halo_applications_daily"
 ROWS = (2, 3, 4, 5, 1, 6, 7)  # of each of the last six whole days and of today: a run's count tells its day
 BACKFILLED = range(4)  # the days that are backfilled
 FOURTH, DAY_BEFORE_YESTERDAY, YESTERDAY, TODAY = range(3, 7)
-PATIENCE = 90.0  # seconds for whatever Airflow has to do
+PATIENCE = 300.0  # seconds for whatever Airflow has to do
 
 
 def keys(day: int) -> set[str]:
@@ -157,7 +157,7 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+def story(tmp_path_factory: pytest.TempPathFactory, metadata_url: str | None) -> Story:
     """Everything, once, in a real Airflow that knows the daily example and nothing else."""
     home = Home(tmp_path_factory.mktemp("backfill"))
     dags = home.path / "dags"
@@ -179,7 +179,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
             "AIRFLOW__CORE__PARALLELISM": "4",
             "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "True",
         }
-        with running_airflow(home, dag_ids=[DAG_ID], settings=settings) as running:
+        with running_airflow(home, dag_ids=[DAG_ID], settings=settings, metadata_url=metadata_url) as running:
             airflow, processes = running
             stage = Stage(processes=processes, airflow=airflow, halo=halo)
             return Story(

@@ -24,7 +24,8 @@ DAG = "orders"
 ROWS = 40
 STUCK = "order-7"
 PASSWORD = "password of admin"
-PATIENCE = 60.0  # seconds for whatever Airflow has to do
+PATIENCE = 180.0  # seconds for whatever Airflow has to do
+PAGE_TIMEOUT = 60_000  # milliseconds for whatever a page has to show
 DAG_FILE = f"""
 from datetime import datetime
 from airflow.sdk import DAG
@@ -36,7 +37,7 @@ with DAG("{DAG}", schedule=None, start_date=datetime(2026, 1, 1)):
         task_id="tickets",
         submission=Submission(name="order", key="id", user=User(id="user"), message="Order {{id}}"),
         rows=[{{"id": f"order-{{each}}", "user": f"user_{{each}}"}} for each in range({ROWS})],
-        requests_per_second=5,
+        requests_per_second=2,
         on_in_doubt="hold",
         retries=0,
     )
@@ -106,7 +107,7 @@ class Airflow:
 
 
 @contextmanager
-def serving_orders(home: Home) -> Iterator[Airflow]:
+def serving_orders(home: Home, *, metadata_url: str | None) -> Iterator[Airflow]:
     """Airflow with scheduler, DAG processor and API server, and a local Halo, all with their files in `home`."""
     dags = home.path / "dags"
     dags.mkdir()
@@ -127,21 +128,24 @@ def serving_orders(home: Home) -> Iterator[Airflow]:
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
         }
-        with running_airflow(home, dag_ids=[DAG], settings=settings, api=PasswordApi) as running:
+        with running_airflow(
+            home, dag_ids=[DAG], settings=settings, metadata_url=metadata_url, api=PasswordApi
+        ) as running:
             api, processes = running
             yield Airflow(api=api, processes=processes, simulator=simulator)
 
 
 @pytest.fixture(scope="module")
-def airflow(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
+def airflow(browser: Any, tmp_path_factory: pytest.TempPathFactory, metadata_url: str | None) -> Iterator[Airflow]:
     """A real Airflow, where there is a browser to look at it with."""
-    with serving_orders(Home(tmp_path_factory.mktemp("browser"))) as airflow:
+    with serving_orders(Home(tmp_path_factory.mktemp("browser")), metadata_url=metadata_url) as airflow:
         yield airflow
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Debian's Chromium without a screen."""
+    playwright.expect.set_options(timeout=PAGE_TIMEOUT)
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium(), args=CHROMIUM_FLAGS)
         yield browser
@@ -152,7 +156,7 @@ def browser() -> Iterator[Any]:
 def page(airflow: Airflow, browser: Any) -> Iterator[Any]:
     """A page in which the administrator has logged in at Airflow's own form."""
     context = browser.new_context(viewport={"width": 1400, "height": 900})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(PAGE_TIMEOUT)
     page = context.new_page()
     page.goto(airflow.url)
     page.get_by_label("Username").fill("admin")

@@ -28,7 +28,7 @@ LATENCY = 0.5  # seconds: five of them until a run is over
 HEARTBEAT = 1  # seconds between the supervisor's looks at what Airflow wants
 STOP_LIMIT = HEARTBEAT + 5.0  # seconds from the wish until the run has given back what it held
 EXECUTION_TIMEOUT = 8.0  # seconds, of which the last half is for winding up
-PATIENCE = 40.0  # seconds
+PATIENCE = 120.0  # seconds
 SUBMISSIONS = ("marked_failed", "cleared", "timed_out")
 
 DAGS = f"""
@@ -136,7 +136,7 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def stage(tmp_path_factory: pytest.TempPathFactory, metadata_url: str | None) -> Iterator[Stage]:
     """Start Airflow over DAGs of our own."""
     home = Home(tmp_path_factory.mktemp("shutdown"))
     dags = home.path / "dags"
@@ -149,7 +149,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             "AIRFLOW__CORE__PARALLELISM": "4",
             "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": str(HEARTBEAT),
         }
-        with running_airflow(home, dag_ids=SUBMISSIONS, settings=settings) as running:
+        with running_airflow(home, dag_ids=SUBMISSIONS, settings=settings, metadata_url=metadata_url) as running:
             airflow, processes = running
             yield Stage(halo=halo, airflow=airflow, processes=processes, ledger=home.ledger)
 
@@ -194,10 +194,10 @@ def test_task_whose_time_is_over_tells_its_counts_and_leaves_nothing_in_flight(s
     """execution_timeout: the run winds up before Airflow cuts it off, and its summary is in XCom."""
     stage.halo.script_for(user_id="timed_out-1", faults=[Fault.slow(60.0)])
     stage.halo.chat_latency = (4 * LATENCY, 4 * LATENCY)
-    began = time.monotonic()
     run = stage.airflow.trigger("timed_out")
     stage.reaches(run, "failed")
-    seconds = time.monotonic() - began
+    (task,) = stage.airflow.tasks(run)
+    seconds = task["duration"]  # a busy Airflow takes its time before and after
     summary = stage.airflow.returned(run, "tickets")
     statuses = stage.statuses("timed_out")
     accepted = stage.accepted("timed_out")
