@@ -14,13 +14,14 @@ from typing import Any, Self
 import httpx
 from tenacity import Retrying, retry_if_result, stop_after_attempt, wait_random_exponential
 
+from halo_provider.demo import metadata
 from halo_provider.demo.processes import CHECKOUT, START_TIMEOUT, DemoError, Home, Processes
 
 LOOPBACK = "127.0.0.1"
 PORTS = range(20_000, 32_768)  # where no system that we know looks for the ports of outgoing connections
 MAX_REQUESTS = 8  # of one call, which Airflow answers with 5xx where SQLite refuses it a lock (see processes.LOCKED)
 REQUEST_TIMEOUT = 60.0  # seconds
-LOCK_TIMEOUT = 60  # seconds that SQLite's writers wait for each other, instead of five
+LOCK_TIMEOUT = 60.0  # seconds that SQLite's writers wait for each other, instead of five
 WIDGET_KEY = "ab_live_example_demo_widget_key"
 IDENTITY_SECRET = "ha_secret_example_demo_identity_secret"  # noqa: S105 - an example, known to the local simulator only
 
@@ -171,8 +172,13 @@ def _is_free(port: int) -> bool:
     return False
 
 
-def airflow_environment(home: Home, *, simulator_port: int, airflow_port: int) -> dict[str, str]:
-    """What every process gets: nothing of the caller's Airflow, no proxy, and the demo's own settings."""
+def airflow_environment(
+    home: Home, *, simulator_port: int, airflow_port: int, metadata_url: str | None = None
+) -> dict[str, str]:
+    """What every process gets: nothing of the caller's Airflow, no proxy, and the demo's own settings.
+
+    Without `metadata_url`, which is SQLAlchemy's, Airflow's metadata is in a SQLite file.
+    """
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -185,6 +191,7 @@ def airflow_environment(home: Home, *, simulator_port: int, airflow_port: int) -
         "password": WIDGET_KEY,
         "extra": {"identity_secret": IDENTITY_SECRET},
     }
+    sqlite_url = f"sqlite:///{home.airflow / 'airflow.db'}?timeout={LOCK_TIMEOUT}"
     settings = {
         "AIRFLOW_HOME": str(home.airflow),
         "AIRFLOW_CONN_HALO_DEFAULT": json.dumps(connection),
@@ -198,7 +205,7 @@ def airflow_environment(home: Home, *, simulator_port: int, airflow_port: int) -
         "AIRFLOW__CORE__PARALLELISM": "2",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW__DATABASE__MAX_DB_RETRIES": str(MAX_REQUESTS),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home.airflow / 'airflow.db'}?timeout={LOCK_TIMEOUT}",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": metadata_url or sqlite_url,
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",  # seconds; a file that changes is read at once
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home.task_logs),
         "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(home.logs / "dags"),
@@ -208,6 +215,8 @@ def airflow_environment(home: Home, *, simulator_port: int, airflow_port: int) -
         "HALO_SIMULATOR_WIDGET_KEY": WIDGET_KEY,
         "HALO_SIMULATOR_IDENTITY_SECRET": IDENTITY_SECRET,
     }
+    if metadata_url is None:
+        settings["AIRFLOW__DATABASE__SQL_ALCHEMY_CONNECT_ARGS"] = f"{metadata.__name__}.CONNECT_ARGS"
     return inherited | settings
 
 

@@ -23,10 +23,8 @@ STOP_TIMEOUT = 10.0  # seconds between SIGTERM and SIGKILL; a running task commi
 POLL_INTERVAL = 0.2  # seconds
 LOG_TAIL = 25  # lines of a log shown with a failure
 
-# SQLite refuses a transaction that has read and then wants to write while another one writes: at once, whatever the
-# timeout, as waiting could not help. Airflow's commands and services end of that, and only a new transaction can do it.
-LOCKED = "database is locked"
-MAX_STARTS = 5  # of a process that ends for such a lock
+LOCKED = "database is locked"  # SQLite's words where a transaction may not write; of some, Airflow's processes end
+MAX_STARTS = 5  # of a process that ends of that
 
 _ResultT = TypeVar("_ResultT")
 

@@ -22,9 +22,8 @@ def running_airflow(
     """
     (port,) = free_ports(1)
     environment = {
-        **airflow_environment(home, simulator_port=0, airflow_port=port),
+        **airflow_environment(home, simulator_port=0, airflow_port=port, metadata_url=metadata_url),
         "AIRFLOW__CORE__DAGS_FOLDER": str(home.path / "dags"),
-        **({"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": metadata_url} if metadata_url else {}),
         **settings,
     }
     with ExitStack() as stack:

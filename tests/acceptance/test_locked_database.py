@@ -1,8 +1,9 @@
-"""What the demo does where Airflow gives up because SQLite refused it a lock: it tries again."""
+"""Airflow's metadata in SQLite: what would be refused a lock waits, and what gives up all the same is tried again."""
 
+import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,7 +14,8 @@ import httpx
 import pytest
 
 from halo_provider.demo.airflow import LOOPBACK, MAX_REQUESTS, AirflowApi
-from halo_provider.demo.processes import MAX_STARTS, DemoError, Home, Processes, Progress
+from halo_provider.demo.metadata import CONNECT_ARGS
+from halo_provider.demo.processes import LOCKED, MAX_STARTS, DemoError, Home, Processes, Progress
 
 SERVICE = """
 import pathlib, sys, time
@@ -26,6 +28,45 @@ if "stay" in sys.argv:
     time.sleep(60)
 """
 LOCK_ERROR = "sqlite3.OperationalError: database is locked"
+
+
+def make_run(path: Path, **connect_args: Any) -> None:
+    """Do as a backfill does, while somebody else writes as soon as may be: in a savepoint, look, and then write."""
+    with (
+        closing(sqlite3.connect(path, timeout=5.0, **connect_args)) as backfill,
+        closing(sqlite3.connect(path, timeout=0.0)) as other,
+    ):
+        backfill.cursor().execute("SAVEPOINT run")
+        backfill.cursor().execute("SELECT count(*) FROM runs").fetchone()
+        with suppress(sqlite3.OperationalError), other:
+            other.execute("INSERT INTO runs VALUES ('other')")
+        backfill.cursor().execute("INSERT INTO runs VALUES ('backfill')")
+        backfill.cursor().execute("RELEASE SAVEPOINT run")
+        backfill.commit()
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Iterator[Path]:
+    """A database with a table of runs, in the mode in which Airflow uses it."""
+    path = tmp_path / "airflow.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("CREATE TABLE runs (id TEXT)")
+        yield path
+
+
+def test_savepoint_that_reads_and_then_writes_is_refused_by_sqlite(runs: Path) -> None:
+    """At once, though it was to wait for seconds: this is what `airflow backfill create` met."""
+    with pytest.raises(sqlite3.OperationalError, match=LOCKED):
+        make_run(runs)
+
+
+def test_savepoint_that_reads_and_then_writes_keeps_others_waiting(runs: Path) -> None:
+    """With the demo's connections it has the lock before it reads."""
+    make_run(runs, **CONNECT_ARGS)
+
+    with closing(sqlite3.connect(runs)) as db:
+        assert db.execute("SELECT id FROM runs").fetchall() == [("backfill",)]
 
 
 @pytest.fixture
