@@ -19,7 +19,15 @@ from typing import Any
 
 import httpx
 
-from halo_provider.demo.airflow import LOOPBACK, AirflowApi, Run, airflow_environment, free_ports, start_airflow
+from halo_provider.demo.airflow import (
+    LOOPBACK,
+    REQUEST_TIMEOUT,
+    AirflowApi,
+    Run,
+    airflow_environment,
+    free_ports,
+    start_airflow,
+)
 from halo_provider.demo.ledger import ledger_rows
 from halo_provider.demo.processes import CHECKOUT, DemoError, Home, Processes, Progress, StopRequested
 from halo_provider.demo.report import History, Outcome, print_report
@@ -81,7 +89,7 @@ class Demo:
     def halo_state(self, *, details: bool) -> dict[str, Any]:
         """What the simulated Halo holds and has counted; it starts empty."""
         url = f"{self.simulator_url}/_simulator/state"
-        answer = httpx.get(url, params={"details": details}, timeout=10.0, trust_env=False)
+        answer = httpx.get(url, params={"details": details}, timeout=REQUEST_TIMEOUT, trust_env=False)
         state: dict[str, Any] = answer.raise_for_status().json()
         return state
 

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from halo_provider.demo.airflow import AirflowApi, Run
+from halo_provider.demo.airflow import REQUEST_TIMEOUT, AirflowApi, Run
 from halo_provider.demo.processes import CHECKOUT, Home, Processes
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, serving
 from tests.acceptance.airflows import running_airflow
@@ -198,6 +198,7 @@ def be_active(halo_url: str, *, user_id: str) -> None:
         f"{halo_url}/api/sdk/users/identify",
         json={"user_id": user_id},
         headers={"Authorization": f"Bearer {EXAMPLE_WIDGET_KEY}"},
+        timeout=REQUEST_TIMEOUT,
         trust_env=False,
     )
     answer.raise_for_status()
