@@ -18,7 +18,7 @@ from halo_provider.demo import metadata
 from halo_provider.demo.processes import CHECKOUT, START_TIMEOUT, DemoError, Home, Processes
 
 LOOPBACK = "127.0.0.1"
-PORTS = range(20_000, 32_768)  # where no system that we know looks for the ports of outgoing connections
+PORTS = range(20_000, 32_768)  # below those that Linux and macOS give to outgoing connections
 MAX_REQUESTS = 8  # of one call, which Airflow answers with 5xx where SQLite refuses it a lock (see processes.LOCKED)
 REQUEST_TIMEOUT = 60.0  # seconds
 LOCK_TIMEOUT = 60.0  # seconds that SQLite's writers wait for each other, instead of five
@@ -58,7 +58,9 @@ class AirflowApi:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._http = httpx.Client(base_url=url, timeout=REQUEST_TIMEOUT, trust_env=False)
+        # A kept connection that the server closes after some seconds of silence would fail the call that meets its end.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self._http = httpx.Client(base_url=url, timeout=REQUEST_TIMEOUT, limits=limits, trust_env=False)
 
     def __enter__(self) -> Self:
         return self
@@ -162,7 +164,7 @@ class AirflowApi:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports of the loopback interface that nobody listens on, nor is given while a server starts."""
+    """Ports of the loopback interface that nobody listens on, and that no outgoing connection takes meanwhile."""
     return list(islice(filter(_is_free, random.sample(PORTS, len(PORTS))), count))
 
 

@@ -165,14 +165,20 @@ class Child:
         deadline = time.monotonic() + STOP_TIMEOUT
         while members := self.members():
             if time.monotonic() > deadline:
-                for member in members:
-                    member.kill()
+                kill(members)
             time.sleep(POLL_INTERVAL / 4)
 
     def members(self) -> list[psutil.Process]:
         """It and its descendants, as far as they live."""
         self._process.poll()  # an ended child stays in the process table until somebody asks how it ended
         return [process for process in psutil.process_iter() if _is_alive_in_session(process, self._process.pid)]
+
+
+def kill(processes: Iterable[psutil.Process]) -> None:
+    """SIGKILL whatever has not ended by itself."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _is_alive_in_session(process: psutil.Process, session_id: int) -> bool:

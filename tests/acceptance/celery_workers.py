@@ -27,7 +27,7 @@ from redis import Redis
 from sqlalchemy import URL, func, select
 
 from halo_provider.demo.airflow import Run
-from halo_provider.demo.processes import START_TIMEOUT, Child, Home
+from halo_provider.demo.processes import START_TIMEOUT, Child, Home, kill
 from halo_provider.demo.report import table
 from halo_provider.ledger import Ledger, Status
 from halo_provider.schema import events, submissions
@@ -226,8 +226,7 @@ class Site:
         """SIGKILL a worker with all its tasks, as when its host goes down."""
         worker = self._workers.pop(name)
         while members := worker.members():
-            for process in members:
-                process.kill()
+            kill(members)
 
 
 def _own_prefix(stack: ExitStack, redis_url: str) -> str:
