@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from airflow.providers_manager import ProvidersManager
@@ -21,6 +22,8 @@ ROWS = [
 
 if "site-packages" not in halo_provider.__file__:
     raise SystemExit(f"not the installed package: {halo_provider.__file__}")
+if find_spec("halo_provider.demo"):
+    raise SystemExit("the wheel holds the demo, which is a tool of the checkout")
 if "halo" not in ProvidersManager().hooks or "airflow-provider-halo" not in ProvidersManager().providers:
     raise SystemExit("Airflow does not see the provider")
 
