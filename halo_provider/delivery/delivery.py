@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from pydantic_core import to_json
@@ -128,7 +129,9 @@ class _Delivery:
         self._ready: asyncio.Queue[Work | None] = asyncio.Queue()
         self._open: dict[str, Work] = {}  # claimed, and not yet committed as settled
         self._max_open = max(2 * options.batch_size, 4 * options.concurrency)
-        self._deferred: list[Work] = []  # the first of their queues, but another run holds them
+        self._unclaimed: set[Work] = set()  # in a queue, and not claimed by this run
+        self._fresh: list[Work] = []  # of these the first of their queues, to be claimed at once
+        self._deferred: list[Work] = []  # of these the first of their queues, which another run held when last asked
         self._asked_for_deferred = time.monotonic()
         self._given_up_in_a_row = 0
         self._moved = asyncio.Event()
@@ -171,22 +174,22 @@ class _Delivery:
         batch_size = self._options.batch_size
         exhausted = False
         last_progress = time.monotonic()
-        while not self._stop.requested and not (exhausted and not self._open and not self._deferred):
-            room = len(self._open) + batch_size <= self._max_open and len(self._deferred) < MAX_DEFERRED
+        while not self._stop.requested and not (exhausted and not self._open and not self._unclaimed):
+            room = len(self._open) + batch_size <= self._max_open and len(self._unclaimed) < MAX_DEFERRED
             if room and not exhausted:
                 prepared_rows = await self._read()
                 exhausted = not prepared_rows
                 await self._take(prepared_rows)
-            else:
+            elif not self._fresh:
                 await self._movement()
-            await self._ask_for_deferred()
+            await self._claim_again()
             if self._open or self._moved.is_set() or (room and not exhausted):
                 last_progress = time.monotonic()
             elif time.monotonic() - last_progress > CLAIM_WAIT:
                 break
-        while self._open or self._deferred:
-            deferred, self._deferred = self._deferred, []
-            for work in deferred:
+        while self._open or self._unclaimed:
+            waiting, self._fresh, self._deferred = [*self._fresh, *self._deferred], [], []
+            for work in waiting:
                 self._end(work, RowStatus.NOT_ATTEMPTED, "another run holds the row at this moment")
             if self._open:
                 await self._movement()
@@ -217,10 +220,13 @@ class _Delivery:
         except HaloError as error:
             self._stop.request(str(error), error=error)
             placed_rows = [PlacedRow(prepared, place_of(prepared, None)) for prepared in prepared_rows]
+        given_back = []
         for placed in placed_rows:
             if placed.has_changed:
                 self._count_change(str(placed.prepared.row_key))
-            self._start(placed)
+            given_back += self._start(placed)
+        if given_back:
+            await self._give_back(given_back)
 
     def _count_change(self, row_key: str) -> None:
         self._report.changed += 1
@@ -228,13 +234,16 @@ class _Delivery:
             first = self._report.changed_error.first if self._report.changed_error else row_key
             self._report.changed_error = RowsChangedError(changed=self._report.changed, first=first)
 
-    def _start(self, placed: PlacedRow) -> None:
-        """Count a row that has ended already; the others enter their users' queues."""
+    def _start(self, placed: PlacedRow) -> list[Work]:
+        """Count a row that has ended already; the others enter their queues. Returns a claim that is to be given back.
+
+        A submission that waits behind another run's row in its queue keeps no claim.
+        """
         prepared, place = placed.prepared, placed.place
         if isinstance(place, End):
             user_id = prepared.submission.user_id if prepared.submission else None
             if place.status in HOLDS_BACK:
-                self._user_queues.block(user_id)
+                self._user_queues.close(user_id)
             self._count(
                 Outcome(
                     row=prepared.row,
@@ -245,56 +254,85 @@ class _Delivery:
                     error=place.error,
                 )
             )
-            return
+            return []
         work = Work.of(prepared.row, place)
+        if self._user_queues.is_closed(work.user_id):
+            self._opened(work)
+            self._hold_back(work)
+            return []
+        given_back = [work] if work.claimed and self._user_queues.waits_for_another_run(work) else []
+        if given_back:
+            work.claimed = False
+        self._opened(work)
+        if self._user_queues.enter(work):
+            self._go(work)
+        return given_back
+
+    def _opened(self, work: Work) -> None:
         if work.claimed:
             self._open[work.ledger_key] = work
-        if self._user_queues.is_blocked(work.user_id):
-            self._hold_back(work)
-        elif self._user_queues.enter(work):
-            self._go(work)
+        else:
+            self._unclaimed.add(work)
 
-    async def _ask_for_deferred(self) -> None:
-        """Claim again, every `CLAIM_POLL` seconds, what another run held."""
-        if not self._deferred or time.monotonic() - self._asked_for_deferred < CLAIM_POLL:
+    async def _give_back(self, works: Sequence[Work]) -> None:
+        """End the claims of these, which have not been sent by this run."""
+        reason = "it waits for an earlier row of the same user, which another run holds"
+        settlements = [
+            Settlement(row_key=work.ledger_key, status=work.resting_ledger_status, error=reason) for work in works
+        ]
+        commit = partial(self._lease_holder.commit, settlements=settlements)
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._ledger_thread, commit)
+        except LedgerError as error:
+            self._stop.request(str(error), error=error)
+
+    async def _claim_again(self) -> None:
+        """Claim the submissions whose turn has come, and every `CLAIM_POLL` seconds what another run held."""
+        asking, self._fresh = self._fresh, []
+        if self._deferred and time.monotonic() - self._asked_for_deferred >= CLAIM_POLL:
+            self._asked_for_deferred = time.monotonic()
+            asking += self._deferred
+            self._deferred = []
+        if not asking:
             return
-        self._asked_for_deferred = time.monotonic()
-        deferred, self._deferred = self._deferred, []
         try:
             claims = await asyncio.get_running_loop().run_in_executor(
-                self._ledger_thread, self._placer.claims_of, [work.candidate for work in deferred]
+                self._ledger_thread, self._placer.claims_of, [work.candidate for work in asking]
             )
         except HaloError as error:
             self._stop.request(str(error), error=error)
             claims = {}
-        for work in deferred:
+        for work in asking:
             prepared = PreparedRow(work.row, work.row_key, submission=work.submission)
             match place_of(prepared, claims.get(work.ledger_key), change=work.change):
                 case End() as place:
+                    self._unclaimed.discard(work)
                     self._count(work.outcome(place.status, session_id=place.session_id)._replace(error=place.error))
                     self._leave(work, place.status)
                 case Send() as place:
+                    self._unclaimed.discard(work)
                     work.claim(place)
-                    self._open[work.ledger_key] = work
-                    self._go(work)
+                    self._opened(work)
+                    self._ready.put_nowait(work)
                 case Wait():
-                    self._go(work)
+                    self._deferred.append(work)
 
     def _go(self, work: Work) -> None:
+        """Its turn has come: send it, or claim it first."""
         if work.claimed:
             self._ready.put_nowait(work)
         else:
-            self._deferred.append(work)
+            self._fresh.append(work)
+            self._moved.set()
 
     def _leave(self, work: Work, status: RowStatus) -> None:
         """Let the user's next submission go, or give all of them back where this one was not delivered."""
-        if status in HOLDS_BACK:
-            self._user_queues.block(work.user_id)
-        for waiting in self._user_queues.leave(work):
-            if self._user_queues.is_blocked(waiting.user_id):
-                self._hold_back(waiting)
-            else:
+        delivered = status not in HOLDS_BACK
+        for waiting in self._user_queues.leave(work, delivered=delivered):
+            if delivered:
                 self._go(waiting)
+            else:
+                self._hold_back(waiting)
 
     def _hold_back(self, work: Work) -> None:
         reason = self._stop.reason or "an earlier row of the same user is not delivered yet"
@@ -394,6 +432,7 @@ class _Delivery:
 
     def _end(self, work: Work, status: RowStatus, reason: str) -> None:
         """End a submission that this run holds no claim on."""
+        self._unclaimed.discard(work)
         self._count(work.outcome(status, reason))
         self._leave(work, status)
 

@@ -62,10 +62,10 @@ def dry_run(
                         reason = place.error.detail if prepared.error is None else None
                         on_rejected(prepared.row, RowError(reason) if reason else place.error)
                     if place.status in HOLDS_BACK:
-                        user_queues.block(user_id)
+                        user_queues.close(user_id)
                     continue
                 planned.counts[RowStatus.NOT_ATTEMPTED] += 1
-                if user_queues.is_blocked(user_id):
+                if user_queues.is_closed(user_id):
                     continue
                 planned.would_send += 1
                 if len(planned.examples) < EXAMPLES:

@@ -50,6 +50,11 @@ class Work:
         return self.submission.user_id
 
     @property
+    def queue_key(self) -> str:
+        """Which queue it waits in: its user's, or one of its own."""
+        return self.submission.user_id or f"\t{self.submission.row_key}"
+
+    @property
     def ledger_key(self) -> str:
         """Its key in the ledger; a follow-up has a key of its own."""
         return self.change.ledger_key if self.change else self.submission.row_key
@@ -85,41 +90,48 @@ class Work:
 
 
 class UserQueues:
-    """One queue for each user: the first in it is sent, the others wait. Anonymous submissions never wait."""
+    """One queue for each user: the first in it is sent, the others wait. Anonymous submissions have one for each row.
+
+    In a queue no claimed submission stands behind one that is not: a run holds no claim while it waits for another
+    run's row, so that two runs never wait for each other.
+    """
 
     def __init__(self) -> None:
         self._queues: dict[str, deque[Work]] = {}
-        self._blocked: set[str] = set()
+        self._closed: set[str] = set()
 
-    def is_blocked(self, user_id: str | None) -> bool:
+    def is_closed(self, user_id: str | None) -> bool:
         """Whether an earlier submission of the user was not delivered, so that later ones wait for another run."""
-        return user_id in self._blocked
+        return user_id in self._closed
 
-    def block(self, user_id: str | None) -> None:
-        """Send nothing more of this user in this run."""
+    def close(self, user_id: str | None) -> None:
+        """Let no later submission of this user enter; those that have entered are still sent."""
         if user_id is not None:
-            self._blocked.add(user_id)
+            self._closed.add(user_id)
+
+    def waits_for_another_run(self, work: Work) -> bool:
+        """Whether a submission of the same queue is not claimed by this run."""
+        queue = self._queues.get(work.queue_key)
+        return queue is not None and not queue[-1].claimed
 
     def enter(self, work: Work) -> bool:
-        """Put it at the end of its user's queue; whether it is the first there, and may be sent."""
-        if work.user_id is None:
-            return True
-        queue = self._queues.setdefault(work.user_id, deque())
+        """Put it at the end of its queue; whether it is the first there, and may be sent."""
+        queue = self._queues.setdefault(work.queue_key, deque())
         queue.append(work)
         return queue[0] is work
 
-    def leave(self, work: Work) -> list[Work]:
-        """Take the first of a queue out: the next one that may be sent, or all the others where the user is blocked.
+    def leave(self, work: Work, *, delivered: bool) -> list[Work]:
+        """Take the first of a queue out: the next one that may be sent, or all the others where it was not delivered.
 
         One that is not the first of its queue leaves nothing behind: it never entered, or was given back before.
         """
-        if work.user_id is None:
-            return []
-        queue = self._queues.get(work.user_id)
+        if not delivered:
+            self.close(work.user_id)
+        queue = self._queues.get(work.queue_key)
         if not queue or queue[0] is not work:
             return []
         queue.popleft()
-        if queue and work.user_id not in self._blocked:
+        if queue and delivered:
             return [queue[0]]
-        del self._queues[work.user_id]
+        del self._queues[work.queue_key]
         return list(queue)

@@ -83,7 +83,9 @@ def print_report(
     for outcome in outcomes:
         print(f"\n{outcome.run.dag_id}, run {outcome.run.run_id}: {outcome.state}\n")
         header = ("row_key", "user", "status", "session_id")
-        rows = [(row.row_key, row.user_id or "", row.status_in(outcome.began), row.session_id or "") for row in outcome.rows]
+        rows = [
+            (row.row_key, row.user_id or "", row.status_in(outcome.began), row.session_id or "") for row in outcome.rows
+        ]
         print(table(header, rows))
     counts = [
         (str(outcome.run), outcome.summary["read"], *(outcome.summary[count] for count in COUNTS))

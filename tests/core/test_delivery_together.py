@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 
 import halo_provider.delivery.delivery
+from halo_provider.delivery.stop import Stop
 from halo_provider.ledger.ledger import Candidate, Ledger, Settlement
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.simulator import Fault, Simulator
-from tests.core.deliveries import Deliveries, Run, note, notes, until
+from tests.core.deliveries import Deliveries, Run, note, notes, rows_in, until
 
 
 @pytest.fixture(params=["sqlite", "postgres", "mariadb"])
@@ -127,3 +128,55 @@ def test_later_row_of_a_user_waits_for_the_earlier_one_in_another_run(halo: Simu
 
     assert run.counts == {RowStatus.ALREADY_DELIVERED: 1, RowStatus.DELIVERED: 1}
     assert run.of("a").session_id == "sess_a"
+
+
+def test_runs_that_read_in_opposite_orders_do_not_wait_for_each_other(
+    halo: Simulator, deliveries: Deliveries, other: Deliveries
+) -> None:
+    """A dead run holds the first row; one run waits for it, another one comes with the rows the other way round."""
+    dead = deliveries.lease_holder(lease=0.5)
+    dead.claim([Candidate(row_key="1", payload_hash="x")], on_in_doubt="resend")
+    rows = [note("1", user="u"), note("2", user="u"), note("3", user="u")]
+
+    async def both() -> list[Run]:
+        waiting = asyncio.create_task(deliveries.deliver(rows))
+        await asyncio.sleep(0.1)  # it has seen that another run holds the first row
+        return [await other.deliver(rows[::-1]), await waiting]
+
+    runs = asyncio.run(asyncio.wait_for(both(), 15))
+
+    assert sum(run.counts.get(RowStatus.DELIVERED, 0) for run in runs) == len(halo.chats) == 3
+    assert all(run.counts.keys() <= {RowStatus.DELIVERED, RowStatus.ALREADY_DELIVERED} for run in runs)
+
+
+def test_run_holds_no_claim_behind_another_run_s_row(halo: Simulator, deliveries: Deliveries) -> None:
+    """While it waits, whoever comes may send the user's other rows."""
+    deliveries.lease_holder().claim([Candidate(row_key="1", payload_hash="x")], on_in_doubt="resend")
+    rows = [note("1", user="u"), *(note(str(number), user="u") for number in range(2, 6))]
+    stop = Stop()
+
+    async def waiting_run() -> Run:
+        delivering = asyncio.create_task(deliveries.deliver(rows, stop=stop))
+        await until(lambda: len(deliveries.statuses()) == 5)
+        await until(lambda: sum(bool(row["lease_expires_at"]) for row in rows_in(deliveries.ledger).values()) == 1)
+        stop.request("seen enough")
+        return await delivering
+
+    assert asyncio.run(waiting_run()).counts == {RowStatus.NOT_ATTEMPTED: 5}
+
+
+def test_row_in_doubt_that_is_held_does_not_hold_back_earlier_rows(halo: Simulator, deliveries: Deliveries) -> None:
+    """on_in_doubt="hold": only what comes after it in the source waits for the decision."""
+    dead = deliveries.lease_holder(lease=-1.0)
+    dead.claim([Candidate(row_key="3", payload_hash="x")], on_in_doubt="resend")
+    dead.commit(intents=["3"])
+    halo.always("/chat", Fault.slow(0.05))
+
+    run = deliveries.run([note(str(number), user="u") for number in range(1, 5)], on_in_doubt="hold")
+
+    assert [run.of(key).status for key in ("1", "2", "3", "4")] == [
+        RowStatus.DELIVERED,
+        RowStatus.DELIVERED,
+        RowStatus.IN_DOUBT,
+        RowStatus.NOT_ATTEMPTED,
+    ]
