@@ -69,7 +69,9 @@ class Committer:
 
     async def flush(self) -> None:
         """Commit what there is."""
-        intents, self._intents = self._intents, {}
+        # A worker that was cancelled sends nothing more: its intent would leave in flight what was never sent.
+        intents = {row_key: committed for row_key, committed in self._intents.items() if not committed.done()}
+        self._intents = {}
         settlements = self._settlements.copy()
         self._wanted.clear()
         self._urgent.clear()

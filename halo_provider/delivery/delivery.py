@@ -9,7 +9,7 @@ where one of them was not delivered, the later ones are not sent in this run.
 import asyncio
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -73,7 +73,7 @@ async def deliver(
         client=client,
         lease_holder=lease_holder,
         options=options or DeliveryOptions(),
-        observer=observer or Observers(),
+        observers=Observers(observer) if observer else Observers(),
         stop=stop or Stop(),
         alive=alive,
     )
@@ -102,14 +102,14 @@ class _Delivery:
         client: HaloClient,
         lease_holder: LeaseHolder,
         options: DeliveryOptions,
-        observer: DeliveryObserver,
+        observers: Observers,
         stop: Stop,
         alive: Callable[[], bool],
     ) -> None:
         self._client = client
         self._lease_holder = lease_holder
         self._options = options
-        self._observer = observer
+        self._observers = observers
         self._stop = stop
         self._alive = alive
         self._reader = Reader(source, submission, batch_size=options.batch_size)
@@ -123,7 +123,7 @@ class _Delivery:
         self._report = DeliveryReport()
         self._source_thread = ThreadPoolExecutor(1, thread_name_prefix="halo-source")
         self._ledger_thread = ThreadPoolExecutor(1, thread_name_prefix="halo-ledger")
-        self._sender = Sender(options, stop=stop, on_request=observer.request_ended)
+        self._sender = Sender(options, stop=stop, on_request=observers.request_ended)
         self._committer = Committer(lease_holder, thread=self._ledger_thread, stop=stop, on_committed=self._close)
         self._user_queues = UserQueues()
         self._ready: asyncio.Queue[Work | None] = asyncio.Queue()
@@ -142,12 +142,13 @@ class _Delivery:
             try:
                 await self._run()
             finally:
-                await asyncio.shield(self._settle_what_is_left())
+                await _uncancelled(self._settle_what_is_left())
         self._report.seconds = time.monotonic() - started
         self._report.requests = self._sender.requests
         self._report.refused = self._sender.pacer.refused
         self._report.stopped = self._stop.reason
         self._report.error = self._stop.error
+        self._report.observer_error = self._observers.error
         return self._report
 
     async def _run(self) -> None:
@@ -443,7 +444,7 @@ class _Delivery:
     def _count(self, outcome: Outcome) -> None:
         self._report.counts[outcome.status] += 1
         self._moved.set()
-        self._observer.row_ended(outcome)
+        self._observers.row_ended(outcome)
 
     async def _renew(self) -> None:
         """Keep the claims alive."""
@@ -460,6 +461,20 @@ class _Delivery:
             await asyncio.sleep(LIVENESS_POLL)
             if not self._alive():
                 self._stop.request("the task's supervisor is gone, and another try may already be running")
+
+
+async def _uncancelled(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for the work's end, however often this task is cancelled in the meantime; a cancellation then goes on."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as cancellation:
+            cancelled = cancellation
+    task.result()
+    if cancelled is not None:
+        raise cancelled
 
 
 class _Chat:

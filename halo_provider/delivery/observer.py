@@ -1,5 +1,6 @@
 """Who is told what happens in a delivery, while it happens."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from halo_provider.delivery.report import Outcome
@@ -17,17 +18,24 @@ class DeliveryObserver(Protocol):
 
 
 class Observers:
-    """Several observers as one, told in this order."""
+    """Several observers as one, told in this order. One that raises is told nothing more, and nobody else notices."""
 
     def __init__(self, *observers: DeliveryObserver) -> None:
-        self._observers = observers
+        self._observers = list(observers)
+        self.error: Exception | None = None  # the first one that an observer raised
 
     def row_ended(self, outcome: Outcome) -> None:
         """Tell everybody."""
-        for observer in self._observers:
-            observer.row_ended(outcome)
+        self._tell(lambda observer: observer.row_ended(outcome))
 
     def request_ended(self, seconds: float, error: HaloCallError | None) -> None:
         """Tell everybody."""
-        for observer in self._observers:
-            observer.request_ended(seconds, error)
+        self._tell(lambda observer: observer.request_ended(seconds, error))
+
+    def _tell(self, tell: Callable[[DeliveryObserver], None]) -> None:
+        for observer in tuple(self._observers):
+            try:
+                tell(observer)
+            except Exception as raised:  # noqa: BLE001 -- an observer may be anybody's
+                self._observers.remove(observer)
+                self.error = self.error or raised

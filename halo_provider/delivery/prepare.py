@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pydantic_core import to_json
 
-from halo_provider.exceptions import RowError, SourceError
+from halo_provider.exceptions import RowError, SourceError, redact
 from halo_provider.sources.rows import Row, Source
 from halo_provider.submission import RenderedSubmission, Submission
 
@@ -68,6 +68,7 @@ class Reader:
         self._submission = submission
         self._seen = SeenKeys()
         self._error: SourceError | None = None
+        self._read = 0  # rows
 
     def next_batch(self) -> list[PreparedRow]:
         """The next rows; none at the end. Raises SourceError, after the rows that came before it."""
@@ -78,8 +79,13 @@ class Reader:
             prepared_rows.extend(self._prepare(row) for row in islice(self._rows, self.batch_size))
         except SourceError as error:
             self._error = error
-            if not prepared_rows:
-                raise
+        except Exception as error:  # noqa: BLE001 -- a source may be anybody's
+            reason = f"the source broke off after row {self._read + len(prepared_rows)}: {type(error).__name__}"
+            self._error = SourceError(redact(f"{reason}: {error}"))
+            self._error.__cause__ = error
+        if self._error is not None and not prepared_rows:
+            raise self._error
+        self._read += len(prepared_rows)
         self._mark_duplicates(prepared_rows)
         return prepared_rows
 
@@ -100,6 +106,9 @@ class Reader:
             return PreparedRow(row, row_key, submission=self._submission.render(row.values, row_key=row_key))
         except RowError as error:
             return PreparedRow(row, row_key, error=error)
+        except Exception as error:  # noqa: BLE001 -- the values of a row may be anybody's objects
+            reason = f"a value of the row raises {type(error).__name__} when it is read; cast it at the source"
+            return PreparedRow(row, row_key, error=RowError(reason))
 
     def close(self) -> None:
         """Close the source and forget the keys."""

@@ -57,15 +57,15 @@ class DeliveryCounts:
 
     @property
     def rows_per_second(self) -> float:
-        """Settled rows by elapsed time."""
-        return self.settled / self.seconds if self.seconds else 0.0
+        """Rows that ended, by elapsed time; rows that were given back without an attempt do not count."""
+        return (self.settled - self.not_attempted) / self.seconds if self.seconds else 0.0
 
     @property
     def seconds_left(self) -> float | None:
         """An estimate, where the total is known and something has been settled."""
         if self.total is None or not self.settled:
             return None
-        return max(0, self.total - self.settled) / self.rows_per_second
+        return max(0, self.total - self.settled) * self.seconds / self.settled
 
     def sentence(self, *, ended: bool) -> str:
         """The same for people, in one line."""

@@ -515,7 +515,7 @@ class HaloTicketOperator(_RowsOperator):
             "results_path": results_path,
             "ledger": ledger_connection_id(self.ledger_conn_id) or DEFAULT_LEDGER,
             "seconds": round(seconds, 3),
-            "rows_per_second": round(counts["read"] / seconds, 1) if seconds else 0.0,
+            "rows_per_second": round((counts["read"] - counts["not_attempted"]) / seconds, 1) if seconds else 0.0,
         }
 
     def _check(self) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Self
+from contextlib import ExitStack, suppress
+from functools import partial
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from halo_provider.delivery.report import Outcome, SessionIds
 from halo_provider.delivery.results import ResultsFile, results_writer
@@ -12,6 +13,7 @@ from halo_provider.operators.files import atomic_write
 from halo_provider.sources.rejects import RejectsFile
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from halo_provider.exceptions import HaloCallError, RowError
@@ -50,40 +52,36 @@ class RowOutput:
         self._csv_options = csv_options
         self._rejects_path = rejects_path
         self._results_path = results_path
-        self._rejects: RejectsFile | None = None
-        self._results: ResultsFile | None = None
-        self._files = ExitStack()
+        self._rejects = _OutputFile()
+        self._results = _OutputFile()
 
     def __enter__(self) -> Self:
-        with ExitStack() as files:
-            if self._rejects_path:
-                columns = self._source.columns()
-                stream = files.enter_context(atomic_write(self._rejects_path))
-                self._rejects = RejectsFile(stream, columns=columns, options=self._csv_options)
-                files.callback(self._rejects.close)
+        if self._rejects_path:
+            columns = self._source.columns()
+            options = self._csv_options
+            self._rejects.open(self._rejects_path, partial(RejectsFile, columns=columns, options=options))
+        try:
             if self._results_path:
-                writer = results_writer(self._results_path)
-                self._results = writer(files.enter_context(atomic_write(self._results_path)))
-                files.callback(self._results.close)
-            self._files = files.pop_all()
+                self._results.open(self._results_path, results_writer(self._results_path))
+        except BaseException as error:
+            self._rejects.discard(error)
+            raise
         return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if exc is not None:
-            self._files.__exit__(exc_type, exc, traceback)
-            return
-        try:
-            self._files.close()
-        except Exception as error:  # noqa: BLE001 -- every storage has errors of its own
-            self.error = error
+        for file in (self._rejects, self._results):
+            if exc is not None:
+                file.discard(exc)
+            else:
+                file.close()
+        self.error = self._rejects.error or self._results.error
 
     def row_ended(self, outcome: Outcome) -> None:
         """Keep what the row left."""
         self.session_ids.add(outcome)
-        if self._results is not None:
-            self._results.write(outcome)
+        self._results.write(outcome)
         if outcome.status is RowStatus.REJECTED and outcome.error is not None:
             self.reject(outcome.row, outcome.error)
 
@@ -91,8 +89,47 @@ class RowOutput:
         """Keep a rejected row, and the first one's reason for people."""
         if self.first_rejected is None:
             self.first_rejected = f"row {row.number}: {error}"
-        if self._rejects is not None:
-            self._rejects.write(row, error)
+        self._rejects.write(row, error)
 
     def request_ended(self, seconds: float, error: HaloCallError | None) -> None:
         """Nothing is kept of requests."""
+
+
+class _OutputFile:
+    """A file that appears whole at the end. What it raises ends this file alone, and is kept in `error`."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self._writer: RejectsFile | ResultsFile | None = None
+        self._stack = ExitStack()
+
+    def open(self, path: str, make: Callable[[IO[bytes]], RejectsFile | ResultsFile]) -> None:
+        """Begin to write."""
+        with ExitStack() as stack:
+            self._writer = make(stack.enter_context(atomic_write(path)))
+            stack.callback(self._writer.close)
+            self._stack = stack.pop_all()
+
+    def write(self, *row: Any) -> None:
+        """Add a row, unless the file has failed or was never wanted."""
+        if self._writer is None:
+            return
+        try:
+            self._writer.write(*row)
+        except Exception as error:  # noqa: BLE001 -- every storage has errors of its own
+            self.error = error
+            self.discard(error)
+
+    def discard(self, reason: BaseException) -> None:
+        """Leave no file, because of this."""
+        self._writer = None
+        with suppress(Exception):  # what has failed may fail again
+            self._stack.__exit__(type(reason), reason, reason.__traceback__)
+
+    def close(self) -> None:
+        """Put the file in its place."""
+        self._writer = None
+        try:
+            self._stack.close()
+        except Exception as error:  # noqa: BLE001 -- every storage has errors of its own
+            self.error = error

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -17,6 +17,8 @@ from halo_provider.exceptions import HaloError, LedgerError
 from halo_provider.ledger.ledger import Candidate, LeaseHolder, Ledger
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.simulator import Fault, Simulator
+from halo_provider.sources.lists import ListSource
+from halo_provider.sources.rows import Row
 from tests.core.deliveries import Deliveries, Run, note, notes, rows_in, until
 
 Meanwhile = Callable[[], Awaitable[None]]
@@ -394,16 +396,64 @@ def test_cancelled_delivery_does_not_change_rows_of_another_run(halo: Simulator,
     assert other.commit(intents=["held"]).lost_intents == frozenset()
 
 
-def test_exception_of_an_outcome_callback_leaves_no_row_in_flight(halo: Simulator, deliveries: Deliveries) -> None:
-    """A rejects file on a full disk raises here; no row is left in flight for it."""
+def test_observer_that_raises_costs_itself_only(deliveries: Deliveries) -> None:
+    """A results file on a full disk raises here: every row is delivered all the same, and the run says what failed."""
 
     def on_outcome(_: object) -> None:
         raise OSError("no space left on device")
 
-    with pytest.raises(BaseExceptionGroup):
-        deliveries.run(notes(10), on_outcome=on_outcome)
+    run = deliveries.run(notes(10), on_outcome=on_outcome)
 
+    assert run.report.summary()["delivered"] == 10
+    assert set(deliveries.statuses().values()) == {LedgerStatus.DELIVERED}
+    assert str(run.report.failure()) == "no space left on device"
+
+
+def test_delivery_that_is_cancelled_twice_still_closes_its_source(halo: Simulator, deliveries: Deliveries) -> None:
+    """A second cancellation comes while the first one is being wound up."""
+    halo.always("/chat", Fault.silence(accepted=True))
+    closed = []
+
+    class Closing(ListSource):
+        def rows(self, *, required: Sequence[str]) -> Iterator[Row]:
+            try:
+                yield from super().rows(required=required)
+            finally:
+                closed.append(True)
+
+    async def cancelled() -> None:
+        delivering = asyncio.create_task(deliveries.deliver(Closing(notes(10)), concurrency=2, batch_size=2))
+        await until(lambda: halo.chats_in_flight == 2)
+        delivering.cancel()
+        await asyncio.sleep(0)
+        delivering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await delivering
+
+    asyncio.run(cancelled())
+
+    assert closed
     assert LedgerStatus.IN_FLIGHT not in deliveries.statuses().values()
+
+
+def test_cancelled_delivery_leaves_no_intent_that_was_not_sent(
+    halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Intents that were waiting for their commit are dropped, and not committed after their rows were given back."""
+    monkeypatch.setattr(halo_provider.delivery.commit.Committer, "run", lambda _self: asyncio.sleep(3600))
+
+    async def cancelled() -> None:
+        delivering = asyncio.create_task(deliveries.deliver(notes(10)))
+        await until(lambda: len(deliveries.statuses()) == 10)
+        await asyncio.sleep(0.05)
+        delivering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await delivering
+
+    asyncio.run(cancelled())
+
+    assert set(deliveries.statuses().values()) == {LedgerStatus.PENDING}
+    assert halo.requests == []
 
 
 class FailingLedger(LeaseHolder):
