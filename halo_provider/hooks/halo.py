@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseHook
 from airflow.sdk.log import mask_secret
 
-from halo_provider.client.client import DEFAULT_BASE_URL, HaloClient
+from halo_provider.client.address import DEFAULT_BASE_URL
+from halo_provider.client.client import HaloClient
 from halo_provider.delivery.delivery import deliver
 from halo_provider.delivery.options import DeliveryOptions
 from halo_provider.delivery.report import DeliveryReport, Outcome, SessionIds

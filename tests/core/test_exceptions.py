@@ -15,14 +15,19 @@ from halo_provider.exceptions import (
     HaloConnectionError,
     HaloError,
     HaloPermissionError,
+    HaloProxyAuthenticationError,
     HaloRateLimitError,
     HaloRedirectError,
     HaloRejectedError,
     HaloResponseError,
     HaloServerError,
     HaloStatusError,
+    IdentifyIncompleteError,
+    LedgerError,
     RowError,
+    RowsChangedError,
     RowsRejectedError,
+    SourceError,
     TooManySubmissionsError,
     Verdict,
     redact,
@@ -122,6 +127,56 @@ def test_halos_words_are_shortened() -> None:
 def test_each_failed_call_has_its_verdict(error: exceptions.HaloCallError, verdict: Verdict) -> None:
     """What is known about the request after each kind of failure."""
     assert error.verdict is verdict
+
+
+def incomplete(*, retry_after: float | None) -> DeliveryIncompleteError:
+    """A run that left rows over."""
+    return DeliveryIncompleteError(failed=1, in_doubt=0, not_attempted=2, reason=None, retry_after=retry_after)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        HaloConfigurationError("timeout must be more than 0"),
+        HaloAuthenticationError("/chat", status=401, message=""),
+        HaloPermissionError("/chat", status=403, message=""),
+        HaloProxyAuthenticationError("/chat", status=407, message=""),
+        HaloRedirectError("/chat", status=307, message=""),
+        HaloRejectedError("/chat", status=400, message=""),
+        RowsChangedError(changed=1, first="a"),
+        RowsRejectedError(rejected=1, read=2, first="row 2: no key", rejects_path=None),
+        TooManySubmissionsError(would_send=3, max_submissions=2),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_retry_cannot_help_where_somebody_has_to_change_something(error: HaloError) -> None:
+    """The connection, the parameters or the rows: until then every try fails in the same way."""
+    assert not error.retry_can_help
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        HaloError("anything else"),
+        SourceError("applications.csv: No such file or directory"),
+        RowError("too long; shorten it"),
+        HaloConnectionError("/chat", sent=False, reason="refused"),
+        HaloConnectionError("/chat", sent=True, reason="lost"),
+        HaloResponseError("/chat", reason="no session_id", reply=""),
+        HaloRateLimitError("/chat", status=429, message=""),
+        HaloServerError("/chat", status=500, message=""),
+        HaloServerError("/chat", status=503, message="", retry_after=0.0),
+        LedgerError("the ledger cannot be used: locked"),
+        AccountingError({"read": 3, "delivered": 2}),
+        IdentifyIncompleteError("429"),
+        incomplete(retry_after=None),
+        incomplete(retry_after=60.0),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_retry_can_help_wherever_the_cause_may_pass(error: HaloError) -> None:
+    """Also where nobody can know."""
+    assert error.retry_can_help
 
 
 @pytest.mark.parametrize(
