@@ -36,6 +36,21 @@ class Source(Protocol):
         """Yield the rows. Raises SourceError, before the first one, where a required column is missing."""
         ...
 
+    @property
+    def share_read(self) -> float | None:
+        """How much of itself the latest `rows()` has read, from 0.0 to 1.0; None where its size is unknown.
+
+        Any thread may ask while another one iterates.
+        """
+        ...
+
+
+def check_row(number: int, values: RowValues, *, required: Sequence[str]) -> Row:
+    """The row under its number; where it lacks a required column, with an error."""
+    missing = next((name for name in required if name not in values), None)
+    error = RowError(f"row {number} has no such column", column=missing) if missing is not None else None
+    return Row(number, values, error)
+
 
 def doubled_columns(columns: Sequence[str]) -> str:
     """The columns that are there more than once, for people."""

@@ -52,6 +52,11 @@ class ShardedSource:
         """The source's."""
         return self._source.description
 
+    @property
+    def share_read(self) -> float | None:
+        """The source's: the whole source is read for every share."""
+        return self._source.share_read
+
     def columns(self) -> list[str]:
         """The source's."""
         return self._source.columns()

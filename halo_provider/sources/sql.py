@@ -40,8 +40,17 @@ class SqlSource:
         self._statement = text(statement)
         self._parameters = {name: self._bound(value) for name, value in (parameters or {}).items()}
         self._columns: list[str] | None = None
+        self._spooled = 0  # rows
+        self._read = 0  # rows
         self._spool: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 -- closed by close()
         self._check_parameters()
+
+    @property
+    def share_read(self) -> float:
+        """The share of the query's rows that have been read; 0.0 while the query runs."""
+        if self._columns is None:
+            return 0.0
+        return self._read / self._spooled if self._spooled else 1.0
 
     def columns(self) -> list[str]:
         """The query's columns. Raises SourceError with the database's own words where it fails."""
@@ -58,6 +67,7 @@ class SqlSource:
                 f"{self.description}: the submission needs {', '.join(map(repr, missing))}, which the query does not "
                 f"select. Its columns are {', '.join(map(repr, columns))}."
             )
+        self._read = 0
         return self._stored_rows(columns)
 
     def _stored_rows(self, columns: Sequence[str]) -> Iterator[Row]:
@@ -66,6 +76,7 @@ class SqlSource:
         while some := pickle.load(self._spool):  # noqa: S301 -- our own temporary file, which nobody else can reach
             for values in some:
                 number += 1
+                self._read = number
                 yield Row(number, dict(zip(columns, values, strict=True)))
 
     def _fetch(self) -> list[str]:
@@ -92,6 +103,7 @@ class SqlSource:
         # With their size, since SQLAlchemy's yield_per does nothing for text().
         for some in result.partitions(FETCH_SIZE):
             pickle.dump([_storable(row) for row in some], self._spool, protocol=pickle.HIGHEST_PROTOCOL)
+            self._spooled += len(some)
         pickle.dump([], self._spool)
         return columns
 
