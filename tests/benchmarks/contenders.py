@@ -21,7 +21,7 @@ from halo_provider.client.client import HaloClient
 from halo_provider.delivery.delivery import deliver
 from halo_provider.delivery.identify import identify
 from halo_provider.delivery.report import Outcome, SessionIds
-from halo_provider.delivery.results import CsvResults
+from halo_provider.delivery.results import results_writer
 from halo_provider.ledger.ledger import Ledger, TaskInstanceRef
 from halo_provider.ledger.statuses import RowStatus
 from halo_provider.sources.csv_file import CsvOptions, CsvSource
@@ -159,7 +159,7 @@ def halo(
 
     async def run() -> Measured:
         with closing(Ledger.at_path(ledger_path)) as ledger, results_path.open("wb") as stream:
-            results = CsvResults(stream)
+            results = results_writer(results_path.name)(stream)
 
             def on_outcome(outcome: Outcome) -> None:
                 session_ids.add(outcome)
