@@ -25,7 +25,7 @@ from halo_provider.exceptions import RowError, SourceError
 from halo_provider.sources.rows import MAX_RAW_TEXT, Row, doubled_columns
 from halo_provider.submission import is_unicode
 
-MAX_FIELD = 1_000_000  # characters in one CSV value: far beyond what Halo takes, and the end of a quote never closed
+MAX_FIELD = 1_000_000  # characters in one CSV value: more than Halo accepts; it ends a value whose quote is not closed
 _BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _WITHOUT_MARK = {"utf-8-sig": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}  # for a line in mid-file
 
@@ -56,7 +56,7 @@ class CsvOptions(BaseModel):
 
 
 class CsvSource:
-    """A CSV file with a header. `open_binary` opens it anew for each reading; `path` is its name for people."""
+    """A CSV file with a header. `open_binary` opens it for each reading; `path` is how messages call it."""
 
     def __init__(self, *, path: str, open_binary: Callable[[], IO[bytes]], options: CsvOptions) -> None:
         self.path = path
@@ -170,7 +170,7 @@ class CsvSource:
             try:
                 fields = next(reader, None)
             except csv.Error as error:
-                # Where a quote is never closed, what it swallowed may be rows: each of its lines is accounted for.
+                # A quote that is never closed takes in the lines after it, which may be rows: each of them is rejected.
                 reasons = chain([str(error)], repeat(f"it belongs to the quoted value of line {first_line}"))
                 for line, reason, content in zip(count(first_line), reasons, lines.latest, strict=False):
                     if content.strip("\r\n"):

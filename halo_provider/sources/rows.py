@@ -25,7 +25,7 @@ class Source(Protocol):
 
     @property
     def description(self) -> str:
-        """What people call it: a path, a query's connection, a list."""
+        """How messages call it: by its path, its query's connection, or "rows"."""
         ...
 
     def columns(self) -> list[str]:
@@ -53,5 +53,5 @@ def check_row(number: int, values: RowValues, *, required: Sequence[str]) -> Row
 
 
 def doubled_columns(columns: Sequence[str]) -> str:
-    """The columns that are there more than once, for people."""
+    """The names of the columns that are there more than once, as text for a message."""
     return ", ".join(repr(name) for name in sorted({name for name in columns if columns.count(name) > 1}))
