@@ -1,110 +1,129 @@
-"""One line for each row of a run: what it was, and how it ended."""
+"""One line for each row of a run: what it was, and how it ended. Written as pandas DataFrames, some rows at a time."""
 
-import csv
-import io
-import json
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from halo_provider.delivery.report import Outcome
 from halo_provider.exceptions import HaloConfigurationError
 
-COLUMNS = ("row_key", "user_id", "session_id", "status", "attempts")
-ROW_GROUP = 10_000  # rows of a Parquet row group, held in memory until it is written
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = {  # and their types in pandas; a missing text is empty in CSV, and null elsewhere
+    "row_key": "string",
+    "user_id": "string",
+    "session_id": "string",
+    "status": "string",
+    "attempts": "int32",
+}
+FRAME_ROWS = 10_000  # rows held in memory until they are written together; in Parquet, a row group
 
 
-class ResultsFile(Protocol):
-    """Where outcomes are written; `close` completes the stream and leaves it open."""
+class FrameWriter(Protocol):
+    """Writes frames in one format. `close` completes the stream and leaves it open."""
 
-    def write(self, outcome: Outcome) -> None:
-        """Add one row."""
+    def write(self, frame: "pd.DataFrame") -> None:
+        """Add the frame's rows."""
         ...
 
     def close(self) -> None:
-        """Write what is still held back."""
+        """Write what ends the file."""
         ...
 
 
-def results_writer(path: str) -> Callable[[IO[bytes]], ResultsFile]:
+def results_writer(path: str) -> Callable[[IO[bytes]], "ResultsFile"]:
     """What writes the format that the path's ending names. Raises HaloConfigurationError for another ending."""
     ending = path.rpartition(".")[2].lower()
     match ending:
         case "csv":
-            return CsvResults
+            return partial(ResultsFile, frame_writer=CsvFrames)
         case "jsonl":
-            return JsonLinesResults
+            return partial(ResultsFile, frame_writer=JsonLinesFrames)
         case "parquet":
             if find_spec("pyarrow") is None:
                 raise HaloConfigurationError(
                     "results_path: Parquet needs pyarrow; pip install 'airflow-provider-halo[parquet]'"
                 )
-            return ParquetResults
+            return partial(ResultsFile, frame_writer=ParquetFrames)
     raise HaloConfigurationError(f"results_path must end in .csv, .jsonl or .parquet, not .{ending}")
 
 
-class CsvResults:
-    """A CSV file with a header, UTF-8."""
+class ResultsFile:
+    """Collects outcomes and writes them to the stream, which stays open, as frames of `FRAME_ROWS` rows."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
-        self._writer = csv.writer(self._text, lineterminator="\n")
-        self._writer.writerow(COLUMNS)
+    def __init__(self, stream: IO[bytes], *, frame_writer: Callable[[IO[bytes]], FrameWriter]) -> None:
+        import pandas as pd  # noqa: PLC0415 -- slow to import: not when a DAG is parsed, nor amid a delivery
+
+        self._new_frame = pd.DataFrame
+        self._held: list[tuple[Any, ...]] = []
+        self._frames = frame_writer(stream)
 
     def write(self, outcome: Outcome) -> None:
-        """Add one row; an unknown value is empty."""
-        self._writer.writerow(["" if value is None else value for value in _values(outcome)])
+        """Add one row."""
+        self._held.append(
+            (outcome.row_key, outcome.user_id, outcome.session_id, outcome.status.value, outcome.attempts)
+        )
+        if len(self._held) >= FRAME_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._frames.write(self._new_frame(self._held, columns=list(COLUMNS)).astype(COLUMNS))
+        self._held.clear()
 
     def close(self) -> None:
-        """Complete the stream."""
-        self._text.detach()
+        """Write what is still held in memory, and complete the file."""
+        if self._held:
+            self._flush()
+        self._frames.close()
 
 
-class JsonLinesResults:
+class CsvFrames:
+    """CSV with a header, UTF-8."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._stream.write(f"{','.join(COLUMNS)}\n".encode())
+
+    def write(self, frame: "pd.DataFrame") -> None:
+        """Add the rows; a missing value is empty."""
+        self._stream.write(frame.to_csv(index=False, header=False, lineterminator="\n").encode())
+
+    def close(self) -> None:
+        """Nothing ends a CSV file."""
+
+
+class JsonLinesFrames:
     """One JSON object a line, UTF-8."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
 
-    def write(self, outcome: Outcome) -> None:
-        """Add one row; an unknown value is null."""
-        line = json.dumps(dict(zip(COLUMNS, _values(outcome), strict=True)), ensure_ascii=False)
-        self._stream.write(f"{line}\n".encode())
+    def write(self, frame: "pd.DataFrame") -> None:
+        """Add the rows; a missing value is null."""
+        self._stream.write(frame.to_json(orient="records", lines=True, force_ascii=False).encode())
 
     def close(self) -> None:
-        """Nothing is held back."""
+        """Nothing ends a file of lines."""
 
 
-class ParquetResults:
-    """A Parquet file: text columns, and attempts as int32."""
+class ParquetFrames:
+    """A Parquet file whose schema does not depend on the rows: text, and attempts as int32."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         import pyarrow as pa  # noqa: PLC0415 -- optional, and slow to import
         from pyarrow import parquet  # noqa: PLC0415
 
-        fields: list[tuple[str, Any]] = [(name, pa.string()) for name in COLUMNS[:-1]]
-        self._schema = pa.schema([*fields, (COLUMNS[-1], pa.int32())])
-        self._record_batch = pa.RecordBatch
+        types = {"string": pa.string(), "int32": pa.int32()}
+        self._schema = pa.schema([(name, types[kind]) for name, kind in COLUMNS.items()])
+        self._table_of = partial(pa.Table.from_pandas, schema=self._schema, preserve_index=False)
         self._writer = parquet.ParquetWriter(stream, self._schema)
-        self._held: list[tuple[Any, ...]] = []
 
-    def write(self, outcome: Outcome) -> None:
-        """Add one row; an unknown value is null."""
-        self._held.append(_values(outcome))
-        if len(self._held) >= ROW_GROUP:
-            self._flush()
-
-    def _flush(self) -> None:
-        rows = [dict(zip(COLUMNS, values, strict=True)) for values in self._held]
-        self._writer.write_batch(self._record_batch.from_pylist(rows, schema=self._schema))
-        self._held.clear()
+    def write(self, frame: "pd.DataFrame") -> None:
+        """Add the rows as one row group; a missing value is null."""
+        self._writer.write_table(self._table_of(frame))
 
     def close(self) -> None:
-        """Write the last row group and the footer."""
-        if self._held:
-            self._flush()
+        """Write the footer."""
         self._writer.close()
-
-
-def _values(outcome: Outcome) -> tuple[Any, ...]:
-    return outcome.row_key, outcome.user_id, outcome.session_id, outcome.status.value, outcome.attempts

@@ -25,6 +25,7 @@ from halo_provider.exceptions import (
     Verdict,
 )
 from halo_provider.hooks.ledger import current_task_instance, open_ledger
+from halo_provider.hooks.submissions import submissions_frame
 from halo_provider.ledger.statuses import RowStatus
 from halo_provider.models import (
     Chat,
@@ -40,6 +41,7 @@ from halo_provider.sources.lists import ListSource
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    import pandas as pd
     from airflow.sdk import Connection
     from pydantic import BaseModel
 
@@ -253,6 +255,46 @@ class HaloHook(BaseHook):
                 rejected=counts[RowStatus.REJECTED], read=report.read, first=kept.first_rejected, rejects_path=None
             )
         return {**counts, "session_ids": kept.session_ids.found}
+
+    def submissions_df(
+        self,
+        submission_name: str | None = None,
+        dag_id: str | None = None,
+        status: str | None = None,
+        ledger_conn_id: str | None = None,
+    ) -> pd.DataFrame:
+        """
+        Return what the ledger knows of this connection's rows as a DataFrame, to join session ids to your own tables.
+
+        .. code-block:: python
+
+            sessions = HaloHook().submissions_df("application", status="delivered")
+            applications = applications.merge(
+                sessions[["row_key", "session_id"]], left_on="submission_id", right_on="row_key", how="left"
+            )
+
+        The columns are ``submission_name``, ``row_key``, ``follow_up`` (missing for the row itself; a row that was
+        changed after its delivery and sent again with ``on_change="follow_up"`` has one more line for each change,
+        counted from 1), ``status``, ``user_id``, ``session_id``, ``agent_id``, ``attempts``, ``error``, ``reply``,
+        ``dag_id``, ``run_id``, ``task_id``, ``map_index``, ``try_number``, ``logical_date``, ``created_at`` and
+        ``updated_at``. Texts are ``string``, numbers ``Int32``, times ``datetime64[us, UTC]``, whatever the rows hold.
+        All rows are in memory at once.
+
+        :param submission_name: only rows of this submission
+        :param dag_id: only rows that a task of this DAG had last
+        :param status: only rows of this status, such as ``delivered`` or ``in_doubt``
+        :param ledger_conn_id: the database that holds the ledger; by default ``[halo] ledger_conn_id``, else SQLite
+        :raises HaloConfigurationError: if there is no such status
+        :raises LedgerError: if the ledger cannot be used
+        """
+        with closing(open_ledger(ledger_conn_id, create=False)) as ledger:
+            return submissions_frame(
+                ledger,
+                halo_conn_id=self.halo_conn_id,
+                submission_name=submission_name,
+                dag_id=dag_id,
+                status=status,
+            )
 
     def test_connection(self) -> tuple[bool, str]:
         """Prove address and widget key with an empty list of events, which has no effect; say what is wrong."""

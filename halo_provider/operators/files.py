@@ -1,4 +1,4 @@
-"""Files on local disk or object storage, read as streams and written whole or not at all."""
+"""Files on local disk or object storage: read as streams, and written completely or not at all."""
 
 from __future__ import annotations
 

@@ -1,10 +1,17 @@
-"""Rows from CSV files and lists, lazily and one at a time.
+"""Rows from CSV files, one at a time.
 
-CSV is read with the standard library's parser, everything as text, rather than with pandas: pandas pads a short row
-without a word, and names neither the line nor the content of a row that is too long, while here every row must end
-accounted for. pandas is for what it does better: a DataFrame is a list of rows too.
+The tokenizer is the standard library's `csv`, and every value stays the text that it is. pandas.read_csv does not serve
+here: a row that is not well-formed has to be rejected with its line and its values, and pandas 3.1 does this instead:
+
+* Short row: it pads the missing values with NaN. The row cannot be told from one with empty values.
+* Long row: it raises a ParserError for the whole file. With ``on_bad_lines="skip"`` or ``"warn"`` it drops the row; the
+  warning names the line, not the values. Where the first row is longer than the header, it takes the first values of
+  every row as the index, so that all others stand under the wrong column, and raises nothing.
+* Quote that is not closed: it raises a ParserError at the end of the file, also with ``on_bad_lines="skip"``. Where a
+  quote in a later row closes it, it swallows the rows between as one value, and raises nothing.
 """
 
+import codecs
 import csv
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,8 +25,9 @@ from halo_provider.exceptions import RowError, SourceError
 from halo_provider.sources.rows import MAX_RAW_TEXT, Row, doubled_columns
 from halo_provider.submission import is_unicode
 
-MAX_FIELD = 1_000_000  # characters in one CSV value: far beyond what Halo takes, and the end of a quote never closed
+MAX_FIELD = 1_000_000  # characters in one CSV value: more than Halo accepts; it ends a value whose quote is not closed
 _BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+_WITHOUT_MARK = {"utf-8-sig": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}  # for a line in mid-file
 
 
 class CsvOptions(BaseModel):
@@ -48,12 +56,18 @@ class CsvOptions(BaseModel):
 
 
 class CsvSource:
-    """A CSV file with a header. `open_binary` opens it anew for each reading; `path` is its name for people."""
+    """A CSV file with a header. `open_binary` opens it for each reading; `path` is how messages call it."""
 
     def __init__(self, *, path: str, open_binary: Callable[[], IO[bytes]], options: CsvOptions) -> None:
         self.path = path
         self.options = options
         self._open_binary = open_binary
+        self._share_read = 0.0
+
+    @property
+    def share_read(self) -> float:
+        """The share of the file's bytes that the rows yielded so far take up; 1.0 at the end of the file."""
+        return self._share_read
 
     @property
     def description(self) -> str:
@@ -65,18 +79,20 @@ class CsvSource:
 
         Raises SourceError where the file cannot be read.
         """
-        with self._records() as records:
-            return self._header(records)
+        with self._lines() as lines:
+            return self._header(self._records(lines))
 
     def rows(self, *, required: Sequence[str]) -> Iterator[Row]:
         """Yield the rows; an empty file has none. Raises SourceError where the header lacks a required column."""
-        with self._records() as records:
-            columns = self._header(records)
-            if not columns:
-                return
-            self._check_columns(columns, required)
-            for record in records:
-                yield self._row(record, columns)
+        self._share_read = 0.0
+        with self._lines() as lines:
+            records = self._records(lines)
+            if columns := self._header(records):
+                self._check_columns(columns, required)
+                for record in records:
+                    self._share_read = lines.share_read
+                    yield self._row(record, columns)
+            self._share_read = 1.0
 
     def _header(self, records: Iterator["_Record"]) -> list[str]:
         header = next(records, None)
@@ -123,12 +139,18 @@ class CsvSource:
         return None
 
     @contextmanager
-    def _records(self) -> Iterator[Iterator["_Record"]]:
-        """Open the file and give its records, blank lines left out."""
+    def _lines(self) -> Iterator["_Lines"]:
+        """Open the file and give its lines."""
         previous_limit = csv.field_size_limit(MAX_FIELD)
         try:
-            with self._text() as lines:
-                yield self._parse(lines)
+            with self._open_binary() as binary:
+                start = binary.read(3)
+                size = binary.seek(0, io.SEEK_END)
+                binary.seek(0)
+                marked = (name for mark, name in _BYTE_ORDER_MARKS.items() if start.startswith(mark))
+                encoding = next(marked, self.options.encoding)
+                text = io.TextIOWrapper(binary, encoding=encoding, errors="surrogateescape", newline="")
+                yield _Lines(text, encoding=encoding, size=size)
         except UnicodeError as error:
             encoding = getattr(error, "encoding", self.options.encoding)
             raise SourceError(
@@ -139,26 +161,18 @@ class CsvSource:
         finally:
             csv.field_size_limit(previous_limit)
 
-    def _parse(self, lines: Iterable[str]) -> Iterator["_Record"]:
-        raw: list[str] = []
-
-        def remembered() -> Iterator[str]:
-            for line in lines:
-                raw.append(line)
-                yield line
-
-        reader = csv.reader(
-            remembered(), delimiter=self.options.delimiter, quotechar=self.options.quotechar, strict=True
-        )
+    def _records(self, lines: "_Lines") -> Iterator["_Record"]:
+        """Parse the lines; blank ones are left out."""
+        reader = csv.reader(lines, delimiter=self.options.delimiter, quotechar=self.options.quotechar, strict=True)
         while True:
-            raw.clear()
+            lines.latest.clear()
             first_line = reader.line_num + 1
             try:
                 fields = next(reader, None)
             except csv.Error as error:
-                # Where a quote is never closed, what it swallowed may be rows: each of its lines is accounted for.
+                # A quote that is never closed takes in the lines after it, which may be rows: each of them is rejected.
                 reasons = chain([str(error)], repeat(f"it belongs to the quoted value of line {first_line}"))
-                for line, reason, content in zip(count(first_line), reasons, raw, strict=False):
+                for line, reason, content in zip(count(first_line), reasons, lines.latest, strict=False):
                     if content.strip("\r\n"):
                         yield _Record(line, line, [], error=reason, raw=content)
                 continue
@@ -167,14 +181,29 @@ class CsvSource:
             if fields:
                 yield _Record(first_line, reader.line_num, fields)
 
-    @contextmanager
-    def _text(self) -> Iterator[IO[str]]:
-        with self._open_binary() as binary:
-            start = binary.read(3)
-            binary.seek(0)
-            marked = (name for mark, name in _BYTE_ORDER_MARKS.items() if start.startswith(mark))
-            encoding = next(marked, self.options.encoding)
-            yield io.TextIOWrapper(binary, encoding=encoding, errors="surrogateescape", newline="")
+
+class _Lines:
+    """A file's lines, with their ends. `latest` are those that were read since it was last cleared."""
+
+    def __init__(self, text: Iterable[str], *, encoding: str, size: int) -> None:
+        self.latest: list[str] = []
+        self._text = text
+        self._encoding = _WITHOUT_MARK.get(codecs.lookup(encoding).name, encoding)
+        self._size = size
+        self._bytes_read = 0
+
+    @property
+    def share_read(self) -> float:
+        """The share of the file that the lines read so far take up, at most 1.0."""
+        return min(self._bytes_read / self._size, 1.0)
+
+    def __iter__(self) -> Iterator[str]:
+        """Read on."""
+        for line in self._text:
+            self.latest.append(line)
+            # Not the stream's position, which is ahead by a buffer: in a small file by everything.
+            self._bytes_read += len(line.encode(self._encoding, errors="replace"))
+            yield line
 
 
 class _Record(NamedTuple):

@@ -14,7 +14,8 @@ from halo_provider.submission import REJECT_COLUMNS, text
 class RejectsFile:
     """The rejected rows, in the source's own columns and format, with ``_row``, ``_field`` and ``_reason``.
 
-    Repaired, it can be read in place of the source: keys are business keys, so nothing is sent twice.
+    Once it is repaired, it can be read in place of the source. A row's key is a business key, so that rows which were
+    delivered already are not sent again.
     """
 
     def __init__(self, stream: IO[bytes], *, columns: Sequence[str], options: CsvOptions) -> None:
@@ -45,5 +46,5 @@ class RejectsFile:
         return cell
 
     def close(self) -> None:
-        """Hand everything to the stream, which stays open."""
+        """Write what is buffered to the stream, which stays open."""
         self._text.detach()

@@ -25,7 +25,7 @@ class Source(Protocol):
 
     @property
     def description(self) -> str:
-        """What people call it: a path, a query's connection, a list."""
+        """How messages call it: by its path, its query's connection, or "rows"."""
         ...
 
     def columns(self) -> list[str]:
@@ -36,7 +36,22 @@ class Source(Protocol):
         """Yield the rows. Raises SourceError, before the first one, where a required column is missing."""
         ...
 
+    @property
+    def share_read(self) -> float | None:
+        """How much of itself the latest `rows()` has read, from 0.0 to 1.0; None where its size is unknown.
+
+        Any thread may ask while another one iterates.
+        """
+        ...
+
+
+def check_row(number: int, values: RowValues, *, required: Sequence[str]) -> Row:
+    """The row under its number; where it lacks a required column, with an error."""
+    missing = next((name for name in required if name not in values), None)
+    error = RowError(f"row {number} has no such column", column=missing) if missing is not None else None
+    return Row(number, values, error)
+
 
 def doubled_columns(columns: Sequence[str]) -> str:
-    """The columns that are there more than once, for people."""
+    """The names of the columns that are there more than once, as text for a message."""
     return ", ".join(repr(name) for name in sorted({name for name in columns if columns.count(name) > 1}))

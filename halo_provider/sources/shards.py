@@ -1,4 +1,4 @@
-"""One source for several workers: each takes its share of the users, so that a user's rows keep their order."""
+"""One source for several tasks: each takes rows of its share of the users, so that a user's rows keep their order."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -38,8 +38,8 @@ class Shard:
 class ShardedSource:
     """The rows of a source whose users are in one share.
 
-    A row without a user goes by its key; one that has neither, because something is wrong with it, by its number: each
-    row is in exactly one share.
+    The share is computed from the row's user; from its key where there is no user; from its number where the row has
+    neither, because something is wrong with it. Each row is in exactly one share.
     """
 
     def __init__(self, source: Source, *, shard: Shard, submission: Submission) -> None:
@@ -51,6 +51,11 @@ class ShardedSource:
     def description(self) -> str:
         """The source's."""
         return self._source.description
+
+    @property
+    def share_read(self) -> float | None:
+        """The source's: the whole source is read for every share."""
+        return self._source.share_read
 
     def columns(self) -> list[str]:
         """The source's."""

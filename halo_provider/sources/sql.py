@@ -1,9 +1,9 @@
-"""Rows from a database: one query, streamed at the database's speed onto local disk, and read from there.
+"""Rows from a database: the result of one query is written to a temporary file, and the rows are read from there.
 
-Halo takes seconds for a row. A cursor held open for that long is cut off by the server (MySQL's net_write_timeout,
-PostgreSQL's idle_in_transaction_session_timeout) or keeps it from cleaning up. So the query is run and finished first,
-with a server-side cursor and a temporary file: memory stays flat, a query that fails fails before anything is sent, and
-a second reading sees the same rows.
+Halo takes seconds for a row. A cursor that stays open for that long is closed by the server (MySQL's net_write_timeout,
+PostgreSQL's idle_in_transaction_session_timeout), or keeps the server from removing old row versions. Therefore the
+query is run to its end first, with a server-side cursor. Memory does not grow with the number of rows, a query that
+fails does so before anything is sent, and a second reading sees the same rows.
 """
 
 import pickle
@@ -20,7 +20,8 @@ from halo_provider.sources.rows import Row
 
 FETCH_SIZE = 1_000  # rows fetched and stored together
 
-# Between a moment and a column without a zone the session's own zone would decide, a setting of the server's.
+# A timestamp with a zone that is compared to a column without one is converted to the session's zone, which is a
+# setting of the server. With UTC the result is the same on every server.
 SESSION_IN_UTC = {
     "postgresql": "SET TIME ZONE 'UTC'",
     "mysql": "SET time_zone = '+00:00'",
@@ -40,8 +41,17 @@ class SqlSource:
         self._statement = text(statement)
         self._parameters = {name: self._bound(value) for name, value in (parameters or {}).items()}
         self._columns: list[str] | None = None
+        self._spooled = 0  # rows
+        self._read = 0  # rows
         self._spool: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 -- closed by close()
         self._check_parameters()
+
+    @property
+    def share_read(self) -> float:
+        """The share of the query's rows that have been read; 0.0 while the query runs."""
+        if self._columns is None:
+            return 0.0
+        return self._read / self._spooled if self._spooled else 1.0
 
     def columns(self) -> list[str]:
         """The query's columns. Raises SourceError with the database's own words where it fails."""
@@ -58,6 +68,7 @@ class SqlSource:
                 f"{self.description}: the submission needs {', '.join(map(repr, missing))}, which the query does not "
                 f"select. Its columns are {', '.join(map(repr, columns))}."
             )
+        self._read = 0
         return self._stored_rows(columns)
 
     def _stored_rows(self, columns: Sequence[str]) -> Iterator[Row]:
@@ -66,6 +77,7 @@ class SqlSource:
         while some := pickle.load(self._spool):  # noqa: S301 -- our own temporary file, which nobody else can reach
             for values in some:
                 number += 1
+                self._read = number
                 yield Row(number, dict(zip(columns, values, strict=True)))
 
     def _fetch(self) -> list[str]:
@@ -89,9 +101,10 @@ class SqlSource:
             raise SourceError(
                 f"{self.description}: the query selects {', '.join(map(repr, doubled))} twice; give each an alias"
             )
-        # With their size, since SQLAlchemy's yield_per does nothing for text().
+        # The size is given here because SQLAlchemy's yield_per has no effect on text().
         for some in result.partitions(FETCH_SIZE):
             pickle.dump([_storable(row) for row in some], self._spool, protocol=pickle.HIGHEST_PROTOCOL)
+            self._spooled += len(some)
         pickle.dump([], self._spool)
         return columns
 
@@ -101,7 +114,7 @@ class SqlSource:
         return redact(words.replace(str(password), "***") if password else words)
 
     def _bound(self, value: Any) -> Any:
-        """A moment in the database's own terms: UTC where it has no zones, on SQLite the text its functions make."""
+        """The value as the database compares it: a timestamp in UTC where columns have no zone, on SQLite as text."""
         if not isinstance(value, datetime) or self._engine.dialect.name == "postgresql":
             return value
         timestamp = value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value
@@ -123,11 +136,11 @@ class SqlSource:
             )
 
     def close(self) -> None:
-        """Delete the temporary file and give the connections back."""
+        """Delete the temporary file and close the engine's connections."""
         self._spool.close()
         self._engine.dispose()
 
 
 def _storable(row: Sequence[Any]) -> tuple[Any, ...]:
-    """The row without views into the driver's memory."""
+    """The row with copies of what is a view into the driver's memory, which pickle refuses."""
     return tuple(bytes(value) if isinstance(value, memoryview) else value for value in row)

@@ -22,7 +22,7 @@ from halo_provider.delivery.delivery import deliver
 from halo_provider.delivery.identify import identify
 from halo_provider.delivery.options import DeliveryOptions, SendOptions
 from halo_provider.delivery.report import Outcome, SessionIds
-from halo_provider.delivery.results import CsvResults
+from halo_provider.delivery.results import ResultsFile, results_writer
 from halo_provider.exceptions import HaloCallError
 from halo_provider.ledger.ledger import Ledger, TaskInstanceRef
 from halo_provider.ledger.statuses import RowStatus
@@ -149,7 +149,7 @@ class Applications:
 class Kept:
     """What the operator keeps of every row."""
 
-    def __init__(self, session_ids: SessionIds, results: CsvResults) -> None:
+    def __init__(self, session_ids: SessionIds, results: ResultsFile) -> None:
         self._session_ids = session_ids
         self._results = results
 
@@ -177,7 +177,7 @@ def halo(
 
     async def run() -> Measured:
         with closing(Ledger.at_path(ledger_path)) as ledger, results_path.open("wb") as stream:
-            results = CsvResults(stream)
+            results = results_writer(results_path.name)(stream)
 
             stopwatch = Stopwatch()
             async with HaloClient(widget_key=WIDGET_KEY, base_url=url, timeout=TIMEOUT) as client:

@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from halo_provider.delivery import results
 from halo_provider.delivery.report import Outcome
-from halo_provider.delivery.results import ROW_GROUP, results_writer
+from halo_provider.delivery.results import FRAME_ROWS, results_writer
 from halo_provider.exceptions import HaloConfigurationError
 from halo_provider.ledger.statuses import RowStatus
 from halo_provider.sources.rows import Row
@@ -102,9 +102,31 @@ def test_parquet_columns_have_types_whatever_the_rows_hold() -> None:
 
 def test_parquet_is_written_in_row_groups() -> None:
     """Only one group's rows are ever held in memory."""
-    file = parquet.ParquetFile(written("results.parquet", (OUTCOMES[0] for _ in range(2 * ROW_GROUP + 1))))
+    file = parquet.ParquetFile(written("results.parquet", (OUTCOMES[0] for _ in range(2 * FRAME_ROWS + 1))))
     sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
-    assert sizes == [ROW_GROUP, ROW_GROUP, 1]
+    assert sizes == [FRAME_ROWS, FRAME_ROWS, 1]
+
+
+@each_format
+def test_rows_of_several_frames_are_one_file(ending: str) -> None:
+    """With one header, none lost and none twice where two frames meet."""
+    count = 2 * FRAME_ROWS + 1
+    outcomes = (OUTCOMES[0]._replace(row_key=f"APP-{number}") for number in range(count))
+
+    found = READERS[ending](written(f"results.{ending}", outcomes))
+
+    assert [record["row_key"] for record in found] == [f"APP-{number}" for number in range(count)]
+
+
+@each_format
+@pytest.mark.parametrize(
+    "value", ["NA", "nan", "007", "1e5", "", " ", "a/b", 'a"b', "a,b", "a\nb", "\x00", "日本 🎫", "null", "1.0"]
+)
+def test_text_is_written_as_it_is(ending: str, value: str) -> None:
+    """Nothing is missing, a number or a date on its own account; an empty text in CSV is the same as none."""
+    [record] = READERS[ending](written(f"results.{ending}", [OUTCOMES[0]._replace(session_id=value)]))
+
+    assert record["session_id"] == (value or None if ending == "csv" else value)
 
 
 def test_ending_may_be_in_capitals() -> None:

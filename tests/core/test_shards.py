@@ -120,6 +120,17 @@ def test_share_is_described_as_its_source() -> None:
         list(ShardedSource(UnreadableSource("the file is gone"), shard=Shard(0, 2), submission=NOTE).rows(required=[]))
 
 
+def test_share_reads_the_whole_source() -> None:
+    """What it skips counts too: how far it is, is how far its source is."""
+    source = ListSource(notes(200))
+    share = ShardedSource(source, shard=Shard(0, 4), submission=NOTE)
+    assert share.share_read == 0.0
+
+    for row in share.rows(required=NOTE.columns):
+        assert share.share_read == source.share_read == row.number / 200
+    assert share.share_read == 1.0
+
+
 def test_shares_delivered_one_after_the_other_make_the_whole(deliveries: Deliveries) -> None:
     """Over one ledger, and a share delivered again sends nothing."""
     rows = notes(30)

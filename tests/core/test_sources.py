@@ -1,9 +1,8 @@
-"""Rows from CSV files, lists and DataFrames: as they stand, each under its number, and each accounted for."""
+"""Rows from CSV files and lists: as they stand, each under its number, and each accounted for."""
 
 import codecs
 import csv
 import io
-import math
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -434,6 +433,51 @@ def test_file_can_be_read_again() -> None:
     assert source.description == "rows.csv"
 
 
+def test_share_that_was_read_follows_the_rows() -> None:
+    """By the bytes that the rows take up in the file, not by those that the reader holds in its buffers."""
+    source = csv_source(b"id,note\r\n1,Zo\xc3\xab\r\n2,\xeb\r\n\r\n3,x\r\n")
+    assert source.share_read == 0.0
+
+    for _ in range(2):
+        shares = [source.share_read for _ in source.rows(required=["id"])]
+        assert shares == pytest.approx([17 / 29, 22 / 29, 29 / 29])
+        assert source.share_read == 1.0
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "cp1252", "shift_jis"])
+def test_share_that_was_read_ends_at_one(encoding: str) -> None:
+    """In every encoding, and it grows with each row."""
+    source = csv_source(("id,note\n" + "1,x\n" * 500).encode(encoding), encoding=encoding)
+
+    shares = [source.share_read for _ in source.rows(required=["id"])]
+
+    assert all(0.0 < earlier < later <= 1.0 for earlier, later in pairwise(shares))
+    assert shares[249] == pytest.approx(0.5, abs=0.02)
+    assert source.share_read == 1.0
+
+
+@pytest.mark.parametrize("content", ["", "id\n", "\n\n"])
+def test_file_without_rows_is_read_as_a_whole(content: str) -> None:
+    """Exactly: there is nothing left."""
+    source = csv_source(content)
+
+    assert list(source.rows(required=[])) == []
+    assert source.share_read == 1.0
+
+
+def test_looking_at_the_columns_leaves_the_share_alone() -> None:
+    """The rejects file asks for them while the rows are read."""
+    source = csv_source("id\n1\n2\n")
+    rows = source.rows(required=["id"])
+    next(rows)
+    share = source.share_read
+
+    source.columns()
+
+    assert source.share_read == share
+    rows.close()
+
+
 def test_file_is_read_as_the_rows_are_asked_for(tmp_path: Path) -> None:
     """A file larger than memory is no problem: little more is read than was asked for."""
     path = tmp_path / "large.csv"
@@ -604,60 +648,6 @@ def test_rows_that_are_no_list_are_refused(rows: Any) -> None:
     """A dict alone is a slip: its keys are no rows."""
     with pytest.raises(SourceError, match=f"rows must be a list of dicts or a DataFrame, not a {type(rows).__name__}"):
         ListSource(rows)
-
-
-def test_data_frame_is_a_source() -> None:
-    """Every kind of missing value is None, whole numbers stay whole, dates stay dates."""
-    frame = pd.DataFrame(
-        {
-            "id": [1, 2],
-            "text": ["Ada", None],
-            "float": [1.5, math.nan],
-            "nullable": pd.array([7, None], dtype="Int64"),
-            "when": pd.to_datetime(["2026-11-22", None]),
-            "kind": pd.Categorical(["a", None]),
-            "flag": [True, False],
-            "list": [[1], None],
-            3: ["x", "y"],
-        }
-    )
-    source = ListSource(frame)
-
-    assert source.columns() == ["id", "text", "float", "nullable", "when", "kind", "flag", "list", "3"]
-    first, second = (dict(row.values) for row in source.rows(required=["id", "3"]))
-    assert first == {
-        "id": 1,
-        "text": "Ada",
-        "float": 1.5,
-        "nullable": 7,
-        "when": pd.Timestamp("2026-11-22"),
-        "kind": "a",
-        "flag": True,
-        "list": [1],
-        "3": "x",
-    }
-    assert [name for name, value in second.items() if value is None] == [
-        "text",
-        "float",
-        "nullable",
-        "when",
-        "kind",
-        "list",
-    ]
-    assert {type(first["id"]), type(first["nullable"]), type(first["flag"])} == {int, bool}
-
-
-def test_data_frame_without_a_required_column_rejects_its_rows() -> None:
-    """As any list."""
-    rows = list(ListSource(pd.DataFrame({"id": [1, 2]})).rows(required=["id", "name"]))
-
-    assert [row.error.column for row in rows] == ["name", "name"]
-
-
-def test_data_frame_with_a_column_twice_is_refused() -> None:
-    """One of the two would be lost."""
-    with pytest.raises(SourceError, match="the DataFrame has a column twice: 'id'"):
-        ListSource(pd.DataFrame([[1, 2]], columns=["id", "id"]))
 
 
 def test_rows_of_a_list_are_not_copied() -> None:

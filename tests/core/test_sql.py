@@ -369,6 +369,26 @@ def test_rows_are_numbered_from_one(query: Query) -> None:
     assert [row.number for row in source.rows(required=["id"])] == [1, 2]
 
 
+@only_sqlite
+def test_share_that_was_read_is_counted_in_rows(query: Query) -> None:
+    """Known once the query has ended, and the same in a second reading."""
+    source = query("SELECT 'a' AS id UNION ALL SELECT 'b'")
+    assert source.share_read == 0.0
+
+    for _ in range(2):
+        assert [source.share_read for _ in source.rows(required=["id"])] == [0.5, 1.0]
+    source.rows(required=["id"])
+    assert source.share_read == 0.0
+
+
+@only_sqlite
+def test_query_without_rows_is_read_as_a_whole(query: Query) -> None:
+    """There is nothing left to read."""
+    source = query("SELECT 1 AS id WHERE 1 = 0")
+    assert list(source.rows(required=["id"])) == []
+    assert source.share_read == 1.0
+
+
 def test_no_connection_is_held_while_rows_are_sent(url: str) -> None:
     """The query is over before the first row is handed out, so that no timeout of the server's can cut it off."""
     engine = create_engine(url)
