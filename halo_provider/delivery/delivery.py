@@ -106,6 +106,7 @@ class _Delivery:
         stop: Stop,
         alive: Callable[[], bool],
     ) -> None:
+        self._source = source
         self._client = client
         self._lease_holder = lease_holder
         self._options = options
@@ -214,6 +215,7 @@ class _Delivery:
         if not prepared_rows:
             return
         self._report.read += len(prepared_rows)
+        self._observers.rows_read(len(prepared_rows), share=self._source.share_read)
         try:
             placed_rows = await asyncio.get_running_loop().run_in_executor(
                 self._ledger_thread, self._placer.place, prepared_rows

@@ -14,6 +14,7 @@ from airflow.sdk.log import mask_secret
 from halo_provider.client.address import DEFAULT_BASE_URL
 from halo_provider.client.client import HaloClient
 from halo_provider.delivery.delivery import deliver
+from halo_provider.delivery.observer import DeliveryObserver
 from halo_provider.delivery.options import DeliveryOptions
 from halo_provider.delivery.report import DeliveryReport, Outcome, SessionIds
 from halo_provider.exceptions import (
@@ -319,7 +320,7 @@ class HaloHook(BaseHook):
         return asyncio.run(attempt()).model_dump(mode="json")
 
 
-class _Kept:
+class _Kept(DeliveryObserver):
     """What `deliver` keeps of the rows: every session id, and why the first row was rejected."""
 
     def __init__(self) -> None:
@@ -330,6 +331,3 @@ class _Kept:
         self.session_ids.add(outcome)
         if outcome.status is RowStatus.REJECTED and self.first_rejected is None:
             self.first_rejected = f"row {outcome.row.number}: {outcome.error}"
-
-    def request_ended(self, seconds: float, error: HaloCallError | None) -> None:
-        """Nothing is kept of requests."""

@@ -140,7 +140,7 @@ class DeliveryRecords:
         statement = (
             update(deliveries)
             .where(deliveries.c.owner == owner)
-            .values(**values, error=error, updated_at=now, ended_at=now if ended else None)
+            .values(**values, total=counts.total, error=error, updated_at=now, ended_at=now if ended else None)
         )
         self._ledger.transaction(lambda db: db.execute(statement))
 

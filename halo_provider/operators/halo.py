@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sized
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -20,12 +19,11 @@ from halo_provider.delivery.observer import Observers
 from halo_provider.delivery.options import DeliveryOptions, OnChange, SendOptions
 from halo_provider.delivery.report import DeliveryReport, SessionIds
 from halo_provider.exceptions import (
-    HaloCallError,
     HaloConfigurationError,
+    HaloError,
     RowsRejectedError,
     SourceError,
     TooManySubmissionsError,
-    Verdict,
 )
 from halo_provider.hooks.database import database_engine
 from halo_provider.hooks.halo import HaloHook
@@ -39,10 +37,8 @@ from halo_provider.operators.output import RowOutput
 from halo_provider.operators.progress import DeliveryRecordWatcher, Progress, StateStoreWatcher, Watcher
 from halo_provider.operators.stopping import TaskStop
 from halo_provider.operators.telemetry import Metrics, delivery_span
-from halo_provider.sources.csv_file import CsvOptions, CsvSource
-from halo_provider.sources.lists import ListSource
-from halo_provider.sources.shards import Shard, ShardedSource
-from halo_provider.sources.sql import SqlSource
+from halo_provider.sources.open import open_source, parse_csv_options
+from halo_provider.sources.shards import Shard
 
 try:
     from halo_provider.operators.retry_policy import HaloRetryPolicy
@@ -50,7 +46,7 @@ except ImportError:  # Airflow 3.2 has no retry policies; there, only AirflowFai
     HaloRetryPolicy = None  # type: ignore[assignment,misc]
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
@@ -138,36 +134,20 @@ class _RowsOperator(BaseOperator):
         if self.max_rejected < 0 or (isinstance(self.max_rejected, float) and self.max_rejected > 1):
             raise HaloConfigurationError("max_rejected is a number of rows (int), or a share of them from 0.0 to 1.0")
 
-    def _csv_options(self) -> CsvOptions:
-        try:
-            return CsvOptions(**(self.csv_options or {}))
-        except ValueError as error:
-            raise HaloConfigurationError(f"csv_options: {error}") from None
-
-    @contextmanager
-    def _source(self) -> Iterator[Source]:
+    def _source(self) -> AbstractContextManager[Source]:
         """The one source of rows that the parameters name, closed at the end."""
-        given = [name for name in ("csv_path", "sql", "rows") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise HaloConfigurationError(
-                f"give exactly one of csv_path, sql and rows, not {' and '.join(given) or 'none'}"
-            )
-        if self.csv_path is not None:
-            path = os.fspath(self.csv_path)
-            yield CsvSource(path=path, open_binary=partial(open_binary, path), options=self._csv_options())
-        elif self.sql is not None:
-            if self.sql_conn_id is None:
-                raise HaloConfigurationError("sql needs sql_conn_id, the connection of the database to ask")
-            source = SqlSource(
-                engine=database_engine(self.sql_conn_id),
-                statement=self.sql,
-                parameters=self.sql_parameters,
-                description=f"the query on {self.sql_conn_id!r}",
-            )
-            with closing(source):
-                yield source
-        else:
-            yield ListSource(self.rows)
+        return open_source(
+            csv_path=self.csv_path,
+            csv_options=self.csv_options,
+            sql=self.sql,
+            sql_conn_id=self.sql_conn_id,
+            sql_parameters=self.sql_parameters,
+            rows=self.rows,
+            submission=self.submission,
+            shard=getattr(self, "shard", None),
+            open_binary=open_binary,
+            engine_of=database_engine,
+        )
 
     def _too_many_rejected(self, first: str | None, *, read: int, rejected: int) -> RowsRejectedError | None:
         allowed = self.max_rejected * read if isinstance(self.max_rejected, float) else self.max_rejected
@@ -175,12 +155,17 @@ class _RowsOperator(BaseOperator):
             return None
         return RowsRejectedError(rejected=rejected, read=read, first=first or "", rejects_path=self.rejects_path)
 
+    @property
+    def _has_retry_policy(self) -> bool:
+        """Whether Airflow asks a policy before it tries again; it came with Airflow 3.3."""
+        return HaloRetryPolicy is not None and isinstance(self.retry_policy, HaloRetryPolicy)
+
     def _finish(self, context: Context, summary: dict[str, Any], error: Exception | None) -> dict[str, Any]:
         """Return the summary, or push it and raise: a red task tells its counts too."""
         if error is None:
             return summary
         context["ti"].xcom_push("return_value", summary)
-        if _is_final(error):
+        if isinstance(error, HaloError) and not error.retry_can_help and not self._has_retry_policy:
             raise AirflowFailException(str(error)) from error
         raise error
 
@@ -221,7 +206,7 @@ class HaloIdentifyOperator(_RowsOperator):
         client = HaloHook(self.halo_conn_id).client(timeout=self.timeout)
         with self._source() as source:
             rejects_path = None if self.is_dry_run else self.rejects_path
-            output = RowOutput(source, csv_options=self._csv_options(), rejects_path=rejects_path)
+            output = RowOutput(source, csv_options=parse_csv_options(self.csv_options), rejects_path=rejects_path)
             try:
                 with output:
                     report = self._task_stop.run(
@@ -360,7 +345,6 @@ class HaloTicketOperator(_RowsOperator):
                 return self._dry_run(context, source, lease_holder)
             self._refuse_too_many(context, source, lease_holder)
             self._push_link(context, task_instance)
-            total = self._total(source)
             watchers: dict[str, Watcher] = {
                 "the ledger": DeliveryRecordWatcher(
                     DeliveryRecords(ledger), lease_holder=lease_holder, task_instance=task_instance
@@ -369,7 +353,7 @@ class HaloTicketOperator(_RowsOperator):
             }
             if (store := context.get("task_state_store")) is not None:  # which Airflow 3.2 does not have
                 watchers["the task state store"] = StateStoreWatcher(store)
-            progress = Progress(log=self.log, batch_size=self.batch_size, total=total, watchers=watchers)
+            progress = Progress(log=self.log, batch_size=self.batch_size, watchers=watchers)
             with delivery_span(lease_holder.namespace, task_instance) as span:
                 return self._deliver(context, source, lease_holder, client, progress=progress, span=span)
 
@@ -382,27 +366,6 @@ class HaloTicketOperator(_RowsOperator):
             map_index=task_instance.map_index,
         )
         context["ti"].xcom_push(self.operator_extra_links[0].xcom_key, address)
-
-    def _total(self, source: Source) -> int | None:
-        """How many rows there are, where finding out costs little: in a list, or a file on this host."""
-        if self.rows is not None:
-            return len(self.rows) if isinstance(self.rows, Sized) and self.shard is None else None
-        if self.csv_path is None or "://" in os.fspath(self.csv_path):
-            return None
-        try:
-            return sum(1 for _ in source.rows(required=()))
-        except SourceError:
-            return None  # the delivery meets it too, and accounts for it
-
-    @contextmanager
-    def _source(self) -> Iterator[Source]:
-        """This task's share of the rows."""
-        with super()._source() as source:
-            yield (
-                source
-                if self.shard is None
-                else ShardedSource(source, shard=Shard.parse(self.shard), submission=self.submission)
-            )
 
     def _options(self) -> DeliveryOptions:
         """How to deliver; of requests_per_second this task's share."""
@@ -420,7 +383,7 @@ class HaloTicketOperator(_RowsOperator):
 
     def _dry_run(self, context: Context, source: Source, lease_holder: LeaseHolder) -> dict[str, Any]:
         """Say what would happen, and write nothing."""
-        output = RowOutput(source, csv_options=self._csv_options())
+        output = RowOutput(source, csv_options=parse_csv_options(self.csv_options))
         started = time.monotonic()
         planned = dry_run(
             source,
@@ -473,7 +436,7 @@ class HaloTicketOperator(_RowsOperator):
     ) -> dict[str, Any]:
         output = RowOutput(
             source,
-            csv_options=self._csv_options(),
+            csv_options=parse_csv_options(self.csv_options),
             rejects_path=self.rejects_path,
             results_path=self.results_path,
             xcom_limit=self.xcom_limit,
@@ -573,9 +536,3 @@ class HaloTicketOperator(_RowsOperator):
             sql_conn_id=self.sql_conn_id,
             counts=self._counts,
         )
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether Airflow must not try again: somebody has to change the connection first."""
-    forbidden = isinstance(error, HaloCallError) and error.verdict is Verdict.FORBIDDEN
-    return forbidden or isinstance(error, HaloConfigurationError)

@@ -6,6 +6,7 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any, Self
 
+from halo_provider.delivery.observer import DeliveryObserver
 from halo_provider.delivery.report import Outcome, SessionIds
 from halo_provider.delivery.results import ResultsFile, results_writer
 from halo_provider.ledger.statuses import RowStatus
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from halo_provider.exceptions import HaloCallError, RowError
+    from halo_provider.exceptions import RowError
     from halo_provider.sources.csv_file import CsvOptions
     from halo_provider.sources.rows import Row, Source
 
 
-class RowOutput:
+class RowOutput(DeliveryObserver):
     """
     Opened before the first row, fed with every row that ends, and closed after the last one.
 
@@ -90,9 +91,6 @@ class RowOutput:
         if self.first_rejected is None:
             self.first_rejected = f"row {row.number}: {error}"
         self._rejects.write(row, error)
-
-    def request_ended(self, seconds: float, error: HaloCallError | None) -> None:
-        """Nothing is kept of requests."""
 
 
 class _OutputFile:

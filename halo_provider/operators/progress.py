@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
+from halo_provider.delivery.observer import DeliveryObserver
 from halo_provider.exceptions import HaloRateLimitError
 from halo_provider.ledger.delivery_records import DeliveryCounts, duration
 
@@ -34,7 +35,7 @@ class Watcher(Protocol):
         """Show, or keep, how far it is."""
 
 
-class Progress:
+class Progress(DeliveryObserver):
     """
     Counts what becomes of the rows, and reports it.
 
@@ -44,14 +45,14 @@ class Progress:
 
     :param log: the task's
     :param batch_size: settled rows for which there is a line in the log
-    :param total: rows of the source, where that is known
     :param watchers: by what the log calls them
     """
 
-    def __init__(self, *, log: Any, batch_size: int, total: int | None, watchers: Mapping[str, Watcher]) -> None:
+    def __init__(self, *, log: Any, batch_size: int, watchers: Mapping[str, Watcher]) -> None:
         self._log = log
         self._batch_size = batch_size
-        self._total = total
+        self._read = 0
+        self._total: int | None = None  # rows of the source; an estimate until all of it is read
         self._watchers = dict(watchers)
         self._counts: Counter[str] = Counter()
         self._request_seconds = 0.0
@@ -59,6 +60,11 @@ class Progress:
         self._started = time.monotonic()
         self._logged = DeliveryCounts()
         self._unlogged = 0
+
+    def rows_read(self, rows: int, *, share: float | None) -> None:
+        """Estimate from the share of the source that is read how many rows it has; all of it read, that is exact."""
+        self._read += rows
+        self._total = round(self._read / share) if share else None
 
     def row_ended(self, outcome: Outcome) -> None:
         """Count a row whose status is committed."""

@@ -20,10 +20,10 @@ import httpx
 from halo_provider.client.client import HaloClient
 from halo_provider.delivery.delivery import deliver
 from halo_provider.delivery.identify import identify
+from halo_provider.delivery.observer import DeliveryObserver
 from halo_provider.delivery.options import DeliveryOptions, SendOptions
 from halo_provider.delivery.report import Outcome, SessionIds
 from halo_provider.delivery.results import ResultsFile, results_writer
-from halo_provider.exceptions import HaloCallError
 from halo_provider.ledger.ledger import Ledger, TaskInstanceRef
 from halo_provider.ledger.statuses import RowStatus
 from halo_provider.sources.csv_file import CsvOptions, CsvSource
@@ -146,7 +146,7 @@ class Applications:
         ]
 
 
-class Kept:
+class Kept(DeliveryObserver):
     """What the operator keeps of every row."""
 
     def __init__(self, session_ids: SessionIds, results: ResultsFile) -> None:
@@ -157,9 +157,6 @@ class Kept:
         """Keep its session id and its line."""
         self._session_ids.add(outcome)
         self._results.write(outcome)
-
-    def request_ended(self, seconds: float, error: HaloCallError | None) -> None:
-        """Nothing is kept of requests."""
 
 
 def halo(

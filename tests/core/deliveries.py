@@ -10,10 +10,10 @@ from sqlalchemy import select
 
 from halo_provider.client.client import HaloClient
 from halo_provider.delivery.delivery import deliver
+from halo_provider.delivery.observer import DeliveryObserver
 from halo_provider.delivery.options import DeliveryOptions
 from halo_provider.delivery.pace import Backoff
 from halo_provider.delivery.report import DeliveryReport, Outcome
-from halo_provider.exceptions import HaloCallError
 from halo_provider.ledger.ledger import LEASE, LeaseHolder, Ledger, TaskInstanceRef, submissions
 from halo_provider.ledger.statuses import RowStatus
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY
@@ -57,14 +57,11 @@ def rows_in(ledger: Ledger) -> dict[str, dict[str, Any]]:
     return {row["row_key"]: dict(row) for row in found}
 
 
-class Teller:
+class Teller(DeliveryObserver):
     """An observer that passes every row's outcome on to a function."""
 
     def __init__(self, on_outcome: Callable[[Outcome], None]) -> None:
         self.row_ended = on_outcome
-
-    def request_ended(self, seconds: float, error: HaloCallError | None) -> None:
-        """Nobody here asks for requests."""
 
 
 @dataclass(slots=True, kw_only=True)

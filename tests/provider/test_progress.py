@@ -59,7 +59,10 @@ def outcome(status: RowStatus, error: str | None = None) -> Outcome:
 
 def progress(log: Log, *, batch_size: int = 100, total: int | None = None, **watchers: Any) -> Progress:
     """A delivery's progress."""
-    return Progress(log=log, batch_size=batch_size, total=total, watchers=watchers)
+    running = Progress(log=log, batch_size=batch_size, watchers=watchers)
+    if total is not None:
+        running.rows_read(total, share=1.0)
+    return running
 
 
 @pytest.fixture(autouse=True)
