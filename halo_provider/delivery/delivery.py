@@ -35,7 +35,7 @@ from halo_provider.exceptions import (
     RowsChangedError,
     Verdict,
 )
-from halo_provider.ledger.ledger import (
+from halo_provider.ledger import (
     MAX_RESPONSE,
     Candidate,
     Change,
@@ -478,9 +478,9 @@ class _Delivery:
             if prepared.submission is None or results[prepared.submission.row_key].result is ClaimResult.DELIVERED:
                 continue
             followed = known.get(prepared.submission.follows_key or "")
-            if followed is not None and followed.result is ClaimResult.DELIVERED and followed.session_id:
+            if followed is not None and followed.status is LedgerStatus.DELIVERED and followed.session_id:
                 prepared.submission = prepared.submission.into_session(followed.session_id)
-            elif followed is not None and followed.result is not ClaimResult.REJECTED:
+            elif followed is not None and followed.status is not LedgerStatus.REJECTED:
                 waiting[prepared.row_key] = f"the {name} it follows is not delivered yet"
             elif self._submission.follows_missing == "follow_up":
                 waiting[prepared.row_key] = f"there is no delivered {name} that it could follow"

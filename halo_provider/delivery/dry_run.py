@@ -8,7 +8,7 @@ from typing import Any
 from halo_provider.delivery.delivery import OnChange
 from halo_provider.delivery.prepare import PreparedRow, Reader, candidate, candidate_of, next_change
 from halo_provider.exceptions import RowError
-from halo_provider.ledger.ledger import Change, Claim, ClaimResult, LeaseHolder, OnInDoubt
+from halo_provider.ledger import Change, Claim, ClaimResult, LeaseHolder, OnInDoubt
 from halo_provider.ledger.statuses import RowStatus
 from halo_provider.sources.rows import Row, Source
 from halo_provider.submission import Submission, masked

@@ -8,7 +8,7 @@ from itertools import islice
 from pydantic_core import to_json
 
 from halo_provider.exceptions import RowError, SourceError
-from halo_provider.ledger.ledger import Candidate, Change, Claim
+from halo_provider.ledger import Candidate, Change, Claim
 from halo_provider.sources.rows import Row, Source
 from halo_provider.submission import RenderedSubmission, Submission
 

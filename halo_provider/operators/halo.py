@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from halo_provider.client.client import HaloClient
-    from halo_provider.ledger.ledger import LeaseHolder, OnInDoubt, TaskInstanceRef
+    from halo_provider.ledger import LeaseHolder, OnInDoubt, TaskInstanceRef
     from halo_provider.sources.rows import Row, Source
     from halo_provider.submission import Submission
 

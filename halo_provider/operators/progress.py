@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from halo_provider.delivery.report import Outcome
     from halo_provider.exceptions import HaloCallError
+    from halo_provider.ledger import LeaseHolder, TaskInstanceRef
     from halo_provider.ledger.delivery_records import DeliveryRecords
-    from halo_provider.ledger.ledger import LeaseHolder, TaskInstanceRef
 
 REPORT_INTERVAL = 1.5  # seconds between reports
 LOG_INTERVAL = 10.0  # seconds after which a batch that is not full yet gets its line all the same

@@ -27,7 +27,7 @@ from redis import Redis
 from sqlalchemy import URL, func, select
 
 from halo_provider import demo
-from halo_provider.ledger.ledger import Ledger
+from halo_provider.ledger import Ledger
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import events, submissions
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, serving
@@ -49,7 +49,7 @@ DAGS = f"""
 from datetime import timedelta
 
 from airflow.sdk import DAG
-from halo_provider.ledger.ledger import Ledger
+from halo_provider.ledger import Ledger
 from halo_provider.operators.halo import HaloTicketOperator
 from halo_provider.submission import Submission, User
 

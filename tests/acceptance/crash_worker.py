@@ -21,7 +21,7 @@ import psutil
 import halo_provider.delivery.delivery
 from halo_provider.client.client import HaloClient
 from halo_provider.delivery.delivery import deliver
-from halo_provider.ledger.ledger import Commit, LeaseHolder, Ledger, OnInDoubt, Settlement, TaskInstanceRef
+from halo_provider.ledger import Commit, LeaseHolder, Ledger, OnInDoubt, Settlement, TaskInstanceRef
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.models import Chat, ChatAnswer
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY

@@ -14,8 +14,8 @@ import pytest
 
 from halo_provider import demo
 from halo_provider.demo import AirflowApi, Home, Processes, Progress, Run, start_airflow
+from halo_provider.ledger import Ledger
 from halo_provider.ledger.admin import LedgerAdmin, RowFilter
-from halo_provider.ledger.ledger import Ledger
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.simulator import Fault, Simulator, serving
 

@@ -22,7 +22,7 @@ from halo_provider.delivery.delivery import deliver
 from halo_provider.delivery.identify import identify
 from halo_provider.delivery.report import Outcome, SessionIds
 from halo_provider.delivery.results import CsvResults
-from halo_provider.ledger.ledger import Ledger, TaskInstanceRef
+from halo_provider.ledger import Ledger, TaskInstanceRef
 from halo_provider.ledger.statuses import RowStatus
 from halo_provider.sources.csv_file import CsvOptions, CsvSource
 from halo_provider.sources.rows import Source

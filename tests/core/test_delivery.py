@@ -10,8 +10,8 @@ from sqlalchemy import create_engine, select
 import halo_provider.delivery.delivery
 from halo_provider.delivery.report import DeliveryReport
 from halo_provider.exceptions import AccountingError, RowError, SourceError
-from halo_provider.ledger.ledger import submissions
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
+from halo_provider.ledger.tables import submissions
 from halo_provider.models import Chat, ChatAnswer
 from halo_provider.simulator import Fault, Simulator
 from halo_provider.sources.lists import ListSource

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 import halo_provider.delivery.delivery
-from halo_provider.ledger.ledger import Candidate, Ledger, Settlement
+from halo_provider.ledger import Candidate, Ledger, Settlement
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.simulator import Fault, Simulator
 from tests.core.deliveries import Deliveries, Run, note, notes, until

@@ -22,7 +22,7 @@ from halo_provider.delivery import pace
 from halo_provider.delivery.delivery import deliver
 from halo_provider.delivery.report import DeliveryReport, Outcome
 from halo_provider.exceptions import SourceError
-from halo_provider.ledger.ledger import Ledger, TaskInstanceRef
+from halo_provider.ledger import Ledger, TaskInstanceRef
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.sources.csv_file import CsvOptions, CsvSource
 from halo_provider.sources.lists import ListSource
