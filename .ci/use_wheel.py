@@ -10,7 +10,7 @@ from airflow.providers_manager import ProvidersManager
 import halo_provider
 from halo_provider.client.client import HaloClient
 from halo_provider.delivery.delivery import deliver
-from halo_provider.ledger.ledger import Ledger, TaskInstanceRef
+from halo_provider.ledger import Ledger, TaskInstanceRef
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, serving
 from halo_provider.sources.lists import ListSource
 from halo_provider.submission import Submission

@@ -11,7 +11,8 @@ from halo_provider.delivery.queues import Work
 from halo_provider.delivery.report import Outcome
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import LedgerError, RowError
-from halo_provider.ledger.ledger import Commit, LeaseHolder, Settlement
+from halo_provider.ledger.claims import LeaseHolder
+from halo_provider.ledger.rules import Commit, Settlement
 from halo_provider.ledger.statuses import RowStatus
 
 COMMIT_INTERVAL = 0.1  # seconds an outcome waits at most for others to be committed with

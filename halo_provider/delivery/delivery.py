@@ -35,7 +35,8 @@ from halo_provider.exceptions import (
     RowsChangedError,
     Verdict,
 )
-from halo_provider.ledger.ledger import MAX_RESPONSE, LeaseHolder, Settlement
+from halo_provider.ledger.claims import LeaseHolder
+from halo_provider.ledger.rules import MAX_RESPONSE, Settlement
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.models import ChatAnswer
 from halo_provider.sources.rows import Source

@@ -10,7 +10,7 @@ from halo_provider.delivery.place import End, Placer
 from halo_provider.delivery.prepare import Reader
 from halo_provider.delivery.queues import HOLDS_BACK, UserQueues
 from halo_provider.exceptions import RowError
-from halo_provider.ledger.ledger import LeaseHolder
+from halo_provider.ledger.claims import LeaseHolder
 from halo_provider.ledger.statuses import RowStatus
 from halo_provider.sources.rows import Row, Source
 from halo_provider.submission import Submission, masked

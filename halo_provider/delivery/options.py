@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from halo_provider.delivery.pace import Backoff
-from halo_provider.ledger.ledger import OnInDoubt
+from halo_provider.ledger.rules import OnInDoubt
 
 OnChange = Literal["skip", "fail", "follow_up"]
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from halo_provider.delivery.options import OnChange
 from halo_provider.delivery.prepare import PreparedRow
 from halo_provider.exceptions import RowError
-from halo_provider.ledger.ledger import Candidate, Change, Claim, ClaimResult, KnownRow, LeaseHolder, OnInDoubt
+from halo_provider.ledger.claims import LeaseHolder
+from halo_provider.ledger.rules import Candidate, Change, Claim, ClaimResult, KnownRow, OnInDoubt
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.submission import RenderedSubmission, Submission
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pydantic_core import to_json
 
-from halo_provider.exceptions import RowError, SourceError, redact
+from halo_provider.exceptions import HaloError, RowError, SourceError, redact
 from halo_provider.sources.rows import Row, Source
 from halo_provider.submission import RenderedSubmission, Submission
 
@@ -67,17 +67,17 @@ class Reader:
         self._rows = _rows(source, submission)
         self._submission = submission
         self._seen = SeenKeys()
-        self._error: SourceError | None = None
+        self._error: HaloError | None = None
         self._read = 0  # rows
 
     def next_batch(self) -> list[PreparedRow]:
-        """The next rows; none at the end. Raises SourceError, after the rows that came before it."""
+        """The next rows; none at the end. Raises HaloError, such as SourceError, after the rows that came before it."""
         if self._error is not None:
             raise self._error
         prepared_rows: list[PreparedRow] = []
         try:
             prepared_rows.extend(self._prepare(row) for row in islice(self._rows, self.batch_size))
-        except SourceError as error:
+        except HaloError as error:
             self._error = error
         except Exception as error:  # noqa: BLE001 -- a source may be anybody's
             reason = f"the source broke off after row {self._read + len(prepared_rows)}: {type(error).__name__}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from halo_provider.delivery.place import Send, Wait, candidate
 from halo_provider.delivery.report import Outcome
 from halo_provider.exceptions import RowError
-from halo_provider.ledger.ledger import Candidate, Change
+from halo_provider.ledger.rules import Candidate, Change
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.sources.rows import Row
 from halo_provider.submission import RenderedSubmission

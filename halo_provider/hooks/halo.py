@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
     from pydantic import BaseModel
 
-    from halo_provider.ledger.ledger import OnInDoubt
+    from halo_provider.ledger import OnInDoubt
     from halo_provider.submission import Submission
 
 DEFAULT_TIMEOUT = 120.0  # seconds

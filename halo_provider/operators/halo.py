@@ -53,7 +53,8 @@ if TYPE_CHECKING:
 
     from halo_provider.client.client import HaloClient
     from halo_provider.delivery.stop import Stop
-    from halo_provider.ledger.ledger import LeaseHolder, OnInDoubt, TaskInstanceRef
+    from halo_provider.ledger.claims import LeaseHolder
+    from halo_provider.ledger.rules import OnInDoubt, TaskInstanceRef
     from halo_provider.sources.rows import Source
     from halo_provider.submission import Submission
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from halo_provider.delivery.observer import DeliveryObserver
-from halo_provider.exceptions import HaloRateLimitError
+from halo_provider.exceptions import HaloStatusError, Verdict
 from halo_provider.ledger.delivery_records import DeliveryCounts, duration
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from halo_provider.delivery.report import Outcome
     from halo_provider.exceptions import HaloCallError
+    from halo_provider.ledger import LeaseHolder, TaskInstanceRef
     from halo_provider.ledger.delivery_records import DeliveryRecords
-    from halo_provider.ledger.ledger import LeaseHolder, TaskInstanceRef
 
 REPORT_INTERVAL = 1.5  # seconds between reports
 LOG_INTERVAL = 10.0  # seconds after which a batch that is not full yet gets its line all the same
@@ -80,7 +80,7 @@ class Progress(DeliveryObserver):
         self._counts["requests"] += 1
         self._request_seconds += seconds
         if error is not None:
-            self._counts["refused"] += isinstance(error, HaloRateLimitError)
+            self._counts["refused"] += isinstance(error, HaloStatusError) and error.verdict is Verdict.NOT_ACCEPTED
             self._error = str(error)
 
     def stopped(self, reason: str | None) -> None:

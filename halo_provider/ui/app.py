@@ -21,6 +21,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 from halo_provider.exceptions import LedgerError
 from halo_provider.hooks.halo import HaloHook
 from halo_provider.hooks.ledger import open_ledger
+from halo_provider.ledger import Ledger
 from halo_provider.ledger.admin import (
     BY_URGENCY,
     PAGE,
@@ -33,7 +34,6 @@ from halo_provider.ledger.admin import (
     UrgencyPage,
 )
 from halo_provider.ledger.delivery_records import DeliveryRecords
-from halo_provider.ledger.ledger import Ledger
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ui import charts
 from halo_provider.ui.access import DECIDES, SAME_ORIGIN, SEES_ROWS, decides, visible

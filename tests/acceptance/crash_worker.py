@@ -23,7 +23,9 @@ import halo_provider.delivery.delivery
 from halo_provider.client.client import HaloClient
 from halo_provider.delivery.delivery import deliver
 from halo_provider.delivery.options import DeliveryOptions
-from halo_provider.ledger.ledger import Commit, LeaseHolder, Ledger, OnInDoubt, Settlement, TaskInstanceRef
+from halo_provider.ledger.claims import LeaseHolder
+from halo_provider.ledger.ledger import Ledger
+from halo_provider.ledger.rules import Commit, OnInDoubt, Settlement, TaskInstanceRef
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.models import Chat, ChatAnswer
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY

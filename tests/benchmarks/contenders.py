@@ -24,7 +24,8 @@ from halo_provider.delivery.observer import DeliveryObserver
 from halo_provider.delivery.options import DeliveryOptions, SendOptions
 from halo_provider.delivery.report import Outcome, SessionIds
 from halo_provider.delivery.results import ResultsFile, results_writer
-from halo_provider.ledger.ledger import Ledger, TaskInstanceRef
+from halo_provider.ledger.ledger import Ledger
+from halo_provider.ledger.rules import TaskInstanceRef
 from halo_provider.ledger.statuses import RowStatus
 from halo_provider.sources.csv_file import CsvOptions, CsvSource
 from halo_provider.sources.rows import Source

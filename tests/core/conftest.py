@@ -9,7 +9,7 @@ import pytest
 
 import halo_provider.delivery.commit
 import halo_provider.delivery.delivery
-from halo_provider.ledger.ledger import Ledger
+from halo_provider.ledger import Ledger
 from halo_provider.simulator import Simulator
 from tests.core.databases import emptied, mariadb_place, postgres_place
 from tests.core.deliveries import Deliveries

@@ -14,8 +14,9 @@ from halo_provider.delivery.observer import DeliveryObserver
 from halo_provider.delivery.options import DeliveryOptions
 from halo_provider.delivery.pace import Backoff
 from halo_provider.delivery.report import DeliveryReport, Outcome
-from halo_provider.ledger.ledger import LEASE, LeaseHolder, Ledger, TaskInstanceRef, submissions
+from halo_provider.ledger import LEASE, LeaseHolder, Ledger, TaskInstanceRef
 from halo_provider.ledger.statuses import RowStatus
+from halo_provider.ledger.tables import submissions
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY
 from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rows import Source

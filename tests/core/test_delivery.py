@@ -11,8 +11,8 @@ import halo_provider.delivery.commit
 import halo_provider.delivery.delivery
 from halo_provider.delivery.report import DeliveryReport
 from halo_provider.exceptions import AccountingError, RowError, SourceError
-from halo_provider.ledger.ledger import submissions
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
+from halo_provider.ledger.tables import submissions
 from halo_provider.models import Chat, ChatAnswer
 from halo_provider.simulator import Fault, Simulator
 from halo_provider.sources.rows import Row
@@ -185,6 +185,8 @@ def test_intent_is_committed_before_the_request_is_sent(
 
 class CountingSource:
     """Many rows made one by one; `most_open` is how many of them were ever read and not ended."""
+
+    share_read = None
 
     description = "a generator"
 

@@ -10,8 +10,8 @@ from sqlalchemy import delete
 import halo_provider.delivery.delivery
 import halo_provider.delivery.pace
 from halo_provider.delivery.pace import Backoff
-from halo_provider.ledger.ledger import submissions
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
+from halo_provider.ledger.tables import submissions
 from halo_provider.simulator import Fault, RequestRecord, Simulator
 from halo_provider.submission import Submission, User
 from tests.core.deliveries import Deliveries, note, rows_in

@@ -14,7 +14,7 @@ import halo_provider.delivery.delivery
 from halo_provider.delivery.pace import Backoff
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import HaloError, LedgerError
-from halo_provider.ledger.ledger import Candidate, LeaseHolder, Ledger
+from halo_provider.ledger import Candidate, LeaseHolder, Ledger, TaskInstanceRef
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.simulator import Fault, Simulator
 from halo_provider.sources.lists import ListSource
@@ -460,9 +460,7 @@ class FailingLedger(LeaseHolder):
     """Fails in the one call that is named."""
 
     def __init__(self, ledger: Ledger, *, failing: str) -> None:
-        super().__init__(
-            ledger, "halo_default/note", task_instance=halo_provider.ledger.ledger.TaskInstanceRef(), lease=60.0
-        )
+        super().__init__(ledger, "halo_default/note", task_instance=TaskInstanceRef(), lease=60.0)
         setattr(self, failing, self._fail)
 
     def _fail(self, *_: Any, **__: Any) -> Any:

@@ -9,7 +9,8 @@ import pytest
 
 import halo_provider.delivery.delivery
 from halo_provider.delivery.stop import Stop
-from halo_provider.ledger.ledger import Candidate, Ledger, Settlement
+from halo_provider.ledger.ledger import Ledger
+from halo_provider.ledger.rules import Candidate, Settlement
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.simulator import Fault, Simulator
 from tests.core.deliveries import Deliveries, Run, note, notes, rows_in, until

@@ -10,7 +10,7 @@ import pytest
 from halo_provider.delivery.dry_run import EXAMPLES, DryRun, dry_run
 from halo_provider.delivery.options import DeliveryOptions
 from halo_provider.exceptions import RowError, SourceError
-from halo_provider.ledger.ledger import OnInDoubt
+from halo_provider.ledger import OnInDoubt
 from halo_provider.ledger.statuses import RowStatus
 from halo_provider.simulator import Fault, Simulator
 from halo_provider.sources.lists import ListSource

@@ -10,8 +10,8 @@ import pytest
 from halo_provider.delivery.dry_run import dry_run
 from halo_provider.delivery.options import DeliveryOptions, OnChange
 from halo_provider.exceptions import RowsChangedError
+from halo_provider.ledger import Candidate, Ledger, Settlement, TaskInstanceRef
 from halo_provider.ledger.admin import LedgerAdmin, RowFilter
-from halo_provider.ledger.ledger import Candidate, Ledger, Settlement, TaskInstanceRef
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.simulator import Fault, Simulator
 from halo_provider.sources.lists import ListSource

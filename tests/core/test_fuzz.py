@@ -23,7 +23,7 @@ from halo_provider.delivery.delivery import deliver
 from halo_provider.delivery.options import DeliveryOptions
 from halo_provider.delivery.report import DeliveryReport, Outcome
 from halo_provider.exceptions import SourceError
-from halo_provider.ledger.ledger import Ledger, TaskInstanceRef
+from halo_provider.ledger import Ledger, TaskInstanceRef
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rows import Source

@@ -7,7 +7,7 @@ import pytest
 from halo_provider.delivery.place import End, Send, Wait, follow, place_of
 from halo_provider.delivery.prepare import PreparedRow
 from halo_provider.exceptions import RowError
-from halo_provider.ledger.ledger import Change, Claim, ClaimResult, KnownRow
+from halo_provider.ledger.rules import Change, Claim, ClaimResult, KnownRow
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.sources.rows import Row
 from halo_provider.submission import Submission, User

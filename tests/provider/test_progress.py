@@ -12,8 +12,8 @@ from airflow.sdk import DAG
 
 from halo_provider.delivery.report import Outcome
 from halo_provider.exceptions import HaloConnectionError, HaloRateLimitError, RowError
+from halo_provider.ledger import Ledger
 from halo_provider.ledger.delivery_records import DeliveryCounts, DeliveryRecord, DeliveryRecords, duration
-from halo_provider.ledger.ledger import Ledger
 from halo_provider.ledger.statuses import RowStatus
 from halo_provider.operators import progress as module
 from halo_provider.operators.halo import HaloTicketOperator

@@ -12,7 +12,8 @@ from halo_provider.exceptions import HaloConfigurationError
 from halo_provider.hooks import submissions
 from halo_provider.hooks.halo import HaloHook
 from halo_provider.hooks.ledger import open_ledger
-from halo_provider.ledger.ledger import Candidate, Change, Ledger, Settlement, TaskInstanceRef
+from halo_provider.ledger.ledger import Ledger
+from halo_provider.ledger.rules import Candidate, Change, Settlement, TaskInstanceRef
 from halo_provider.ledger.statuses import LedgerStatus
 from tests.core.databases import mariadb_place, postgres_place
 from tests.provider.conftest import Connect, Statuses

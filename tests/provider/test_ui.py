@@ -18,10 +18,9 @@ import httpx
 import pytest
 from sqlalchemy import insert, update
 
-from halo_provider.ledger import admin
+from halo_provider.ledger import Ledger, TaskInstanceRef, admin
 from halo_provider.ledger.admin import LedgerAdmin, RowFilter
 from halo_provider.ledger.delivery_records import DeliveryCounts, DeliveryRecords
-from halo_provider.ledger.ledger import Ledger, TaskInstanceRef
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import deliveries, submissions
 from halo_provider.simulator import serving

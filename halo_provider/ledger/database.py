@@ -1,0 +1,128 @@
+"""The ledger's database: its connections, its clock, and transactions that are run again after a deadlock."""
+
+import sqlite3
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, event, func, select
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+
+from halo_provider.exceptions import LedgerError, redact
+
+TRANSACTION_ATTEMPTS = 5  # tries of a transaction that the database rolled back in favour of another
+BUSY_TIMEOUT = 30.0  # seconds a writer waits for SQLite's lock
+BUSY_POLL = 0.02  # seconds between tries where SQLite does not wait by itself
+
+_T = TypeVar("_T")
+
+
+class Database:
+    """One database behind a SQLAlchemy engine. The calls block and may come from any thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.engine.hide_parameters = True  # SQLAlchemy's errors would quote them
+        self._clock_offset = timedelta()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.engine.dispose()
+
+    def configure_connections(self) -> None:
+        """Set what every new connection of the engine begins with."""
+        if self.engine.dialect.name == "sqlite":
+            _configure_sqlite(self.engine)
+        else:
+            _configure_server(self.engine)
+
+    def read_clock(self) -> None:
+        """Learn how far this host's clock is from the database's, which decides about leases. Raises LedgerError."""
+        match self.engine.dialect.name:
+            case "postgresql":
+                timestamp = select(func.clock_timestamp())
+            case "mysql" | "mariadb":
+                timestamp = select(func.utc_timestamp(6))
+            case _:
+                return
+        found: datetime = self.transaction(lambda db: db.execute(timestamp).scalar_one())
+        aware = found if found.tzinfo else found.replace(tzinfo=UTC)
+        self._clock_offset = aware - datetime.now(UTC)
+
+    def now(self) -> datetime:
+        """The database's time."""
+        return datetime.now(UTC) + self._clock_offset
+
+    def transaction(self, work: Callable[[Connection], _T], *, read_only: bool = False) -> _T:
+        """Run `work` in one transaction, and again where the database rolled it back in favour of another.
+
+        With `read_only`, SQLite neither waits for a writer nor blocks one.
+        Raises LedgerError where the database cannot be reached or refuses.
+        """
+        engine = self.engine.execution_options(read_only=True) if read_only else self.engine
+        for attempt in range(1, TRANSACTION_ATTEMPTS + 1):
+            try:
+                with engine.begin() as db:
+                    return work(db)
+            except OperationalError as error:
+                if attempt == TRANSACTION_ATTEMPTS or not _is_contention(error):
+                    raise LedgerError(f"the ledger cannot be used: {reason_of(error)}") from error
+            except SQLAlchemyError as error:
+                raise LedgerError(f"the ledger cannot be used: {reason_of(error)}") from error
+        raise AssertionError  # the last attempt returns or raises
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of the driver's message: those after it may quote the statement with its values."""
+    message = error.orig if isinstance(error, DBAPIError) else error.args[0]
+    return redact(str(message).partition("\n")[0])
+
+
+def _is_contention(error: DBAPIError) -> bool:
+    """Whether the database rolled this transaction back in favour of another: a deadlock, or a lock not obtained."""
+    sql_state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+    mysql_code = error.orig.args[0] if error.orig and error.orig.args else None
+    return sql_state in {"40001", "40P01"} or mysql_code in {1205, 1213} or "database is locked" in str(error.orig)
+
+
+def _configure_server(engine: Engine) -> None:
+    """Set READ COMMITTED once for each connection.
+
+    As an engine option it would be set again in each transaction, with errors that are not SQLAlchemy's.
+    """
+    engine.dispose()
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _record: Any) -> None:
+        engine.dialect.set_isolation_level(connection, "READ COMMITTED")
+
+
+def _configure_sqlite(engine: Engine) -> None:
+    """Let readers work beside one writer, let writers wait, and let a commit return when it is on the disk."""
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # SQLAlchemy's recipe: the driver must not begin transactions by itself
+        connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT * 1000)}")
+        _use_wal(connection)
+        connection.execute("PRAGMA synchronous=FULL")
+
+    @event.listens_for(engine, "begin")
+    def _on_begin(connection: Connection) -> None:
+        read_only = connection.get_execution_options().get("read_only")
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch a new file to write-ahead logging. While another process writes, SQLite refuses that without waiting."""
+    give_up_at = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() >= give_up_at:
+                raise
+            time.sleep(BUSY_POLL)
+        else:
+            return
