@@ -18,7 +18,7 @@ from halo_provider.demo.airflow import REQUEST_TIMEOUT, AirflowApi, Run
 from halo_provider.demo.processes import CHECKOUT, Home, Processes
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, serving
 from tests.acceptance.airflows import running_airflow
-from tests.conftest import IDENTITY_SECRET
+from tests.example_keys import IDENTITY_SECRET
 
 pytestmark = pytest.mark.acceptance
 

@@ -1,6 +1,6 @@
 """What each way of losing a connection says about the request: every one driven through a real socket.
 
-DESIGN.md, section 6: only what certainly failed before sending counts as not sent; everything unknown is in doubt.
+docs/architecture.md: only what certainly failed before sending counts as not sent; everything unknown is in doubt.
 """
 
 import asyncio

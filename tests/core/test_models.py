@@ -135,7 +135,7 @@ def test_system_managed_trait_is_refused_by_name(model: type[Request], trait: st
 
 
 def test_company_and_user_have_their_own_system_managed_traits() -> None:
-    """A company may say first_seen, a user health_score: HALO_API.md reserves them for the other one only."""
+    """A company may say first_seen, a user health_score: Halo reserves them for the other one only."""
     assert IdentifyCompany(company_id="c", traits={"first_seen": 1, "last_seen": 1, "company_id": 1}).traits
     assert IdentifyUser(user_id="u", traits={"health_score": 1, "team_size": 1}).traits
 
@@ -156,7 +156,7 @@ def test_enumerated_trait_takes_the_documented_values_only(model: type[Request],
 
 
 def test_enumerated_values_are_those_of_halos_documentation() -> None:
-    """The values of HALO_API.md, word for word."""
+    """The values of Halo's documentation, word for word."""
     terms = {"monthly", "quarterly", "annual", "bi_annual"}
 
     assert {name: set(values) for name, values in ENUMERATED_TRAITS.items()} == {
@@ -249,7 +249,7 @@ def test_too_large_request_is_told_its_size() -> None:
 
 
 def test_every_documented_entry_type_is_known() -> None:
-    """The types of HALO_API.md, and none but them."""
+    """The types of Halo's documentation, and none but them."""
     for kind in ["list", "integration", "error", "status", "config", "feature", "metric", "relationship", "custom"]:
         assert ContextEntry(label="x", type=kind, value=1).type == kind
     with pytest.raises(ValidationError):
