@@ -114,7 +114,9 @@ class _Delivery:
         self._observers = observers
         self._stop = stop
         self._alive = alive
-        self._reader = Reader(source, submission, batch_size=options.batch_size)
+        self._reader = Reader(
+            source, submission, batch_size=options.batch_size, follows_up=options.on_change == "follow_up"
+        )
         self._placer = Placer(
             lease_holder,
             submission=submission,
@@ -259,7 +261,7 @@ class _Delivery:
                 )
             )
             return []
-        work = Work.of(prepared.row, place)
+        work = Work.of(prepared, place)
         if self._user_queues.is_closed(work.user_id):
             self._opened(work)
             self._hold_back(work)
@@ -297,25 +299,29 @@ class _Delivery:
             self._asked_for_deferred = time.monotonic()
             asking += self._deferred
             self._deferred = []
+        open_keys = {work.row_key for work in self._open.values()} if asking else set()
+        self._deferred += [work for work in asking if work.row_key in open_keys]  # until the first row is committed
+        asking = [work for work in asking if work.row_key not in open_keys]
         if not asking:
             return
         try:
-            claims = await asyncio.get_running_loop().run_in_executor(
-                self._ledger_thread, self._placer.claims_of, [work.candidate for work in asking]
+            placed_rows = await asyncio.get_running_loop().run_in_executor(
+                self._ledger_thread, self._placer.place_again, [work.prepared for work in asking]
             )
         except HaloError as error:
             self._stop.request(str(error), error=error)
-            claims = {}
-        for work in asking:
-            prepared = PreparedRow(work.row, work.row_key, submission=work.submission)
-            match place_of(prepared, claims.get(work.ledger_key), change=work.change):
+            placed_rows = [PlacedRow(work.prepared, place_of(work.prepared, None)) for work in asking]
+        for work, placed in zip(asking, placed_rows, strict=True):
+            if placed.has_changed and work.prepared.repeats is not None:
+                self._count_change(work.row_key)
+            match placed.place:
                 case End() as place:
                     self._unclaimed.discard(work)
                     self._count(work.outcome(place.status, session_id=place.session_id)._replace(error=place.error))
                     self._leave(work, place.status)
                 case Send() as place:
                     self._unclaimed.discard(work)
-                    work.claim(place)
+                    work.take(place)
                     self._opened(work)
                     self._ready.put_nowait(work)
                 case Wait():

@@ -207,19 +207,20 @@ def find(db: Connection, namespace: str, row_keys: Sequence[str]) -> dict[str, K
 
 def count_changes(db: Connection, namespace: str, changes: Sequence[Change], *, now: datetime) -> None:
     """Record beside the rows that these changes of theirs are with Halo; a change that is recorded stays as it is."""
-    if changes:
+    counted = [(change, change.number) for change in changes if change.number is not None]
+    if counted:
         db.execute(
             _COUNT_CHANGE,
             [
                 {
                     "b_namespace": namespace,
                     "b_row_key": change.row_key,
-                    "b_before": change.number - 1,
-                    "number": change.number,
+                    "b_before": number - 1,
+                    "number": number,
                     "payload_hash": change.payload_hash,
                     "updated_at": now,
                 }
-                for change in changes
+                for change, number in counted
             ],
         )
 

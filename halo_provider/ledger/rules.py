@@ -16,6 +16,8 @@ MAX_RESPONSE = 10_000  # characters of JSON kept of an answer's undocumented fie
 LEASE_RAN_OUT = "the lease of the run that was sending it ran out"
 
 _CHANGE_MARK = "\tchange "
+_SECOND_CONTENT_MARK = "\talso "
+_SECOND_CONTENT_DIGITS = 14  # of the hash: with the mark as wide as the widest change
 
 OnInDoubt = Literal["resend", "hold"]
 
@@ -99,22 +101,32 @@ class KnownRow(NamedTuple):
 
 
 class Change(NamedTuple):
-    """Which change of a delivered row a follow-up carries; counted from 1."""
+    """What a follow-up carries: another content of a row, under a key of its own.
+
+    A change of a delivered row from one run to another is counted, from 1. A second content that stands under the same
+    key in one source has no number: its key is made of the content, so that it is sent once, in whatever order the
+    source has the two.
+    """
 
     row_key: str
-    number: int
+    number: int | None
     payload_hash: str
 
     @property
     def ledger_key(self) -> str:
         """The follow-up's own key in the ledger: a row's key never holds a tab."""
+        if self.number is None:
+            return f"{self.row_key}{_SECOND_CONTENT_MARK}{self.payload_hash[:_SECOND_CONTENT_DIGITS]}"
         return f"{self.row_key}{_CHANGE_MARK}{self.number}"
 
     @classmethod
     def at(cls, ledger_key: str, payload_hash: str) -> "Change | None":
         """The change whose key this is; None for a row's own key."""
         row_key, mark, number = ledger_key.partition(_CHANGE_MARK)
-        return cls(row_key, int(number), payload_hash) if mark else None
+        if mark:
+            return cls(row_key, int(number), payload_hash)
+        row_key, mark, _ = ledger_key.partition(_SECOND_CONTENT_MARK)
+        return cls(row_key, None, payload_hash) if mark else None
 
 
 class Settlement(NamedTuple):
