@@ -158,7 +158,7 @@ def test_braces_in_values_stay_as_they_are(deliver: Deliver, halo: Simulator) ->
 
 def test_duplicates_count_once(deliver: Deliver, halo: Simulator) -> None:
     """The first row of a key is sent; those with the same content are counted, and no reason for red."""
-    delivered = deliver(HEADER + b"1,u1,First,good\n2,u2,Two,good\n1,u1,First,good\n 1 ,u1,First,good\n")
+    delivered = deliver(HEADER + b"1,u1,First,good\n2,u2,Two,good\n1,u1,First,good\n1,u1,First,good\n")
     assert (delivered.state, delivered.counts) == ("success", {"delivered": 2, "duplicate": 2})
     assert messages(halo) == ["First: good", "Two: good"]
 
