@@ -9,6 +9,7 @@ where one of them was not delivered, the later ones are not sent in this run.
 import asyncio
 import gc
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -28,9 +29,12 @@ from halo_provider.delivery.report import DeliveryReport, Outcome
 from halo_provider.delivery.send import Sender
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import (
+    EveryRowRefusedError,
+    HaloAddressError,
     HaloCallError,
     HaloError,
     HaloResponseError,
+    HaloStatusError,
     LedgerError,
     RowsChangedError,
     Verdict,
@@ -48,6 +52,7 @@ MAX_DEFERRED = 5_000  # rows that may wait for another run, so that memory stays
 LIVENESS_POLL = 0.5  # seconds between checks whether this process may still send
 LEASE_MARGIN = 2.0  # seconds before the end of the lease in which nothing more is sent
 GARBAGE_THRESHOLD = 50_000  # objects more than before that start the search for cycles; Python's own is 700
+MAX_FIRST_REFUSED = 50  # rows that Halo answers first, all refused with one status, before the run stops
 MAX_GIVEN_UP = 50  # rows given up one after the other before the run itself gives up
 
 
@@ -138,6 +143,8 @@ class _Delivery:
         self._deferred: list[Work] = []  # of these the first of their queues, which another run held when last asked
         self._asked_for_deferred = time.monotonic()
         self._given_up_in_a_row = 0
+        self._accepts = False  # whether Halo has accepted a row of this run
+        self._first_refused: Counter[int] = Counter()  # by status, until a row is accepted
         self._moved = asyncio.Event()
 
     async def run(self) -> DeliveryReport:
@@ -385,13 +392,16 @@ class _Delivery:
             work.doubtful = True
             raise
         self._given_up_in_a_row = 0
+        self._accepts = True
         self._settle(work, RowStatus.DELIVERED, answer=answer)
 
     def conclude(self, work: Work, error: HaloCallError, *, is_last: bool) -> bool:
         """Record what an unsuccessful attempt means; whether it was the last one of this run."""
+        error = self._understood(work, error)
         if error.verdict is Verdict.REJECTED:
             self._given_up_in_a_row = 0
             self._settle(work, RowStatus.REJECTED, error.brief, detail=str(error))
+            self._refused(error)
             return True
         work.doubtful = work.doubtful or error.verdict is Verdict.IN_DOUBT
         if error.verdict is Verdict.FORBIDDEN:
@@ -407,6 +417,29 @@ class _Delivery:
         resting = Settlement(row_key=work.ledger_key, status=work.resting_ledger_status, final=False, error=str(error))
         self._committer.settle(resting, work, None)
         return False
+
+    def _understood(self, work: Work, error: HaloCallError) -> HaloCallError:
+        """The error by what this run knows: a 404 concerns its row only once Halo has accepted another one.
+
+        A row that continues a session may be told that this session is gone.
+        """
+        if (
+            self._accepts
+            or not isinstance(error, HaloStatusError)
+            or not HaloAddressError.is_suggested_by(error)
+            or work.submission.request.session_id is not None
+        ):
+            return error
+        return HaloAddressError(error, base_url=self._client.base_url)
+
+    def _refused(self, error: HaloCallError) -> None:
+        """Stop where Halo refuses every row alike, before all of them are rejected for a mistake that is not theirs."""
+        if self._accepts or not isinstance(error, HaloStatusError):
+            return
+        self._first_refused[error.status] += 1
+        if len(self._first_refused) == 1 and self._first_refused[error.status] >= MAX_FIRST_REFUSED:
+            refused = EveryRowRefusedError(refused=MAX_FIRST_REFUSED, error=error.brief)
+            self._stop.request(str(refused), error=refused)
 
     def _gave_up(self, work: Work, error: HaloCallError) -> None:
         self._report.first_given_up = self._report.first_given_up or f"row {work.row.number}: {error.brief}"
