@@ -3,6 +3,7 @@
 import codecs
 import csv
 import io
+import tracemalloc
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from halo_provider.exceptions import SourceError
-from halo_provider.sources.csv_file import MAX_FIELD, CsvOptions, CsvSource
+from halo_provider.sources.csv_file import MAX_FIELD, MAX_RECORD, CsvOptions, CsvSource
 from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rows import MAX_RAW_TEXT, Row
 
@@ -302,6 +303,68 @@ def test_large_value_is_a_value() -> None:
     [row] = read(written([["id", "note"], ["1", largest + "x"]]))
     assert "field larger than field limit" in row.error.reason
     assert len(row.error.detail) < MAX_RAW_TEXT + 50
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        ",".join(["x" * 900_000] * 4),
+        "x" * (3 * MAX_RECORD),
+        *("," * (2 * MAX_RECORD + more) for more in (0, 1, 2)),
+        *("," * (MAX_RECORD + more) for more in (0, 1)),
+    ],
+    ids=lambda record: f"{record[0]}-{len(record)}",
+)
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_record_that_is_too_long_is_rejected_alone(record: str, line_end: str) -> None:
+    """With the beginning of its text; the rows around it are read, under their own lines."""
+    content = line_end.join(["id,note", "1,x", record, "2,y", ""])
+
+    rows = read(content)
+
+    assert [(row.number, row.error is None) for row in rows] == [(2, True), (3, False), (4, True)]
+    assert rows[1].error is not None
+    assert rows[1].error.reason == (
+        f"line 3 is not valid CSV (it has more than {MAX_RECORD:,} characters); check the quotes"
+    )
+    assert len(str(rows[1].error.detail)) < MAX_RAW_TEXT + 50
+    assert rows[2].values == {"id": "2", "note": "y"}
+
+
+def test_record_of_many_lines_that_is_too_long_has_each_of_them_rejected() -> None:
+    """As with a quote that is never closed: any of them may be a row."""
+    rows = read("id,note\n1,x\n" + ",".join(['"' + "x" * 900_000 + '\n"'] * 4) + "\n")
+
+    assert [(row.number, row.error is None) for row in rows[:4]] == [(2, True), (3, False), (4, False), (5, False)]
+    assert "it has more than 2,000,000 characters" in str(rows[1].error)
+
+
+def test_header_that_is_too_long_is_an_error_of_the_source() -> None:
+    """Such as that of a file which is no CSV file."""
+    with pytest.raises(SourceError, match="the header cannot be read: it has more than 2,000,000 characters"):
+        read("x" * (MAX_RECORD + 1))
+
+
+def test_memory_does_not_grow_with_a_record(tmp_path: Path) -> None:
+    """A hundred million characters in one line, and as many in one quoted value after another."""
+    path = tmp_path / "long.csv"
+    with path.open("w") as file:
+        file.write("id,note\n1,x\n")
+        for _ in range(100):
+            file.write("x" * 500_000 + ",")
+        file.write("\n")
+        for _ in range(100):
+            file.write('"' + "x" * 250_000 + "\n" + "x" * 250_000 + '",')
+        file.write("\n2,y\n")
+    source = CsvSource(path=str(path), open_binary=lambda: path.open("rb"), options=CsvOptions())
+
+    tracemalloc.start()
+    good_rows = [row.values["id"] for row in source.rows(required=["id"]) if row.error is None]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert good_rows == ["1", "2"]
+    assert peak < 12 * MAX_RECORD  # bytes
 
 
 def test_reading_leaves_the_csv_modules_own_limit_alone() -> None:
