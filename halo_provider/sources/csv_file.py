@@ -14,6 +14,7 @@ here: a row that is not well-formed has to be rejected with its line and its val
 import codecs
 import csv
 import io
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, count, repeat
@@ -21,7 +22,7 @@ from typing import IO, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from halo_provider.exceptions import RowError, SourceError
+from halo_provider.exceptions import HaloError, RowError, SourceError, redact
 from halo_provider.sources.rows import MAX_RAW_TEXT, Row, doubled_columns
 from halo_provider.submission import is_unicode
 
@@ -152,7 +153,7 @@ class CsvSource:
                 marked = (name for mark, name in _BYTE_ORDER_MARKS.items() if start.startswith(mark))
                 encoding = next(marked, self.options.encoding)
                 text = io.TextIOWrapper(binary, encoding=encoding, errors="surrogateescape", newline="")
-                yield _Lines(text, encoding=encoding, size=size)
+                yield _Lines(text, encoding=encoding, size=size, check_end=self._end_check(binary, size=size))
         except UnicodeError as error:
             encoding = getattr(error, "encoding", self.options.encoding)
             raise SourceError(
@@ -160,8 +161,30 @@ class CsvSource:
             ) from error
         except OSError as error:
             raise SourceError(f"{self.path}: {error.strerror or error}") from error
+        except HaloError:
+            raise
+        except Exception as error:  # every storage has errors of its own
+            raise SourceError(f"{self.path}: {redact(f'{type(error).__name__}: {error}')}") from error
         finally:
             csv.field_size_limit(previous_limit)
+
+    def _end_check(self, binary: IO[bytes], *, size: int) -> Callable[[], None]:
+        """What raises SourceError at the end of a file that is not the one any more whose reading began."""
+        opened = _written(binary)
+
+        def check_end() -> None:
+            end = binary.tell()
+            if end < size:
+                raise SourceError(
+                    f"{self.path}: it ended after {end:,} of the {size:,} bytes that it had when it was opened; "
+                    "run the task again when the file is complete"
+                )
+            if _written(binary) != opened:
+                raise SourceError(
+                    f"{self.path}: it was written to while it was read; run the task again when the file is complete"
+                )
+
+        return check_end
 
     def _records(self, lines: "_Lines") -> Iterator["_Record"]:
         """Parse the lines; blank ones are left out."""
@@ -187,13 +210,15 @@ class CsvSource:
 class _Lines:
     """A file's lines, with their ends. `number` counts them, `latest` are those of the record that is being parsed.
 
-    Raises csv.Error, and goes on with the next line after that, where a record is longer than `MAX_RECORD`.
+    Raises csv.Error, and goes on with the next line after that, where a record is longer than `MAX_RECORD`. Calls
+    `check_end` at the end of the file, and before a last line without a line end.
     """
 
-    def __init__(self, text: IO[str], *, encoding: str, size: int) -> None:
+    def __init__(self, text: IO[str], *, encoding: str, size: int, check_end: Callable[[], None]) -> None:
         self.latest: list[str] = []
         self.number = 0
         self._text = text
+        self._check_end = check_end
         self._length = 0  # characters of the latest lines
         self._ended_in_mid_line_end = False  # between the two characters of a line end that were read apart
         self._encoding = _WITHOUT_MARK.get(codecs.lookup(encoding).name, encoding)
@@ -217,6 +242,8 @@ class _Lines:
         line = self._read_on()
         if line == "\n" and self._ended_in_mid_line_end:
             line = self._read_on()
+        if not line.endswith(("\n", "\r")) and len(line) < _AT_ONCE:  # a last line may have been cut off
+            self._check_end()
         if not line:
             raise StopIteration
         self._ended_in_mid_line_end = False
@@ -235,6 +262,15 @@ class _Lines:
         # Not the stream's position, which is ahead by a buffer: in a small file by everything.
         self._bytes_read += len(some.encode(self._encoding, errors="replace"))
         return some
+
+
+def _written(binary: IO[bytes]) -> tuple[int, int] | None:
+    """The size of a local file and when it was last written to; None for what is no local file."""
+    try:
+        state = os.fstat(binary.fileno())
+    except (OSError, AttributeError):
+        return None
+    return state.st_size, state.st_mtime_ns
 
 
 class _Record(NamedTuple):

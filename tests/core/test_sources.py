@@ -3,8 +3,9 @@
 import codecs
 import csv
 import io
+import os
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from halo_provider.exceptions import SourceError
+from halo_provider.exceptions import HaloConfigurationError, SourceError
 from halo_provider.sources.csv_file import MAX_FIELD, MAX_RECORD, CsvOptions, CsvSource
 from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rows import MAX_RAW_TEXT, Row
@@ -467,6 +468,110 @@ def test_file_that_breaks_off_while_read_is_an_error_of_the_source() -> None:
     source = CsvSource(path="rows.csv", open_binary=lambda: Breaking(b"id\n1\n"), options=CsvOptions())
 
     with pytest.raises(SourceError, match="connection to the bucket lost"):
+        list(source.rows(required=[]))
+
+
+class Storage(Exception):  # noqa: N818 -- as storages name theirs
+    """What a storage's own library raises, and is no OSError."""
+
+
+@pytest.mark.parametrize("where", ["open", "read1"])
+def test_error_of_a_storages_own_is_an_error_of_the_source(where: str) -> None:
+    """With its type and its words, less what looks like a secret; the cause is kept."""
+
+    class Breaking(io.BytesIO):
+        def read1(self, size: int | None = -1) -> bytes:
+            raise Storage("no access with ab_live_secret")
+
+    def open_binary() -> IO[bytes]:
+        if where == "open":
+            raise Storage("no access with ab_live_secret")
+        return Breaking(b"id\n1\n")
+
+    source = CsvSource(path="s3://b/rows.csv", open_binary=open_binary, options=CsvOptions())
+
+    with pytest.raises(SourceError) as caught:
+        list(source.rows(required=[]))
+    assert str(caught.value) == "s3://b/rows.csv: Storage: no access with ***"
+    assert isinstance(caught.value.__cause__, Storage)
+
+
+def test_connection_without_its_provider_stays_an_error_of_the_configuration() -> None:
+    """The error is one of this package's, and says what to do."""
+
+    def open_binary() -> IO[bytes]:
+        raise HaloConfigurationError("is the provider package for it installed?")
+
+    with pytest.raises(HaloConfigurationError, match="provider package"):
+        CsvSource(path="s3://b/rows.csv", open_binary=open_binary, options=CsvOptions()).columns()
+
+
+def read_while(path: Path, change: Callable[[], Any]) -> tuple[list[str], str]:
+    """The ids of a large file's rows that changes once the first row is read, and how the reading ended."""
+    path.write_bytes(b"id,note\n" + b"".join(b"%d,%d\n" % (number, number) for number in range(100_000)))
+    source = CsvSource(path="rows.csv", open_binary=lambda: path.open("rb"), options=CsvOptions())
+    rows = source.rows(required=["id"])
+    found = [next(rows).values["id"]]
+    change()
+    with pytest.raises(SourceError) as caught:
+        found.extend(row.values["id"] for row in rows)
+    return found, str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [600_000, 600_001, 600_002, 600_003])
+def test_file_that_is_truncated_while_read_is_an_error_of_the_source(tmp_path: Path, kept: int) -> None:
+    """After the rows that were whole; the one that was cut off is not taken for a row."""
+    path = tmp_path / "rows.csv"
+
+    found, error = read_while(path, lambda: os.truncate(path, kept))
+
+    assert error == (
+        f"rows.csv: it ended after {kept:,} of the 1,177,788 bytes that it had when it was opened; "
+        "run the task again when the file is complete"
+    )
+    whole = path.read_bytes().rpartition(b"\n")[0].count(b"\n")
+    assert found == [str(number) for number in range(whole)]
+
+
+@pytest.mark.parametrize("written", [b"100000,x\n", b"100000,cut of"])
+def test_file_that_grows_while_read_is_an_error_of_the_source(tmp_path: Path, written: bytes) -> None:
+    """Whoever writes may be in the middle of a row."""
+    path = tmp_path / "rows.csv"
+
+    def grow() -> None:
+        with path.open("ab") as file:
+            file.write(written)
+
+    found, error = read_while(path, grow)
+
+    assert error.startswith("rows.csv: it was written to while it was read; run the task again")
+    assert len(found) == 100_000 + written.endswith(b"\n")
+
+
+def test_file_that_is_replaced_while_read_is_read_to_its_end(tmp_path: Path) -> None:
+    """A new file under the same name, as programs that write a file as a whole make it, changes nothing."""
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"id\n1\n2\n")
+    rows = CsvSource(path="rows.csv", open_binary=lambda: path.open("rb"), options=CsvOptions()).rows(required=["id"])
+    next(rows)
+
+    other = tmp_path / "other.csv"
+    other.write_bytes(b"id\n3\n")
+    other.replace(path)
+
+    assert [row.values["id"] for row in rows] == ["2"]
+
+
+def test_object_that_ends_early_is_an_error_of_the_source() -> None:
+    """Object storage may break off without an error of its own."""
+
+    class Short(io.BytesIO):
+        def read1(self, size: int | None = -1) -> bytes:
+            return super().read1(2) if self.tell() < 5 else b""
+
+    source = CsvSource(path="s3://b/rows.csv", open_binary=lambda: Short(b"id\n1\n2\n"), options=CsvOptions())
+
+    with pytest.raises(SourceError, match=r"s3://b/rows.csv: it ended after 6 of the 7 bytes"):
         list(source.rows(required=[]))
 
 
