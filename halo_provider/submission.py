@@ -38,6 +38,9 @@ from halo_provider.models import (
 )
 
 MAX_ROW_KEY = 480  # characters: what the ledger's primary key holds on every database, less the mark of a follow-up
+# Bytes in UTF-8: an index entry of PostgreSQL's holds 2,704. The ledger's widest index has the longest ids of a DAG
+# (250 characters of up to 4 bytes) and of a run, and a namespace (250 bytes each), which leave 1,164 for the key.
+MAX_ROW_KEY_BYTES = 1_000
 REJECT_COLUMNS = ("_row", "_field", "_reason")  # what a rejects file adds to the original columns
 ASKS_FOR_A_HUMAN = ("please create a support ticket", "i need human help", "please escalate this")
 _LISTS = frozenset({"list", "error"})  # entry types whose documented value is a list of items
@@ -647,7 +650,16 @@ def _joined(parts: Sequence[str], columns: Sequence[str]) -> str:
     if len(parts) > 1:
         key = "|".join(part.replace("\\", "\\\\").replace("|", "\\|") for part in parts)
     if len(key) > MAX_ROW_KEY:
-        raise RowError(f"the row's key has {len(key):,} characters, at most {MAX_ROW_KEY} fit", column=columns[0])
+        raise RowError(
+            f"the row's key has {len(key):,} characters, at most {MAX_ROW_KEY} fit; take a shorter column as the key",
+            column=columns[0],
+        )
+    if not key.isascii() and (size := len(key.encode())) > MAX_ROW_KEY_BYTES:
+        raise RowError(
+            f"the row's key has {size:,} bytes in UTF-8, at most {MAX_ROW_KEY_BYTES:,} fit; "
+            "take a shorter column as the key",
+            column=columns[0],
+        )
     return key
 
 
