@@ -7,7 +7,7 @@ from typing import IO, Any
 
 from halo_provider.exceptions import RowError
 from halo_provider.sources.csv_file import CsvOptions
-from halo_provider.sources.rows import Row
+from halo_provider.sources.rows import Row, represented
 from halo_provider.submission import REJECT_COLUMNS, text
 
 
@@ -38,7 +38,7 @@ class RejectsFile:
         try:
             cell = value if isinstance(value, str) else text(value)
         except RowError:
-            cell = repr(value)
+            cell = represented(value)
         try:
             cell.encode(self._encoding, errors="surrogateescape")
         except UnicodeEncodeError:
