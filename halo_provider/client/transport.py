@@ -9,13 +9,19 @@ error that it *may* have been.
 aiohttp is slow to import, and not needed where a DAG is parsed: import this module where a transport is opened.
 """
 
+import select
 from collections.abc import AsyncIterator
 from functools import lru_cache
+from typing import Any
+from weakref import WeakSet
 
 import aiohttp
 import httpx
+from aiohttp.http import StreamWriter
 
-KEEPALIVE = 5.0  # seconds an idle connection is kept: when the server closes it first, the next request is in doubt
+# Seconds an idle connection is kept. When the server closes it at the moment of the next request, that request is in
+# doubt; common servers close after 5 s.
+KEEPALIVE = 2.0
 
 
 class AiohttpTransport(httpx.AsyncBaseTransport):
@@ -35,6 +41,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
         )
+        self._used: WeakSet[Any] = WeakSet()  # the protocols of connections that have carried a request
         self._proxy = None
         if proxy is not None:
             username, password = proxy.auth or (None, None)
@@ -46,23 +53,55 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         url = str(request.url)
         headers = [(name.decode(), value.decode()) for name, value in request.headers.raw]
         timeouts = request.extensions.get("timeout", {})
-        try:
-            response = await self._session.request(
-                request.method,
-                url,
-                data=aiohttp.BytesPayload(content),
-                headers=headers,
-                allow_redirects=False,
-                proxy=self._proxy,
-                timeout=_client_timeout(timeouts.get("connect"), timeouts.get("read")),
-            )
-        except Exception as error:  # noqa: BLE001 -- every error is translated
-            raise httpx_kind(error)(_text(error)) from (None if _may_quote(error) else error)
-        return httpx.Response(response.status, headers=response.raw_headers, stream=_Stream(response))
+        while True:
+            body = _Body(content, used=self._used)
+            try:
+                response = await self._session.request(
+                    request.method,
+                    url,
+                    data=body,
+                    headers=headers,
+                    allow_redirects=False,
+                    proxy=self._proxy,
+                    timeout=_client_timeout(timeouts.get("connect"), timeouts.get("read")),
+                )
+            except Exception as error:  # noqa: BLE001 -- every error is translated
+                if body.stale:
+                    continue  # nothing was written, and aiohttp has dropped the closed connection
+                kind = httpx_kind(error) if body.sent or not content else unsent_kind(error)
+                raise kind(_text(error)) from (None if _may_quote(error) else error)
+            return httpx.Response(response.status, headers=response.raw_headers, stream=_Stream(response))
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self._session.close()
+
+
+class _Body(aiohttp.BytesPayload):
+    """The body of one request, which knows whether a byte of the request was written.
+
+    aiohttp writes a request's head together with the beginning of its body, here.
+    """
+
+    def __init__(self, content: bytes, *, used: WeakSet[Any]) -> None:
+        super().__init__(content)
+        self._used = used
+        self.sent = False
+        self.stale = False  # the server had closed a used connection before anything was written
+
+    async def write_with_length(  # type: ignore[override]  # a client session's writer
+        self, writer: StreamWriter, content_length: int | None
+    ) -> None:
+        """Write the request, unless its connection is closed already."""
+        used = writer.protocol in self._used
+        transport = writer.transport
+        if transport is None or transport.is_closing() or (used and _is_readable(transport)):
+            self.stale = used
+            raise ConnectionResetError("the connection was closed before the request was written")
+        if not used:
+            self._used.add(writer.protocol)
+        self.sent = True
+        await super().write_with_length(writer, content_length)
 
 
 class _Stream(httpx.AsyncByteStream):
@@ -96,6 +135,16 @@ def _client_timeout(connect: float | None, read: float | None) -> aiohttp.Client
     return aiohttp.ClientTimeout(total=None, connect=connect, sock_read=read)
 
 
+def _is_readable(transport: Any) -> bool:
+    """Whether something has arrived on an idle connection: its end, or bytes that belong to no request."""
+    connection = transport.get_extra_info("socket")
+    if connection is None:
+        return False
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def httpx_kind(error: Exception) -> type[httpx.TransportError]:
     """The class of httpx for an error of aiohttp. An error that is not listed here counts as after sending."""
     match error:
@@ -110,6 +159,12 @@ def httpx_kind(error: Exception) -> type[httpx.TransportError]:
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError() | aiohttp.ClientPayloadError():
             return httpx.ReadError
     return httpx.RemoteProtocolError
+
+
+def unsent_kind(error: Exception) -> type[httpx.TransportError]:
+    """The class of httpx for an error before the first byte of a request was written."""
+    kind = httpx_kind(error)
+    return kind if issubclass(kind, httpx.ConnectTimeout | httpx.ProxyError) else httpx.ConnectError
 
 
 def _may_quote(error: Exception) -> bool:

@@ -5,7 +5,6 @@ DESIGN.md, section 6: only what certainly failed before sending counts as not se
 
 import asyncio
 import gzip
-import ipaddress
 import re
 import socket
 import ssl
@@ -14,17 +13,12 @@ import time
 import traceback
 from collections.abc import Awaitable, Iterator
 from contextlib import ExitStack, suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
 import aiohttp
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from halo_provider.client.transport import httpx_kind
 from halo_provider.exceptions import HaloConfigurationError, HaloConnectionError, Verdict
@@ -94,39 +88,6 @@ def is_not_sent(error: HaloConnectionError) -> bool:
     assert error.verdict is (Verdict.IN_DOUBT if error.sent else Verdict.NOT_ACCEPTED)
     assert ("was not sent" in str(error)) is not error.sent
     return not error.sent
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate for 127.0.0.1, with its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "halo.example.com")])
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("tls") / "certificate.pem"
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + signed.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
-
-
-@pytest.fixture(scope="module")
-def tls(certificate: Path) -> ssl.SSLContext:
-    """The server's side of TLS."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    return context
 
 
 @pytest.fixture
@@ -248,7 +209,6 @@ def test_certificate_authority_of_the_environment_is_trusted(
 @pytest.mark.parametrize(
     "behaviour",
     [
-        closing_at_once,
         resetting,
         answering(b""),
         answering(b"HTTP/1.1 200 OK\r\nContent-Le"),
@@ -262,7 +222,6 @@ def test_certificate_authority_of_the_environment_is_trusted(
         answering(b"SSH-2.0-OpenSSH_9.6\r\n"),
     ],
     ids=[
-        "closed at once",
         "reset",
         "no answer",
         "half a head",
