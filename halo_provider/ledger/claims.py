@@ -161,15 +161,10 @@ class LeaseHolder:
             group = [settlement for settlement in settlements if settlement.status is status]
             if group and not _execute_counted(db, statement, [self._settled(each, writer) for each in group]):
                 lost_settlements |= self._lost(db, [settlement.row_key for settlement in group], status)
-        changes = [
-            settlement.change
-            for settlement in settlements
-            if settlement.change
-            and settlement.status is LedgerStatus.DELIVERED
-            and settlement.row_key not in lost_settlements
-        ]
+        recorded = [settlement for settlement in settlements if settlement.row_key not in lost_settlements]
+        changes = [each.change for each in recorded if each.change and each.status is LedgerStatus.DELIVERED]
         count_changes(db, self.namespace, changes, now=writer.now)
-        told = [rules.settlement_event(each, writer) for each in settlements if rules.settlement_is_told(each)]
+        told = [rules.settlement_event(each, writer) for each in recorded if rules.settlement_is_told(each)]
         if told:
             db.execute(insert(events), told)
         lost_intents: set[str] = set()

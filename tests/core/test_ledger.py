@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, insert, text, update
+from sqlalchemy import Connection, event, insert, select, text, update
 
 import halo_provider.ledger.database
 from halo_provider.exceptions import HaloConfigurationError, LedgerError
@@ -27,8 +27,8 @@ from halo_provider.ledger import (
     TaskInstanceRef,
 )
 from halo_provider.ledger.database import TRANSACTION_ATTEMPTS
-from halo_provider.ledger.rules import MAX_TEXT
-from halo_provider.ledger.tables import KEY_WIDTH, MAX_NAMESPACE, submissions
+from halo_provider.ledger.rules import LEASE_RAN_OUT, MAX_TEXT
+from halo_provider.ledger.tables import KEY_WIDTH, MAX_NAMESPACE, events, submissions
 from tests.core.databases import mariadb_place, postgres_place
 from tests.core.deliveries import NAMESPACE, rows_in
 
@@ -94,6 +94,12 @@ def bring(lease_holder: LeaseHolder, status: LedgerStatus, row_key: str = "k") -
         lease_holder.commit(intents=[row_key])
     if status not in {LedgerStatus.PENDING, LedgerStatus.IN_FLIGHT}:
         lease_holder.commit(settlements=[Settlement(row_key=row_key, status=status, session_id="sess_1", error="why")])
+
+
+def history_of(ledger: Ledger, row_key: str = "k") -> list[tuple[str, str | None]]:
+    """The events of a row, with their details, oldest first."""
+    statement = select(events.c.event, events.c.detail).where(events.c.row_key == row_key).order_by(events.c.id)
+    return ledger.transaction(lambda db: [tuple(found) for found in db.execute(statement)])
 
 
 LEGAL_SETTLEMENTS = {
@@ -647,6 +653,22 @@ def test_old_owner_changes_nothing_after_another_took_over(
 
     assert commit == Commit(lost_intents=frozenset({"k"}), lost_settlements=frozenset({"k"}))
     assert rows_in(ledger) == before
+
+
+def test_lost_settlement_writes_no_event(ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]) -> None:
+    """A row's history tells only what became of the row: another owner has it, and its own outcome counts."""
+    old, new = lease_holder_of(lease=EXPIRED), lease_holder_of()
+    bring(old, LedgerStatus.IN_FLIGHT, "lost")
+    new.claim([candidate("lost")], on_in_doubt="resend")
+    bring(old, LedgerStatus.IN_FLIGHT, "kept")
+    before = history_of(ledger, "lost")
+
+    old.commit(
+        settlements=[Settlement(row_key=key, status=LedgerStatus.FAILED, error="gave up") for key in ("lost", "kept")]
+    )
+
+    assert history_of(ledger, "lost") == before == [("in_doubt", LEASE_RAN_OUT)]
+    assert history_of(ledger, "kept") == [("failed", "gave up")]
 
 
 def test_answer_is_kept_without_secrets_and_within_bounds(ledger: Ledger, lease_holder: LeaseHolder) -> None:
