@@ -138,7 +138,7 @@ class LeaseHolder:
         if (new_rows or claimed_rows) and db.dialect.name != "sqlite":  # whose transactions exclude other writers
             self._confirm(db, claims)
         doubts = [
-            rules.doubt_event(row.row_key, writer)
+            rules.doubt_event(self.namespace, row.row_key, actor=writer.actor, now=writer.now)
             for row in claimed
             if rules.claim_finds_doubt(claims[row.row_key].result, row)
         ]

@@ -271,23 +271,31 @@ def settlement_is_told(settlement: Settlement) -> bool:
     return settlement.status in _TROUBLE or (settlement.status is LedgerStatus.PENDING and not settlement.final)
 
 
-def doubt_event(row_key: str, writer: Writer) -> dict[str, Any]:
-    """The columns of the event that tells of an expired lease."""
-    return _event(row_key, LedgerStatus.IN_DOUBT, LEASE_RAN_OUT, writer)
-
-
 def settlement_event(settlement: Settlement, writer: Writer) -> dict[str, Any]:
     """The columns of the event that tells of a settlement."""
-    return _event(settlement.row_key, settlement.status, settlement.error, writer)
+    return event(
+        settlement.status.value,
+        writer.namespace,
+        settlement.row_key,
+        actor=writer.actor,
+        now=writer.now,
+        detail=settlement.error,
+    )
 
 
-def _event(row_key: str, status: LedgerStatus, detail: str | None, writer: Writer) -> dict[str, Any]:
+def doubt_event(namespace: str, row_key: str, *, actor: str, now: datetime) -> dict[str, Any]:
+    """The columns of the event that tells of a row in flight whose lease ran out."""
+    return event(LedgerStatus.IN_DOUBT.value, namespace, row_key, actor=actor, now=now, detail=LEASE_RAN_OUT)
+
+
+def event(name: str, namespace: str, row_key: str, *, actor: str, now: datetime, detail: str | None) -> dict[str, Any]:
+    """The columns of an event of a row's history."""
     return {
-        "namespace": writer.namespace,
+        "namespace": namespace,
         "row_key": row_key,
-        "at": writer.now,
-        "actor": writer.actor,
-        "event": status.value,
+        "at": now,
+        "actor": actor,
+        "event": name,
         "detail": shortened(detail),
     }
 

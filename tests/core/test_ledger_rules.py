@@ -261,7 +261,8 @@ def test_event_names_the_actor_and_what_happened() -> None:
     """The columns of the two events that a run writes."""
     common = {"namespace": "halo_default/note", "row_key": "k", "at": NOW, "actor": "dag run task try 1"}
 
-    assert rules.doubt_event("k", WRITER) == common | {"event": "in_doubt", "detail": rules.LEASE_RAN_OUT}
+    doubt = rules.doubt_event("halo_default/note", "k", actor=WRITER.actor, now=NOW)
+    assert doubt == common | {"event": "in_doubt", "detail": rules.LEASE_RAN_OUT}
     failed = rules.settlement_event(Settlement("k", FAILED, error="ab_live_key refused"), WRITER)
     assert failed == common | {"event": "failed", "detail": "*** refused"}
 
