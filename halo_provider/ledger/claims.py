@@ -100,8 +100,17 @@ class LeaseHolder:
         self._held.difference_update(settlement.row_key for settlement in settlements if settlement.final)
         return commit
 
+    def release(self, row_keys: Sequence[str]) -> None:
+        """Give claims back that were not sent: the rows keep their status, and any owner may claim them at once.
+
+        A row in flight keeps its lease, a settled row and a row of another owner do not change.
+        """
+        if row_keys:
+            self._database.transaction(lambda db: self._release(db, row_keys))
+            self._held.difference_update(row_keys)
+
     def renew(self) -> None:
-        """Extend every lease that this owner holds."""
+        """Extend every lease that this owner holds: of all rows claimed and neither settled nor released."""
         renewed = time.monotonic()
         held = sorted(self._held)
         if held:
@@ -182,6 +191,9 @@ class LeaseHolder:
     def _renew(self, db: Connection, held: Sequence[str]) -> None:
         db.execute(_RENEW, self._rows(held) | {"lease_expires_at": self._writer().lease_expires_at})
 
+    def _release(self, db: Connection, row_keys: Sequence[str]) -> None:
+        db.execute(_RELEASE, self._rows(row_keys) | {"updated_at": self._writer().now})
+
     def _rows(self, row_keys: Sequence[str]) -> dict[str, Any]:
         return {"b_namespace": self.namespace, "b_keys": list(row_keys), "b_owner": self.owner}
 
@@ -257,6 +269,12 @@ _RENEW = (
     update(submissions)
     .where(_OWN_ROWS, submissions.c.lease_expires_at.is_not(None))
     .values(lease_expires_at=bindparam("lease_expires_at"))
+)
+
+_RELEASE = (
+    update(submissions)
+    .where(_OWN_ROWS, submissions.c.status.in_(rules.INTENDED_FROM), submissions.c.lease_expires_at.is_not(None))
+    .values(lease_expires_at=None, updated_at=bindparam("updated_at"))
 )
 
 _CLAIM = (

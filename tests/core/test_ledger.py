@@ -595,6 +595,48 @@ def test_renewal_extends_the_leases_that_are_held(ledger: Ledger, lease_holder_o
     assert lease_holder_of().claim([candidate("held")], on_in_doubt="resend")["held"].result is ClaimResult.BUSY
 
 
+def test_released_rows_can_be_claimed_at_once_and_are_not_renewed(
+    ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]
+) -> None:
+    """A claim is given back unsent: the status, the error and the doubt stay, only the lease ends."""
+    lease_holder, other = lease_holder_of(), lease_holder_of()
+    bring(lease_holder, LedgerStatus.IN_DOUBT, "doubt")
+    lease_holder.claim([candidate(key) for key in ("new", "doubt", "held")], on_in_doubt="resend")
+    before = rows_in(ledger)
+
+    lease_holder.release(["new", "doubt"])
+    lease_holder.renew()
+
+    unchanged = {name for name in before["doubt"] if name not in {"lease_expires_at", "updated_at"}}
+    for key in ("new", "doubt"):
+        row = rows_in(ledger)[key]
+        assert row["lease_expires_at"] is None
+        assert {name: row[name] for name in unchanged} == {name: before[key][name] for name in unchanged}
+    claims = other.claim([candidate(key) for key in ("new", "doubt", "held")], on_in_doubt="resend")
+    assert {key: (claim.result, claim.doubtful) for key, claim in claims.items()} == {
+        "new": (ClaimResult.CLAIMED, False),
+        "doubt": (ClaimResult.CLAIMED, True),
+        "held": (ClaimResult.BUSY, False),
+    }
+    assert history_of(ledger, "new") == []
+
+
+def test_release_leaves_rows_in_flight_settled_rows_and_rows_of_others(
+    ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]
+) -> None:
+    """Only what has certainly not been sent under this claim can be given back."""
+    lease_holder, other = lease_holder_of(), lease_holder_of()
+    bring(lease_holder, LedgerStatus.IN_FLIGHT, "flying")
+    bring(lease_holder, LedgerStatus.FAILED, "failed")
+    bring(other, LedgerStatus.PENDING, "theirs")
+    before = rows_in(ledger)
+
+    lease_holder.release(["flying", "failed", "theirs", "unknown"])
+    lease_holder.release([])
+
+    assert rows_in(ledger) == before
+
+
 def test_lease_left_counts_from_the_oldest_claim_or_the_last_renewal(
     lease_holder_of: Callable[..., LeaseHolder],
 ) -> None:

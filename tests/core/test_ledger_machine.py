@@ -200,6 +200,17 @@ class LedgerMachine(RuleBasedStateMachine):
             worker.claimed.add(key)
 
     @rule(number=workers)
+    def release(self, number: int) -> None:
+        """A worker gives back what it has claimed and not sent."""
+        worker = self.workers[number]
+        with self.step(worker.lease_holder.owner):
+            worker.lease_holder.release(sorted(worker.claimed))
+        for key in worker.claimed:
+            row = self.known[key]
+            assert row["owner"] != worker.lease_holder.owner or row["lease_expires_at"] is None
+        worker.claimed.clear()
+
+    @rule(number=workers)
     def renew(self, number: int) -> None:
         """A worker extends its leases."""
         owner = self.workers[number].lease_holder.owner
