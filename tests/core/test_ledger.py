@@ -856,6 +856,54 @@ def test_sqlite_path_may_hold_any_character(tmp_path: Path) -> None:
     assert path.exists()
 
 
+def delete_file(path: Path) -> None:
+    """Delete the ledger's file, and what SQLite keeps beside it."""
+    for each in path.parent.glob(f"{path.name}*"):
+        each.unlink()
+
+
+def replace_file(path: Path) -> None:
+    """Put an empty ledger in the place of this one."""
+    delete_file(path)
+    Ledger.at_path(path).close()
+
+
+def replace_directory(path: Path) -> None:
+    """Put another directory with an empty ledger in the place of this one's."""
+    path.parent.rename(path.parent.with_name("moved"))
+    path.parent.mkdir()
+    Ledger.at_path(path).close()
+
+
+@pytest.mark.parametrize("spoil", [delete_file, replace_file, replace_directory])
+def test_sqlite_ledger_that_was_deleted_or_replaced_is_noticed(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    """What a run writes into a file without a name is lost: no intent is confirmed, so that nothing more is sent."""
+    path = tmp_path / "home" / "ledger.db"
+    path.parent.mkdir()
+    with closing(Ledger.at_path(path)) as ledger:
+        lease_holder = ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef())
+        bring(lease_holder, LedgerStatus.PENDING)
+        spoil(path)
+
+        for call in (
+            lambda: lease_holder.commit(intents=["k"]),
+            lambda: lease_holder.claim([candidate("new")], on_in_doubt="resend"),
+            lease_holder.renew,
+        ):
+            with pytest.raises(LedgerError, match=r"ledger\.db was deleted or replaced while .* sent again"):
+                call()
+
+
+def test_sqlite_ledger_may_be_reached_through_a_link(tmp_path: Path) -> None:
+    """The file is the same, whatever the path to it."""
+    Ledger.at_path(tmp_path / "real.db").close()
+    (tmp_path / "link.db").symlink_to(tmp_path / "real.db")
+
+    with closing(Ledger.at_path(tmp_path / "link.db")) as ledger:
+        bring(ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef()), LedgerStatus.DELIVERED)
+        assert rows_in(ledger)["k"]["status"] == LedgerStatus.DELIVERED
+
+
 def test_missing_table_is_a_ledger_error_in_every_call(new_ledger: Ledger) -> None:
     """Callers need to handle one error for everything the database may raise."""
     lease_holder = new_ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef())
