@@ -15,6 +15,7 @@ import os
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
@@ -22,9 +23,9 @@ from typing import Any
 from sqlalchemy import Connection, Insert, and_, bindparam, func, insert, or_, select, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
-from halo_provider.exceptions import HaloConfigurationError
+from halo_provider.exceptions import HaloConfigurationError, LedgerError
 from halo_provider.ledger import rules
-from halo_provider.ledger.database import Database
+from halo_provider.ledger.database import Database, refuses_content
 from halo_provider.ledger.rules import (
     Candidate,
     Change,
@@ -94,11 +95,34 @@ class LeaseHolder:
         """Record outcomes, then intents, in one transaction: when it returns, the intents' rows may be sent.
 
         A key may stand in both: its earlier attempt is settled before its next one begins. Rows of another owner are
-        not changed; the answer names them.
+        not changed; the answer names them, and the settlements whose session_id does not fit. Where the database
+        refuses a value, each settlement is recorded in a transaction of its own, the refused one without its texts.
         """
-        commit = self._database.transaction(lambda db: self._commit(db, settlements, intents))
-        self._held.difference_update(settlement.row_key for settlement in settlements if settlement.final)
-        return commit
+        fitting = [each for each in settlements if each.session_id is None or rules.session_id_fits(each.session_id)]
+        try:
+            commit = self._database.transaction(lambda db: self._commit(db, fitting, intents))
+        except LedgerError as error:
+            if not fitting or not refuses_content(error):
+                raise
+            commit = self._commit_one_by_one(fitting, intents)
+        self._held.difference_update(settlement.row_key for settlement in fitting if settlement.final)
+        unfitting = {each.row_key for each in settlements} - {each.row_key for each in fitting}
+        return replace(commit, lost_settlements=commit.lost_settlements | unfitting) if unfitting else commit
+
+    def _commit_one_by_one(self, settlements: Sequence[Settlement], intents: Sequence[str]) -> Commit:
+        lost: set[str] = set()
+        for settlement in settlements:
+            try:
+                lost |= self._commit_alone(settlement)
+            except LedgerError as error:
+                if not refuses_content(error):
+                    raise
+                lost |= self._commit_alone(rules.without_texts(settlement))
+        commit = self._database.transaction(lambda db: self._commit(db, (), intents))
+        return replace(commit, lost_settlements=frozenset(lost))
+
+    def _commit_alone(self, settlement: Settlement) -> frozenset[str]:
+        return self._database.transaction(lambda db: self._commit(db, [settlement], ())).lost_settlements
 
     def release(self, row_keys: Sequence[str]) -> None:
         """Give claims back that were not sent: the rows keep their status, and any owner may claim them at once.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Engine, event, func, select
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from halo_provider.exceptions import LedgerError, redact
 
@@ -119,11 +119,27 @@ def reason_of(error: Exception) -> str:
     return redact(str(message).partition("\n")[0])
 
 
+def refuses_content(error: LedgerError) -> bool:
+    """Whether the database refused the values of a statement, so that another attempt with the same ones fails too."""
+    cause = error.__cause__
+    if not isinstance(cause, DBAPIError):
+        return False
+    return isinstance(cause, DataError | IntegrityError) or _mysql_code(cause) in _MYSQL_REFUSALS
+
+
+# A packet too large, text that is not in the character set, invalid JSON, and a violated CHECK on MySQL and on MariaDB.
+_MYSQL_REFUSALS = frozenset({1153, 1366, 3140, 3819, 4025})
+
+
+def _mysql_code(error: DBAPIError) -> Any:
+    return error.orig.args[0] if error.orig and error.orig.args else None
+
+
 def _is_contention(error: DBAPIError) -> bool:
     """Whether the database rolled this transaction back in favour of another: a deadlock, or a lock not obtained."""
     sql_state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
-    mysql_code = error.orig.args[0] if error.orig and error.orig.args else None
-    return sql_state in {"40001", "40P01"} or mysql_code in {1205, 1213} or "database is locked" in str(error.orig)
+    locked = _mysql_code(error) in {1205, 1213}
+    return sql_state in {"40001", "40P01"} or locked or "database is locked" in str(error.orig)
 
 
 def _configure_server(engine: Engine) -> None:

@@ -27,7 +27,7 @@ from halo_provider.ledger import (
     TaskInstanceRef,
 )
 from halo_provider.ledger.database import TRANSACTION_ATTEMPTS
-from halo_provider.ledger.rules import LEASE_RAN_OUT, MAX_TEXT
+from halo_provider.ledger.rules import LEASE_RAN_OUT, MAX_SESSION_ID, MAX_TEXT, TEXTS_REFUSED
 from halo_provider.ledger.tables import KEY_WIDTH, MAX_NAMESPACE, events, submissions
 from tests.core.databases import mariadb_place, postgres_place
 from tests.core.deliveries import NAMESPACE, rows_in
@@ -765,6 +765,106 @@ def test_answer_with_what_a_database_cannot_hold_is_recorded_all_the_same(
     row = rows_in(ledger)["k"]
     assert row["status"] == LedgerStatus.DELIVERED
     assert row["response"]["score"] is None
+
+
+def nested(depth: int) -> Any:
+    """A list in a list and so on."""
+    value: Any = "the innermost"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+HUGE = "x" * 20_000_000  # characters: more than MariaDB takes in one packet
+
+
+@pytest.mark.parametrize(
+    "settlement",
+    [
+        Settlement("k", LedgerStatus.DELIVERED, session_id="s", response={"deep": nested(33)}),
+        Settlement("k", LedgerStatus.DELIVERED, session_id="s", response={"deep": nested(10_000)}),
+        Settlement("k", LedgerStatus.DELIVERED, session_id="s", response={"wide": HUGE}),
+        Settlement("k", LedgerStatus.DELIVERED, session_id="s", agent_id=HUGE, reply=HUGE, error=HUGE),
+        Settlement("k", LedgerStatus.DELIVERED, session_id="s", agent_id="\ud800", reply="\udfff", error="\ud800"),
+        Settlement("k", LedgerStatus.DELIVERED, session_id="s" * MAX_SESSION_ID),
+    ],
+    ids=["33 deep", "10,000 deep", "wide", "long", "lone surrogates", "longest session"],
+)
+def test_answer_that_a_database_might_refuse_is_recorded_with_its_neighbours(
+    ledger: Ledger, lease_holder: LeaseHolder, settlement: Settlement
+) -> None:
+    """Whatever Halo answers, its texts are bounded before they come to the database."""
+    for key in ("first", "k", "last"):
+        bring(lease_holder, LedgerStatus.IN_FLIGHT, key)
+    neighbours = [Settlement(key, LedgerStatus.DELIVERED, session_id="s") for key in ("first", "last")]
+
+    commit = lease_holder.commit(settlements=[neighbours[0], settlement, neighbours[1]])
+
+    assert commit == Commit()
+    assert {row["status"] for row in rows_in(ledger).values()} == {LedgerStatus.DELIVERED}
+    assert rows_in(ledger)["k"]["session_id"] == settlement.session_id
+
+
+def test_answer_nested_deeper_than_json_checks_allow_is_kept(ledger: Ledger, lease_holder: LeaseHolder) -> None:
+    """MariaDB's JSON columns hold 32 levels; the ledger's are text."""
+    bring(lease_holder, LedgerStatus.IN_FLIGHT)
+
+    lease_holder.commit(settlements=[Settlement("k", LedgerStatus.DELIVERED, response={"deep": nested(33)})])
+
+    assert rows_in(ledger)["k"]["response"] == {"deep": nested(33)}
+
+
+def test_session_that_no_ledger_can_hold_is_lost_alone(ledger: Ledger, lease_holder: LeaseHolder) -> None:
+    """Such an answer has no usable session_id: the row stays in flight and falls into doubt, its neighbours do not."""
+    for key in ("good", "bad"):
+        bring(lease_holder, LedgerStatus.IN_FLIGHT, key)
+    settlements = [
+        Settlement("bad", LedgerStatus.DELIVERED, session_id=HUGE),
+        Settlement("good", LedgerStatus.DELIVERED, session_id="s"),
+    ]
+
+    commit = lease_holder.commit(settlements=settlements)
+
+    assert commit == Commit(lost_settlements=frozenset({"bad"}))
+    assert {key: row["status"] for key, row in rows_in(ledger).items()} == {
+        "good": LedgerStatus.DELIVERED,
+        "bad": LedgerStatus.IN_FLIGHT,
+    }
+
+
+REFUSING = {  # a rule of the database that the ledger does not know
+    "sqlite": "CREATE TRIGGER refuse BEFORE UPDATE ON halo_submissions WHEN NEW.reply = 'poison'"
+    " BEGIN SELECT RAISE(ABORT, 'refused'); END",
+    "postgresql": "ALTER TABLE halo_submissions ADD CHECK (reply <> 'poison')",
+    "mysql": "ALTER TABLE halo_submissions ADD CHECK (reply <> 'poison')",
+}
+
+
+def test_settlement_that_the_database_refuses_does_not_block_its_group(new_ledger: Ledger) -> None:
+    """The others are recorded as they are, with the intents; the culprit without the texts that may be refused."""
+    new_ledger.transaction(lambda db: db.execute(text(REFUSING[db.dialect.name])))
+    lease_holder = new_ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef())
+    for key in ("first", "poison", "last"):
+        bring(lease_holder, LedgerStatus.IN_FLIGHT, key)
+    bring(lease_holder, LedgerStatus.PENDING, "next")
+    settlements = [
+        Settlement("first", LedgerStatus.DELIVERED, session_id="1", reply="Thank you"),
+        Settlement("poison", LedgerStatus.DELIVERED, session_id="2", agent_id="agent", reply="poison"),
+        Settlement("last", LedgerStatus.FAILED, error="503"),
+    ]
+
+    commit = lease_holder.commit(settlements=settlements, intents=["next"])
+
+    assert commit == Commit(intents=frozenset({"next"}))
+    found = rows_in(new_ledger)
+    assert {key: (row["status"], row["session_id"], row["reply"]) for key, row in found.items()} == {
+        "first": (LedgerStatus.DELIVERED, "1", "Thank you"),
+        "poison": (LedgerStatus.DELIVERED, "2", None),
+        "last": (LedgerStatus.FAILED, None, None),
+        "next": (LedgerStatus.IN_FLIGHT, None, None),
+    }
+    assert found["poison"]["error"] == TEXTS_REFUSED
+    assert history_of(new_ledger, "last") == [("failed", "503")]
 
 
 def test_database_s_clock_decides_about_leases(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
