@@ -33,12 +33,16 @@ from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.submission import MAX_ROW_KEY
 
 SCHEMA_VERSION = 4  # those before were never released
-MAX_NAMESPACE = 250  # characters; with KEY_WIDTH the widest primary key that MySQL's 3,072 bytes hold
+MAX_NAMESPACE = 250  # bytes of UTF-8
 # What a delivery counts: rows by their status; requests; and how many of these Halo refused for its load or for their
 # rate (429, and 503 with Retry-After), so that it certainly did not take them.
 DELIVERY_COUNTS = (*(status.value for status in RowStatus), "requests", "refused")
 LOCK_WAIT = 60  # seconds for another process to create the tables
 KEY_WIDTH = MAX_ROW_KEY + 20  # characters: a row's key, and the mark of a follow-up
+
+# What indexes hold: MySQL's 3,072 bytes, counted as four for each character that a column may have; PostgreSQL's 2,704,
+# counted as stored. The widest is the one by DAG, with up to 1,000 bytes of a DAG's id and 250 of a run's, which leaves
+# 1,000 bytes for a row's key besides its mark and the namespace.
 
 
 class UtcDateTime(TypeDecorator[datetime]):

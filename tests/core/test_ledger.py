@@ -18,6 +18,7 @@ import halo_provider.ledger.database
 from halo_provider.exceptions import HaloConfigurationError, LedgerError
 from halo_provider.ledger import (
     Candidate,
+    Change,
     ClaimResult,
     Commit,
     LeaseHolder,
@@ -27,8 +28,9 @@ from halo_provider.ledger import (
     TaskInstanceRef,
 )
 from halo_provider.ledger.database import TRANSACTION_ATTEMPTS
+from halo_provider.ledger.delivery_records import DeliveryRecords
 from halo_provider.ledger.rules import LEASE_RAN_OUT, MAX_SESSION_ID, MAX_TEXT, TEXTS_REFUSED
-from halo_provider.ledger.tables import KEY_WIDTH, MAX_NAMESPACE, events, submissions
+from halo_provider.ledger.tables import MAX_NAMESPACE, events, submissions
 from tests.core.databases import mariadb_place, postgres_place
 from tests.core.deliveries import NAMESPACE, rows_in
 
@@ -474,19 +476,40 @@ def test_keys_that_differ_in_one_character_are_different_rows(ledger: Ledger, le
     assert {key for key, row in rows_in(ledger).items() if row["status"] == LedgerStatus.DELIVERED} == {keys[0]}
 
 
-def test_longest_key_fits(ledger: Ledger) -> None:
-    """The widest namespace with the widest key, in characters of four bytes."""
-    lease_holder = ledger.lease_holder("🦄" * MAX_NAMESPACE, task_instance=TaskInstanceRef())
-
-    lease_holder.claim([candidate("🦊" * KEY_WIDTH)], on_in_doubt="resend")
-
-    assert list(rows_in(ledger)) == ["🦊" * KEY_WIDTH]
+def letters(count: int, first: str, last: str) -> str:
+    """So many random characters: an index would compress repeated ones."""
+    return "".join(chr(random.randint(ord(first), ord(last))) for _ in range(count))
 
 
-def test_namespace_that_does_not_fit_is_refused(ledger: Ledger) -> None:
+@pytest.mark.parametrize("key_length", [250, 480])
+def test_longest_keys_fit_every_index(ledger: Ledger, key_length: int) -> None:
+    """PostgreSQL's index rows hold 2,704 bytes: the longest names of Airflow, and a key of 1,000 bytes with its mark.
+
+    A key has at most 480 characters, so 250 of four bytes, or 480 of two.
+    """
+    namespace = letters(MAX_NAMESPACE // 4, "\U00020000", "\U0002a6d0")
+    first, last = ("\U00020000", "\U0002a6d0") if key_length == 250 else ("Ā", "ʯ")
+    task_instance = TaskInstanceRef(
+        dag_id=letters(250, "\U00020000", "\U0002a6d0"), run_id=letters(250, "!", "~"), task_id=letters(250, "!", "~")
+    )
+    key = Change(letters(key_length, first, last), 1_000_000, PAYLOAD).ledger_key
+    lease_holder = ledger.lease_holder(namespace, task_instance=task_instance)
+
+    bring(lease_holder, LedgerStatus.FAILED, key)
+    bring(lease_holder, LedgerStatus.DELIVERED, key)
+    DeliveryRecords(ledger).begin(lease_holder.owner, namespace=namespace, task_instance=task_instance, total=None)
+
+    assert rows_in(ledger)[key]["status"] == LedgerStatus.DELIVERED
+
+
+@pytest.mark.parametrize("letter", ["x", "ü", "🦄"])
+def test_namespace_that_does_not_fit_is_refused(ledger: Ledger, letter: str) -> None:
     """If it were cut, two submissions could share a namespace."""
-    with pytest.raises(HaloConfigurationError, match="251 characters"):
-        ledger.lease_holder("x" * (MAX_NAMESPACE + 1), task_instance=TaskInstanceRef())
+    longest = letter * (MAX_NAMESPACE // len(letter.encode()))
+    ledger.lease_holder(longest, task_instance=TaskInstanceRef())
+
+    with pytest.raises(HaloConfigurationError, match=r"25\d bytes"):
+        ledger.lease_holder(longest + letter, task_instance=TaskInstanceRef())
 
 
 def test_every_key_is_claimed_by_exactly_one_of_many_owners(ledger_url: str) -> None:
