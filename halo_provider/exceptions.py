@@ -15,7 +15,7 @@ HaloError
 │       ├── HaloRateLimitError        429
 │       ├── HaloServerError           5xx, 408 and 425
 │       ├── HaloRedirectError         3xx
-│       └── HaloAddressError          404, 405, 410, 415, 501 or 3xx before any row of a run was accepted
+│       └── HaloAddressError          404, 405, 410, 415 or 501 before any row of a run was accepted
 ├── LedgerError                 the ledger cannot be reached, or is not what it should be
 └── DeliveryError               a run that ended without every row delivered
     ├── AccountingError         the sum of the statuses is not the number of rows read
@@ -179,7 +179,7 @@ class HaloRedirectError(HaloStatusError):
 class HaloAddressError(HaloStatusError):
     """No row of the run was accepted, and this answer is none of Halo's API: the address on the connection is wrong."""
 
-    STATUSES = frozenset({404, 405, 410, 415, 501})  # and every redirect
+    STATUSES = frozenset({404, 405, 410, 415, 501})
 
     verdict = Verdict.FORBIDDEN
 
@@ -195,9 +195,7 @@ class HaloAddressError(HaloStatusError):
     @classmethod
     def is_suggested_by(cls, error: Exception) -> bool:
         """Whether an answer suggests that the address is not Halo's API."""
-        return isinstance(error, HaloRedirectError) or (
-            isinstance(error, HaloStatusError) and error.status in cls.STATUSES
-        )
+        return isinstance(error, HaloStatusError) and error.status in cls.STATUSES
 
     @property
     def brief(self) -> str:

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Any
 
 from pydantic_core import to_json
@@ -40,7 +39,7 @@ from halo_provider.exceptions import (
     Verdict,
 )
 from halo_provider.ledger.claims import LeaseHolder
-from halo_provider.ledger.rules import MAX_RESPONSE, Settlement
+from halo_provider.ledger.rules import MAX_RESPONSE, Settlement, session_id_fits
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.models import ChatAnswer
 from halo_provider.sources.rows import Source
@@ -53,6 +52,7 @@ LIVENESS_POLL = 0.5  # seconds between checks whether this process may still sen
 LEASE_MARGIN = 2.0  # seconds before the end of the lease in which nothing more is sent
 GARBAGE_THRESHOLD = 50_000  # objects more than before that start the search for cycles; Python's own is 700
 MAX_FIRST_REFUSED = 50  # rows that Halo answers first, all refused with one status, before the run stops
+MAX_SHOWN = 100  # characters of a session id that is not usable
 MAX_GIVEN_UP = 50  # rows given up one after the other before the run itself gives up
 
 
@@ -289,13 +289,9 @@ class _Delivery:
 
     async def _give_back(self, works: Sequence[Work]) -> None:
         """End the claims of these, which have not been sent by this run."""
-        reason = "it waits for an earlier row of the same user, which another run holds"
-        settlements = [
-            Settlement(row_key=work.ledger_key, status=work.resting_ledger_status, error=reason) for work in works
-        ]
-        commit = partial(self._lease_holder.commit, settlements=settlements)
+        row_keys = [work.ledger_key for work in works]
         try:
-            await asyncio.get_running_loop().run_in_executor(self._ledger_thread, commit)
+            await asyncio.get_running_loop().run_in_executor(self._ledger_thread, self._lease_holder.release, row_keys)
         except LedgerError as error:
             self._stop.request(str(error), error=error)
 
@@ -391,6 +387,9 @@ class _Delivery:
         except BaseException:
             work.doubtful = True
             raise
+        if not session_id_fits(answer.session_id):
+            reason = f"the answer has no usable session_id: it has {len(answer.session_id):,} characters"
+            raise HaloResponseError("/chat", reason=reason, reply=answer.session_id[:MAX_SHOWN])
         self._given_up_in_a_row = 0
         self._accepts = True
         self._settle(work, RowStatus.DELIVERED, answer=answer)

@@ -6,7 +6,7 @@ from itertools import count
 
 import pytest
 
-from halo_provider.ledger.ledger import Candidate, Change, Ledger, Settlement, TaskInstanceRef
+from halo_provider.ledger import Candidate, Change, Ledger, Settlement, TaskInstanceRef
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.submission import MAX_ROW_KEY, MAX_ROW_KEY_BYTES, Submission
 from tests.core.deliveries import rows_in
