@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from airflow.providers_manager import ProvidersManager
@@ -9,7 +10,7 @@ from airflow.providers_manager import ProvidersManager
 import halo_provider
 from halo_provider.client.client import HaloClient
 from halo_provider.delivery.delivery import deliver
-from halo_provider.ledger.ledger import Ledger, TaskInstanceRef
+from halo_provider.ledger import Ledger, TaskInstanceRef
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, serving
 from halo_provider.sources.lists import ListSource
 from halo_provider.submission import Submission
@@ -21,6 +22,8 @@ ROWS = [
 
 if "site-packages" not in halo_provider.__file__:
     raise SystemExit(f"not the installed package: {halo_provider.__file__}")
+if find_spec("halo_provider.demo"):
+    raise SystemExit("the wheel holds the demo, which is a tool of the checkout")
 if "halo" not in ProvidersManager().hooks or "airflow-provider-halo" not in ProvidersManager().providers:
     raise SystemExit("Airflow does not see the provider")
 

@@ -11,8 +11,8 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from halo_provider.exceptions import HaloError
+from halo_provider.ledger import Ledger
 from halo_provider.ledger.admin import PAGE, LedgerAdmin, RowCursor, RowFilter
-from halo_provider.ledger.ledger import Ledger
 from halo_provider.ledger.statuses import LedgerStatus
 
 COLUMNS = ("namespace", "row_key", "status", "user_id", "session_id", "attempts", "updated_at", "error")

@@ -1,4 +1,4 @@
-"""The errors of this package, each carrying the facts it is about.
+"""The errors of this package. Each carries the facts it is about, and says whether another try can help.
 
 HaloError
 ├── HaloConfigurationError      a connection or a parameter that cannot work as given
@@ -14,7 +14,8 @@ HaloError
 │       ├── HaloRejectedError         400, 404, 413, 422 and the other 4xx
 │       ├── HaloRateLimitError        429
 │       ├── HaloServerError           5xx, 408 and 425
-│       └── HaloRedirectError         3xx
+│       ├── HaloRedirectError         3xx
+│       └── HaloAddressError          404, 405, 410, 415, 501 or 3xx before any row of a run was accepted
 ├── OutputError                 a results or rejects file that cannot be written
 ├── LedgerError                 the ledger cannot be reached, or is not what it should be
 └── DeliveryError               a run that ended without every row delivered
@@ -23,6 +24,7 @@ HaloError
     ├── DeliveryIncompleteError rows failed, in doubt or not attempted: another try may settle them
     ├── RowsChangedError        delivered rows have another content now, and on_change is fail
     ├── TooManySubmissionsError more rows to send than max_submissions allows: nothing was sent
+    ├── EveryRowRefusedError    the first rows that Halo answered were all refused with one status
     └── RowsRejectedError       more rows rejected than the policy allows: another try will not help
 """
 
@@ -46,15 +48,25 @@ class Verdict(StrEnum):
     NOT_ACCEPTED = "not_accepted"  # Halo certainly did not take it: sending it again is safe
     IN_DOUBT = "in_doubt"  # Halo may have taken it
     REJECTED = "rejected"  # Halo refused this request: it can never work as it is
-    FORBIDDEN = "forbidden"  # Halo refuses every request of this connection: stop
+    FORBIDDEN = "forbidden"  # Halo refuses every request of this connection: stop sending
 
 
 class HaloError(Exception):
     """Anything this package raises on purpose."""
 
+    @property
+    def retry_can_help(self) -> bool:
+        """False where the same task fails again until a person changes something: its connection, parameters or rows.
+
+        True also where nobody can know. Airflow should not retry a task that ended in an error without it.
+        """
+        return True
+
 
 class HaloConfigurationError(HaloError, ValueError):
     """A connection or a parameter that cannot work as given."""
+
+    retry_can_help = False
 
 
 class SourceError(HaloError):
@@ -64,8 +76,8 @@ class SourceError(HaloError):
 class RowError(HaloError):
     """One row cannot become a request.
 
-    `reason` says what is wrong and how to put it right, never with a value of the row;
-    `detail` may hold such values and goes to the rejects file only.
+    `reason` says what is wrong and how to correct it, and never quotes a value of the row. `detail` may quote values,
+    and goes to the rejects file only.
     """
 
     def __init__(self, reason: str, *, column: str | None = None, detail: str | None = None) -> None:
@@ -92,13 +104,18 @@ class HaloCallError(HaloError):
     retry_after: float | None = None  # seconds
 
     @property
+    def retry_can_help(self) -> bool:
+        """False where Halo refuses this request, or every request of this connection."""
+        return self.verdict not in {Verdict.REJECTED, Verdict.FORBIDDEN}
+
+    @property
     def brief(self) -> str:
         """The error without Halo's own words, which may quote the row: for logs."""
         return str(self)
 
 
 class HaloConnectionError(HaloCallError):
-    """No answer came. `sent` is False only where the request certainly never left."""
+    """No answer came. `sent` is False only where it is certain that nothing of the request was sent."""
 
     def __init__(self, path: str, *, sent: bool, reason: str) -> None:
         self.path = path
@@ -110,7 +127,7 @@ class HaloConnectionError(HaloCallError):
 
 
 class HaloResponseError(HaloCallError):
-    """Halo answered 200, but not with what its documentation promises: whether it acted is unknown."""
+    """Halo answered 200 without what it documents: whether it accepted the request is unknown."""
 
     verdict = Verdict.IN_DOUBT
 
@@ -122,7 +139,7 @@ class HaloResponseError(HaloCallError):
 
 
 class HaloStatusError(HaloCallError):
-    """Halo answered with an error status; `message` is Halo's own text, shortened and without secrets."""
+    """Halo answered with an error status. `message` is Halo's own text, shortened and without secrets."""
 
     remedy = ""
 
@@ -147,27 +164,56 @@ class HaloAuthenticationError(HaloStatusError):
 
 
 class HaloPermissionError(HaloStatusError):
-    """403: identity verification is enforced and no valid token came along."""
+    """403: the workspace enforces identity verification, and the request had no valid token."""
 
     verdict = Verdict.FORBIDDEN
     remedy = (
         ". Where the workspace enforces identity verification, the connection's extra needs the workspace's "
-        "current identity_secret (ha_secret_…); tokens also need a right clock on this machine."
+        "current identity_secret (ha_secret_…); the clock of this machine must be right, too."
     )
 
 
 class HaloProxyAuthenticationError(HaloStatusError):
-    """407: a proxy on the way wants credentials."""
+    """407: a proxy between this machine and Halo requires credentials."""
 
     verdict = Verdict.FORBIDDEN
-    remedy = ". The proxy that the environment names needs a user and a password in its address."
+    remedy = ". Put a user and a password into the proxy's address (https_proxy or http_proxy)."
 
 
 class HaloRedirectError(HaloStatusError):
-    """3xx: the address on the connection is not the API's own."""
+    """3xx: the API has another address than the connection says."""
 
     verdict = Verdict.FORBIDDEN
     remedy = ". Redirects are not followed: put the API's final address into the connection's host."
+
+
+class HaloAddressError(HaloStatusError):
+    """No row of the run was accepted, and this answer is none of Halo's API: the address on the connection is wrong."""
+
+    STATUSES = frozenset({404, 405, 410, 415, 501})  # and every redirect
+
+    verdict = Verdict.FORBIDDEN
+
+    def __init__(self, error: HaloStatusError, *, base_url: str) -> None:
+        self.base_url = base_url
+        self.remedy = (
+            f". This is not how Halo's API answers: no row was accepted yet, and {base_url}{error.path} answered "
+            f"{error.status}. Correct the connection's host; the rows wait for the next run. Rows that such answers "
+            "rejected before are brought back by `halo-ledger requeue`, or on the page of the run."
+        )
+        super().__init__(error.path, status=error.status, message=error.message, retry_after=error.retry_after)
+
+    @classmethod
+    def is_suggested_by(cls, error: Exception) -> bool:
+        """Whether an answer suggests that the address is not Halo's API."""
+        return isinstance(error, HaloRedirectError) or (
+            isinstance(error, HaloStatusError) and error.status in cls.STATUSES
+        )
+
+    @property
+    def brief(self) -> str:
+        """Without Halo's own words."""
+        return f"POST {self.path}: Halo answered {self.status}{self.remedy}"
 
 
 class HaloRejectedError(HaloStatusError):
@@ -177,13 +223,13 @@ class HaloRejectedError(HaloStatusError):
 
 
 class HaloRateLimitError(HaloStatusError):
-    """429: too many requests; `retry_after` is Halo's wish in seconds, if it gave one."""
+    """429: too many requests. `retry_after` is how many seconds Halo asks to wait, if it says."""
 
     verdict = Verdict.NOT_ACCEPTED
 
 
 class HaloServerError(HaloStatusError):
-    """5xx, and 408 and 425, which are about the moment: in doubt, except a 503 that says when to come back."""
+    """5xx, 408 and 425, which a later request need not meet: in doubt, except a 503 with Retry-After."""
 
     @property
     def verdict(self) -> Verdict:  # type: ignore[override]  # depends on the answer here
@@ -197,7 +243,7 @@ class LedgerError(HaloError):
 
 
 class DeliveryError(HaloError):
-    """A run that ended without every row delivered; the report is in the task's XCom."""
+    """A run that ended without every row delivered. The report is in the task's XCom."""
 
 
 class AccountingError(DeliveryError):
@@ -221,7 +267,7 @@ class IdentifyIncompleteError(DeliveryError):
 
 
 class DeliveryIncompleteError(DeliveryError):
-    """Rows are failed, in doubt or not attempted. `retry_after` (seconds) is Halo's last wish, if any."""
+    """Rows are failed, in doubt or not attempted. `retry_after` (seconds) is Halo's last Retry-After, if any."""
 
     def __init__(
         self, *, failed: int, in_doubt: int, not_attempted: int, reason: str | None, retry_after: float | None
@@ -239,7 +285,9 @@ class DeliveryIncompleteError(DeliveryError):
 
 
 class RowsChangedError(DeliveryError):
-    """Delivered rows have another content now, and on_change is fail. Nothing of them was sent."""
+    """Delivered rows have another content now, and on_change is fail. None of them was sent again."""
+
+    retry_can_help = False
 
     def __init__(self, *, changed: int, first: str) -> None:
         self.changed = changed
@@ -253,6 +301,8 @@ class RowsChangedError(DeliveryError):
 class TooManySubmissionsError(DeliveryError):
     """More rows would be sent than max_submissions allows. Nothing was sent."""
 
+    retry_can_help = False
+
     def __init__(self, *, would_send: int, max_submissions: int) -> None:
         self.would_send = would_send
         self.max_submissions = max_submissions
@@ -262,8 +312,24 @@ class TooManySubmissionsError(DeliveryError):
         )
 
 
+class EveryRowRefusedError(DeliveryError):
+    """The first rows that Halo answered were all refused with one status: the mistake is hardly theirs."""
+
+    retry_can_help = False
+
+    def __init__(self, *, refused: int, error: str) -> None:
+        self.refused = refused
+        super().__init__(
+            f"the first {refused} rows that Halo answered were all refused alike, so the run stopped and left the "
+            f"others pending. The last: {error}. Correct the submission or the connection, and bring the refused rows "
+            "back with `halo-ledger requeue`, or on the page of the run."
+        )
+
+
 class RowsRejectedError(DeliveryError):
     """More rows were rejected than max_rejected allows."""
+
+    retry_can_help = False
 
     def __init__(self, *, rejected: int, read: int, first: str, rejects_path: str | None) -> None:
         self.rejected = rejected
@@ -271,5 +337,5 @@ class RowsRejectedError(DeliveryError):
         where = f"they are in {rejects_path}" if rejects_path else "set rejects_path to get them as a file"
         super().__init__(
             f"{rejected} of {read} rows were rejected, more than max_rejected allows; {where}. The first: {first}. "
-            "Repair them and run again: delivered rows are never sent again."
+            "Repair them and run the task again: delivered rows are never sent again."
         )

@@ -1,14 +1,16 @@
 """What every test shares: one migrated AIRFLOW_HOME, one simulator, one place that knows the services."""
 
 import os
-import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis, RedisError
+from sqlalchemy import create_engine
+from sqlalchemy.exc import SQLAlchemyError
 
 AIRFLOW_HOME = Path(tempfile.mkdtemp(prefix="halo-airflow-"))
 os.environ.update(
@@ -24,8 +26,7 @@ os.environ.update(
 
 from halo_provider.client.client import HaloClient
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, serving
-
-IDENTITY_SECRET = "ha_secret_example_identity_secret"
+from tests.example_keys import IDENTITY_SECRET
 
 
 @pytest.fixture(scope="session")
@@ -68,32 +69,46 @@ def client(halo_url: str) -> HaloClient:
     return HaloClient(widget_key=EXAMPLE_WIDGET_KEY, base_url=halo_url, identity_secret=IDENTITY_SECRET, timeout=10.0)
 
 
-def service_url(variable: str, default: str, *, port: int) -> str:
-    """A service's URL: from the environment, else on its standard port; skips elsewhere, and fails in CI."""
+def service_url(variable: str, default: str, *, connect: Callable[[str], None]) -> str:
+    """A service's URL: from the environment, else the default, where it can be used; skips elsewhere, fails in CI."""
     if variable in os.environ:
         return os.environ[variable]
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        if probe.connect_ex(("127.0.0.1", port)) == 0:
-            return default
-    if os.environ.get("CI"):
-        pytest.fail(f"CI needs the service at 127.0.0.1:{port}, or {variable}")
-    pytest.skip(f"nothing listens at 127.0.0.1:{port}, and {variable} is not set")
+    try:
+        connect(default)
+    except (RedisError, SQLAlchemyError) as error:
+        reason = f"{default} cannot be used ({type(error).__name__}), and {variable} is not set"
+        if os.environ.get("CI"):
+            pytest.fail(f"CI needs this service: {reason}")
+        pytest.skip(reason)
+    return default
+
+
+def log_in(url: str) -> None:
+    """Connect to a database and leave again."""
+    engine = create_engine(url)
+    engine.connect().close()
+    engine.dispose()
+
+
+def ping(url: str) -> None:
+    """Ask a Redis whether it is there."""
+    with Redis.from_url(url) as redis:
+        redis.ping()
 
 
 @pytest.fixture(scope="session")
 def postgres_url() -> str:
     """SQLAlchemy URL of a PostgreSQL database for tests."""
-    return service_url("HALO_TEST_POSTGRES_URL", "postgresql+psycopg2://root@127.0.0.1/test", port=5432)
+    return service_url("HALO_TEST_POSTGRES_URL", "postgresql+psycopg2://root@127.0.0.1/test", connect=log_in)
 
 
 @pytest.fixture(scope="session")
 def mariadb_url() -> str:
     """SQLAlchemy URL of a MariaDB database for tests."""
-    return service_url("HALO_TEST_MARIADB_URL", "mysql+pymysql://root@127.0.0.1/test?charset=utf8mb4", port=3306)
+    return service_url("HALO_TEST_MARIADB_URL", "mysql+pymysql://root@127.0.0.1/test?charset=utf8mb4", connect=log_in)
 
 
 @pytest.fixture(scope="session")
 def redis_url() -> str:
     """URL of a Redis for tests."""
-    return service_url("HALO_TEST_REDIS_URL", "redis://127.0.0.1:6379/0", port=6379)
+    return service_url("HALO_TEST_REDIS_URL", "redis://127.0.0.1:6379/0", connect=ping)

@@ -1,34 +1,18 @@
 """HaloClient: one call is one HTTP attempt, and every way it can fail is one typed error."""
 
-import re
+import asyncio
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar
-from urllib.request import getproxies, proxy_bypass
+from typing import Any, Self
 
 import httpx
-from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
 
 from halo_provider import __version__
-from halo_provider.client.transport import AiohttpTransport, Reply, aiohttp_transport
-from halo_provider.exceptions import (
-    HaloAuthenticationError,
-    HaloConfigurationError,
-    HaloConnectionError,
-    HaloPermissionError,
-    HaloProxyAuthenticationError,
-    HaloRateLimitError,
-    HaloRedirectError,
-    HaloRejectedError,
-    HaloResponseError,
-    HaloServerError,
-    HaloStatusError,
-)
+from halo_provider.client.address import DEFAULT_BASE_URL, environment_proxy, sdk_url
+from halo_provider.client.answers import AnswerT, read_answer
+from halo_provider.client.body import ACCEPT_ENCODING, Body, read_body
+from halo_provider.exceptions import HaloConfigurationError, HaloConnectionError
 from halo_provider.models import (
     ANONYMOUS,
     Answer,
@@ -43,112 +27,32 @@ from halo_provider.models import (
     UpdateUsersAnswer,
 )
 
-DEFAULT_BASE_URL = "https://api.haloagents.ai"
-SDK_PATH = "/api/sdk"
+PATHS = ("/users/identify", "/users/update", "/companies/identify", "/chat", "/tickets/create", "/events")
 CONNECT_TIMEOUT = 10.0  # seconds at most for name, connection and TLS, within the time of the attempt
-MAX_RETRY_AFTER = 86_400.0  # seconds: a longer wish is taken for a day
 USER_TOKEN_LIFETIME = 300  # seconds
 UPDATE_TOKEN_LIFETIME = 900  # seconds; Halo accepts at most one hour
 
-_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
-_ResponseT = TypeVar("_ResponseT", bound=BaseModel)
-
-
-def sdk_url(base_url: str) -> str:
-    """The SDK's address: `base_url`, with ``/api/sdk`` added when it has no path of its own.
-
-    Raises HaloConfigurationError for anything but an http or https address.
-    """
-    try:
-        url = httpx.URL(base_url)
-    except httpx.InvalidURL as error:
-        raise HaloConfigurationError(f"the connection's host is not an address: {error}") from error
-    if url.scheme not in {"http", "https"} or not url.host:
-        raise HaloConfigurationError(f"the connection's host needs a full address like {DEFAULT_BASE_URL}")
-    if url.userinfo or url.query or url.fragment:
-        raise HaloConfigurationError("the connection's host must be a plain address: no credentials, query or fragment")
-    path = url.path.rstrip("/")
-    return str(url.copy_with(path=path or SDK_PATH))
-
-
-def environment_proxy(url: str) -> httpx.Proxy | None:
-    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for this address, if any.
-
-    Raises HaloConfigurationError for one that is no http or https address; the text does not repeat it, as it may hold
-    a password.
-    """
-    address = httpx.URL(url)
-    named = getproxies().get(address.scheme)
-    if not named or proxy_bypass(address.netloc.decode()):
-        return None
-    with suppress(httpx.InvalidURL, ValueError):
-        proxy = httpx.Proxy(named if "://" in named else f"http://{named}")
-        if proxy.url.scheme in {"http", "https"}:
-            return proxy
-    raise HaloConfigurationError(
-        f"the environment's {address.scheme}_proxy is no http or https address: mend it, or put Halo into no_proxy"
-    )
-
-
-def retry_after(header: str | None, *, now: datetime) -> float | None:
-    """Seconds that a Retry-After header asks to wait, at most MAX_RETRY_AFTER; None if it says nothing.
-
-    RFC 9110 has whole seconds and HTTP-dates; a fraction of a second is understood too.
-    """
-    if header is None:
-        return None
-    if _SECONDS.fullmatch(seconds := header.strip()):
-        return min(float(seconds), MAX_RETRY_AFTER)
-    try:
-        timestamp = parsedate_to_datetime(header)
-    except (ValueError, OverflowError):
-        return None
-    if timestamp.tzinfo is None:
-        timestamp = timestamp.replace(tzinfo=UTC)
-    return min(max(0.0, (timestamp - now).total_seconds()), MAX_RETRY_AFTER)
-
-
-def error_message(content: bytes) -> str:
-    """Halo's words in an error answer, whose shape it does not document: ``error`` or ``message``, else the text."""
-    try:
-        body: Any = from_json(content)
-    except ValueError:
-        body = None
-    while isinstance(body, dict):
-        body = body.get("error") or body.get("message") or body.get("detail")
-    if isinstance(body, str) and body.strip():
-        return body.strip()
-    return content.decode("utf-8", errors="replace").strip() or "no message"
-
-
-def status_error(path: str, *, status: int, content: bytes, wait: float | None) -> HaloStatusError:
-    """The typed error of an answer that is not a success."""
-    match status:
-        case 401:
-            kind: type[HaloStatusError] = HaloAuthenticationError
-        case 403:
-            kind = HaloPermissionError
-        case 407:
-            kind = HaloProxyAuthenticationError
-        case 429:
-            kind = HaloRateLimitError
-        case 408 | 425:
-            kind = HaloServerError
-        case _ if 400 <= status < 500:  # noqa: PLR2004 -- the class of client errors
-            kind = HaloRejectedError
-        case _ if 300 <= status < 400:  # noqa: PLR2004 -- the class of redirects
-            kind = HaloRedirectError
-        case _:
-            kind = HaloServerError
-    return kind(path, status=status, message=error_message(content), retry_after=wait)
+# httpx raises these before a byte of the request is written. Every other error leaves the request in doubt.
+NOT_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
 
 
 class HaloClient:
     """Halo's SDK API. Use it as an async context manager; calls may run concurrently.
 
-    Each method makes exactly one HTTP attempt, lasting at most `timeout` seconds, and raises a HaloCallError whose
-    `verdict` says what is known about the request. With an `identity_secret` every user-scoped call carries a fresh
-    token. `agent_id` pins chats that name no agent themselves.
+    Each method makes exactly one HTTP attempt, which lasts at most `timeout` seconds, and raises a HaloCallError whose
+    `verdict` says what is known about the request. With an `identity_secret` every user-scoped call carries a new
+    token. `agent_id` is the agent of chats that name none themselves.
+
+    `transport` sends the requests instead of this package's own: an httpx.MockTransport, a recorder, a pool with a
+    proxy. As in httpx.AsyncClient the environment's proxies are not used then, and the transport is entered and closed
+    together with the client. Its errors decide what a failed attempt means: those in NOT_SENT say that nothing was
+    sent, every other exception leaves the request in doubt.
     """
 
     def __init__(
@@ -159,6 +63,7 @@ class HaloClient:
         identity_secret: str | None = None,
         agent_id: str | None = None,
         timeout: float = 120.0,
+        transport: httpx.AsyncBaseTransport | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.base_url = sdk_url(base_url)
@@ -166,16 +71,28 @@ class HaloClient:
         self.timeout = timeout
         self._identity_secret = identity_secret
         self._clock = clock
-        self._headers = {
-            "authorization": f"Bearer {widget_key}",
-            "content-type": "application/json",
-            "accept": "application/json",
-            "user-agent": f"airflow-provider-halo/{__version__}",
-        }
-        self._transport: AiohttpTransport | None = None
+        self._given_transport = transport
+        self._transport: httpx.AsyncBaseTransport | None = None
+        self._urls = {path: httpx.URL(self.base_url + path) for path in PATHS}
+        self._headers = httpx.Headers(
+            {
+                "host": httpx.URL(self.base_url).netloc.decode(),
+                "authorization": f"Bearer {widget_key}",
+                "content-type": "application/json",
+                "accept": "application/json",
+                "accept-encoding": ACCEPT_ENCODING,
+                "user-agent": f"airflow-provider-halo/{__version__}",
+            },
+            encoding="utf-8",
+        )
+        # Connecting ends before the attempt's own time does: only then is it certain that nothing was sent. The attempt
+        # as a whole is bounded in _attempt, so that reading and writing need no limits of their own.
+        connect_timeout = min(CONNECT_TIMEOUT, timeout / 2)
+        timeouts = httpx.Timeout(None, connect=connect_timeout, pool=connect_timeout)
+        self._extensions = {"timeout": timeouts.as_dict()}
 
     def __repr__(self) -> str:
-        """The address alone: keys have no place in a representation."""
+        """The address alone: a representation must not show the keys."""
         return f"HaloClient({self.base_url!r})"
 
     @property
@@ -184,21 +101,20 @@ class HaloClient:
         return self._identity_secret is not None
 
     async def __aenter__(self) -> Self:
-        self._transport = aiohttp_transport(
-            headers=self._headers,
-            timeout=self.timeout,
-            # It ends before the attempt's own time does: only then is it certain that nothing was sent.
-            connect_timeout=min(CONNECT_TIMEOUT, self.timeout / 2),
-            proxy=environment_proxy(self.base_url),
-        )
+        transport = self._given_transport
+        if transport is None:
+            from halo_provider.client.transport import AiohttpTransport  # noqa: PLC0415 -- imports aiohttp
+
+            transport = AiohttpTransport(proxy=environment_proxy(self.base_url))
+        self._transport = await transport.__aenter__()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._transport is not None:
-            await self._transport.aclose()
-            self._transport = None
+            transport, self._transport = self._transport, None
+            await transport.__aexit__(exc_type, exc, traceback)
 
     async def identify_user(self, request: IdentifyUser) -> Answer:
         """POST /users/identify: upserts the user and **sets last_seen to now**; never use it over history."""
@@ -244,27 +160,37 @@ class HaloClient:
         now = int(self._clock())
         return jwt.encode({**claims, "iat": now, "exp": now + lifetime}, secret, algorithm="HS256")
 
-    async def _post(self, path: str, body: Request, answer: type[_ResponseT]) -> _ResponseT:
-        reply = await self._attempt(path, body.model_dump_json(exclude_none=True).encode())
-        if not 200 <= reply.status < 300:  # noqa: PLR2004 -- the class of successes
-            wait = retry_after(reply.headers.get("retry-after"), now=datetime.now(UTC))
-            raise status_error(path, status=reply.status, content=reply.content, wait=wait)
-        try:
-            return answer.model_validate_json(reply.content)
-        except ValidationError as error:
-            words = reply.content.decode("utf-8", errors="replace")
-            place = ".".join(str(part) for part in error.errors(include_url=False, include_input=False)[0]["loc"])
-            reason = f"the answer has no usable {place}" if place else "the answer is not a JSON object"
-            raise HaloResponseError(path, reason=reason, reply=words) from None
+    async def _post(self, path: str, body: Request, answer: type[AnswerT]) -> AnswerT:
+        response, content = await self._attempt(path, body.model_dump_json(exclude_none=True).encode())
+        return read_answer(path, response, content, answer)
 
-    async def _attempt(self, path: str, body: bytes) -> Reply:
+    def _request(self, path: str, body: bytes) -> httpx.Request:
+        """The request that ``httpx.Request(content=body)`` gives, without preparing the same headers for each call."""
+        headers = httpx.Headers(self._headers)
+        headers["content-length"] = str(len(body))
+        request = httpx.Request(
+            "POST", self._urls[path], headers=headers, stream=httpx.ByteStream(body), extensions=self._extensions
+        )
+        request.read()
+        return request
+
+    async def _attempt(self, path: str, body: bytes) -> tuple[httpx.Response, Body]:
+        """Send one request and return the answer, read and decompressed. Raises HaloConnectionError."""
         if self._transport is None:
             raise RuntimeError("HaloClient is an async context manager: async with client: …")
+        request = self._request(path, body)
         try:
-            return await self._transport.post(self.base_url + path, body=body)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
-            raise HaloConnectionError(path, sent=False, reason=str(error)) from error
-        except httpx.ReadTimeout as error:
+            async with asyncio.timeout(self.timeout):
+                response = await self._transport.handle_async_request(request)
+                content = await read_body(response)
+        except NOT_SENT as error:
+            raise HaloConnectionError(path, sent=False, reason=_reason(error)) from error
+        except (TimeoutError, httpx.ReadTimeout) as error:
             raise HaloConnectionError(path, sent=True, reason=f"no answer within {self.timeout:g} s") from error
-        except httpx.TransportError as error:
-            raise HaloConnectionError(path, sent=True, reason=str(error)) from error
+        except Exception as error:
+            raise HaloConnectionError(path, sent=True, reason=_reason(error)) from error
+        return response, content
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -13,19 +13,19 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from halo_provider.client.client import HaloClient
-from halo_provider.delivery.pace import Backoff, Pacer
+from halo_provider.delivery.options import SendOptions
+from halo_provider.delivery.send import Sender
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import (
     HaloCallError,
     HaloConfigurationError,
     HaloError,
-    HaloRateLimitError,
     HaloRejectedError,
     IdentifyIncompleteError,
     RowError,
@@ -65,10 +65,7 @@ async def identify(
     submission: Submission,
     client: HaloClient,
     mode: IdentifyMode,
-    concurrency: int = 64,
-    requests_per_second: float | None = None,
-    max_attempts: int = 5,
-    backoff: Backoff | None = None,
+    options: SendOptions | None = None,
     stop: Stop | None = None,
     dry_run: bool = False,
     on_rejected: OnRejected = lambda _row, _error: None,
@@ -90,10 +87,7 @@ async def identify(
         submission=submission,
         client=client,
         mode=mode,
-        concurrency=concurrency,
-        requests_per_second=requests_per_second,
-        max_attempts=max_attempts,
-        backoff=backoff or Backoff(),
+        options=options or SendOptions(),
         stop=stop or Stop(),
         dry_run=dry_run,
         on_rejected=on_rejected,
@@ -161,10 +155,7 @@ class _Identification:
         submission: Submission,
         client: HaloClient,
         mode: IdentifyMode,
-        concurrency: int,
-        requests_per_second: float | None,
-        max_attempts: int,
-        backoff: Backoff,
+        options: SendOptions,
         stop: Stop,
         dry_run: bool,
         on_rejected: OnRejected,
@@ -172,13 +163,11 @@ class _Identification:
         self._source = source
         self._submission = submission
         self._client = client
-        self._concurrency = concurrency
-        self._max_attempts = max_attempts
-        self._backoff = backoff
+        self._concurrency = options.concurrency
         self._stop = stop
         self._dry_run = dry_run
         self._on_rejected = on_rejected
-        self._pacer = Pacer(concurrency=concurrency, requests_per_second=requests_per_second, stop=stop)
+        self._sender = Sender(options, stop=stop)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="halo-source")
         self._report = IdentifyReport(mode=mode)
 
@@ -272,66 +261,59 @@ class _Identification:
     async def _identify_user(self, identities: Sequence[_Identity]) -> None:
         (identity,) = identities
         request = IdentifyUser.model_validate_json(identity.request)
-        if await self._accepted(lambda: self._client.identify_user(request), identities):
+        if await self._accepted("/users/identify", lambda: self._client.identify_user(request), identity):
             self._report.users += 1
 
     async def _identify_company(self, identities: Sequence[_Identity]) -> None:
         (identity,) = identities
         request = IdentifyCompany.model_validate_json(identity.request)
-        if await self._accepted(lambda: self._client.identify_company(request), identities):
+        if await self._accepted("/companies/identify", lambda: self._client.identify_company(request), identity):
             self._report.companies += 1
 
     async def _update_users(self, identities: Sequence[_Identity]) -> None:
-        """Update up to 1,000 users; where Halo refuses the call, halve it until the user to blame stands alone."""
+        """Update up to 1,000 users; where Halo rejects the call, halve it until the rejected user stands alone."""
         users = [UserTraits.model_validate_json(identity.request) for identity in identities]
-        try:
-            answer = await self._attempted(lambda: self._client.update_users(UpdateUsers(users=users)))
-        except HaloRejectedError as error:
-            if len(identities) == 1:
-                self._reject(identities[0].origin(), RowError(str(error)))
-                return
+        call = _Call("/users/update", lambda: self._client.update_users(UpdateUsers(users=users)), stop=self._stop)
+        await self._sender.send(call)
+        if call.rejection is not None and len(identities) == 1:
+            self._reject(identities[0].origin(), RowError(str(call.rejection)))
+        elif call.rejection is not None:
             middle = len(identities) // 2
             await self._update_users(identities[:middle])
             await self._update_users(identities[middle:])
-            return
-        if answer is not None:
-            self._report.skipped += answer.skipped
-            self._report.users += len(users) - answer.skipped
+        elif call.answer is not None:
+            self._report.skipped += call.answer.skipped
+            self._report.users += len(users) - call.answer.skipped
 
-    async def _accepted(self, call: Callable[[], Awaitable[object]], identities: Sequence[_Identity]) -> bool:
-        try:
-            return await self._attempted(call) is not None
-        except HaloRejectedError as error:
-            self._reject(identities[0].origin(), RowError(str(error)))
-            return False
+    async def _accepted(self, path: str, send: Callable[[], Awaitable[object]], identity: _Identity) -> bool:
+        call = _Call(path, send, stop=self._stop)
+        await self._sender.send(call)
+        if call.rejection is not None:
+            self._reject(identity.origin(), RowError(str(call.rejection)))
+        return call.answer is not None
 
-    async def _attempted(self, call: Callable[[], Awaitable[_T]]) -> _T | None:
-        """Call until Halo answers, within `max_attempts`; None where the run ends first.
 
-        Raises HaloRejectedError; everything else that is final ends the run.
-        """
-        failures = 0
-        while not self._stop.requested:
-            started = await self._pacer.acquire()
-            try:
-                if self._stop.requested:
-                    return None
-                async with self._stop.limit():
-                    answer = await call()
-            except HaloRejectedError:
-                raise
-            except TimeoutError:
-                return None  # whatever Halo did about it may be done again
-            except HaloCallError as error:
-                self._pacer.failed(error, started=started)
-                failures += not isinstance(error, HaloRateLimitError)
-                if error.verdict is Verdict.FORBIDDEN or failures >= self._max_attempts:
-                    self._stop.request(str(error), error=error)
-            else:
-                self._pacer.succeeded()
-                return answer
-            finally:
-                self._pacer.release()
-            if failures:
-                await self._stop.sleep(self._backoff.delay(failures))
-        return None
+class _Call(Generic[_T]):
+    """One call's exchange with Halo: ends with an answer, a rejection, or neither where the run ends first."""
+
+    def __init__(self, path: str, send: Callable[[], Awaitable[_T]], *, stop: Stop) -> None:
+        self.path = path
+        self.answer: _T | None = None
+        self.rejection: HaloRejectedError | None = None
+        self._send = send
+        self._stop = stop
+
+    async def may_attempt(self) -> bool:
+        return not self._stop.requested
+
+    async def attempt(self) -> None:
+        self.answer = await self._send()
+
+    def conclude(self, error: HaloCallError, *, is_last: bool) -> bool:
+        """Keep a rejection; every other error that no attempt can mend ends the run."""
+        if isinstance(error, HaloRejectedError):
+            self.rejection = error
+            return True
+        if error.verdict is Verdict.FORBIDDEN or is_last:
+            self._stop.request(str(error), error=error)
+        return self._stop.requested

@@ -15,10 +15,6 @@ from halo_provider.exceptions import (
 from halo_provider.ledger.statuses import RowStatus
 from halo_provider.sources.rows import Row
 
-HOLDS_BACK = frozenset(
-    {RowStatus.IN_DOUBT, RowStatus.FAILED, RowStatus.NOT_ATTEMPTED}
-)  # its user's later rows wait for it
-
 
 class Outcome(NamedTuple):
     """One row's end in this run. `error` says why, where it is not delivered."""
@@ -34,7 +30,10 @@ class Outcome(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class DeliveryReport:
-    """What a run did. `error` is what ended it early, `stopped` the same in words."""
+    """What a run did. `error` is what ended it early, `stopped` the same in words.
+
+    `observer_error` is what an observer raised, such as a results file on a full disk: the run went on without it.
+    """
 
     counts: Counter[RowStatus] = field(default_factory=Counter)
     read: int = 0
@@ -46,6 +45,7 @@ class DeliveryReport:
     seconds: float = 0.0
     stopped: str | None = None
     error: Exception | None = None
+    observer_error: Exception | None = None
 
     def summary(self) -> dict[str, int]:
         """`read` and the count of every status. Raises AccountingError where they do not balance."""
@@ -63,7 +63,7 @@ class DeliveryReport:
         if not (
             self.stopped or counts[RowStatus.FAILED] or counts[RowStatus.IN_DOUBT] or counts[RowStatus.NOT_ATTEMPTED]
         ):
-            return self.changed_error
+            return self.changed_error or self.observer_error
         return DeliveryIncompleteError(
             failed=counts[RowStatus.FAILED],
             in_doubt=counts[RowStatus.IN_DOUBT],

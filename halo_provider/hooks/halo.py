@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseHook
 from airflow.sdk.log import mask_secret
 
-from halo_provider.client.client import DEFAULT_BASE_URL, HaloClient
+from halo_provider.client.address import DEFAULT_BASE_URL
+from halo_provider.client.client import HaloClient
 from halo_provider.delivery.delivery import deliver
+from halo_provider.delivery.observer import DeliveryObserver
+from halo_provider.delivery.options import DeliveryOptions
 from halo_provider.delivery.report import DeliveryReport, Outcome, SessionIds
 from halo_provider.exceptions import (
     HaloCallError,
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
     from pydantic import BaseModel
 
-    from halo_provider.ledger.ledger import OnInDoubt
+    from halo_provider.ledger import OnInDoubt
     from halo_provider.submission import Submission
 
 DEFAULT_TIMEOUT = 120.0  # seconds
@@ -226,13 +229,7 @@ class HaloHook(BaseHook):
         :raises RowsRejectedError: if a row was rejected; the others are delivered all the same
         :raises DeliveryIncompleteError: if rows failed, are in doubt or were not attempted
         """
-        session_ids = SessionIds(sys.maxsize)
-        rejected: list[Outcome] = []
-
-        def on_outcome(outcome: Outcome) -> None:
-            session_ids.add(outcome)
-            if outcome.status is RowStatus.REJECTED:
-                rejected.append(outcome)
+        kept = _Kept()
 
         with closing(open_ledger(ledger_conn_id)) as ledger:
             lease_holder = ledger.lease_holder(
@@ -246,19 +243,19 @@ class HaloHook(BaseHook):
                         submission=submission,
                         client=client,
                         lease_holder=lease_holder,
-                        on_in_doubt=on_in_doubt,
-                        max_attempts=max_attempts,
-                        on_outcome=on_outcome,
+                        options=DeliveryOptions(on_in_doubt=on_in_doubt, max_attempts=max_attempts),
+                        observer=kept,
                     )
 
             report = asyncio.run(run())
         counts = report.summary()
         if error := report.failure():
             raise error
-        if rejected:
-            first = f"row {rejected[0].row.number}: {rejected[0].error}"
-            raise RowsRejectedError(rejected=len(rejected), read=report.read, first=first, rejects_path=None)
-        return {**counts, "session_ids": session_ids.found}
+        if kept.first_rejected is not None:
+            raise RowsRejectedError(
+                rejected=counts[RowStatus.REJECTED], read=report.read, first=kept.first_rejected, rejects_path=None
+            )
+        return {**counts, "session_ids": kept.session_ids.found}
 
     def submissions_df(
         self,
@@ -321,3 +318,16 @@ class HaloHook(BaseHook):
                 return await call(client)
 
         return asyncio.run(attempt()).model_dump(mode="json")
+
+
+class _Kept(DeliveryObserver):
+    """What `deliver` keeps of the rows: every session id, and why the first row was rejected."""
+
+    def __init__(self) -> None:
+        self.session_ids = SessionIds(sys.maxsize)
+        self.first_rejected: str | None = None
+
+    def row_ended(self, outcome: Outcome) -> None:
+        self.session_ids.add(outcome)
+        if outcome.status is RowStatus.REJECTED and self.first_rejected is None:
+            self.first_rejected = f"row {outcome.row.number}: {outcome.error}"

@@ -10,7 +10,7 @@ from airflow.sdk import get_current_context
 from airflow.sdk.configuration import conf
 
 from halo_provider.hooks.database import database_engine
-from halo_provider.ledger.ledger import Ledger, TaskInstanceRef
+from halo_provider.ledger import Ledger, TaskInstanceRef
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from halo_provider.exceptions import HaloConfigurationError
 from halo_provider.ledger.admin import LedgerAdmin, RowCursor, RowFilter
-from halo_provider.ledger.ledger import Change
+from halo_provider.ledger.rules import Change
 from halo_provider.ledger.statuses import LedgerStatus
 
 if TYPE_CHECKING:

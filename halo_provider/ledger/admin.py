@@ -1,4 +1,4 @@
-"""The ledger's rows for people: looked up, and settled by hand, which the row's history tells."""
+"""The ledger's rows for people: found, and settled by hand, which each row's history tells."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -8,25 +8,23 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, and_, delete, func, insert, not_, or_, select, tuple_, update
 
-from halo_provider.ledger.ledger import Change, Ledger, count_changes
+from halo_provider.ledger import rules
+from halo_provider.ledger.claims import count_changes
+from halo_provider.ledger.ledger import Ledger
+from halo_provider.ledger.rules import Change
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import events, submissions
 
 PAGE = 100  # rows of a page, unless told otherwise
-SEARCHED = 50_000  # rows of a status that one page of a search looks at
+SEARCHED = 50_000  # rows of a status that one page of a search reads
 CHUNK = 500  # rows changed in one transaction
 
-# In flight and in nobody's hands, its lease run out, is in doubt: only the next run would write that.
-REQUEUE_FROM = (LedgerStatus.IN_FLIGHT, LedgerStatus.IN_DOUBT, LedgerStatus.FAILED, LedgerStatus.REJECTED)
-RESOLVE_FROM = (
-    LedgerStatus.IN_FLIGHT,
-    LedgerStatus.IN_DOUBT,
-    LedgerStatus.FAILED,
-    LedgerStatus.PENDING,
-    LedgerStatus.REJECTED,
-)
-REJECT_FROM = (LedgerStatus.IN_FLIGHT, LedgerStatus.IN_DOUBT, LedgerStatus.FAILED, LedgerStatus.PENDING)
+# The statuses from which a person may move a row whose lease is over. A row in flight whose lease ran out is in doubt,
+# though only the next claim would write that.
 PRUNE_FROM = (LedgerStatus.DELIVERED, LedgerStatus.REJECTED)
+REQUEUE_FROM = tuple(status for status in LedgerStatus if status not in {LedgerStatus.PENDING, LedgerStatus.DELIVERED})
+RESOLVE_FROM = tuple(status for status in LedgerStatus if status is not LedgerStatus.DELIVERED)
+REJECT_FROM = tuple(status for status in LedgerStatus if status not in PRUNE_FROM)
 BY_URGENCY = (  # those that wait for a decision first
     LedgerStatus.IN_DOUBT,
     LedgerStatus.FAILED,
@@ -76,7 +74,7 @@ class RowFilter:
 
 @dataclass(frozen=True, slots=True)
 class RowCursor:
-    """Where a page ends: the next one begins behind it."""
+    """The last row of a page: the next page begins after it."""
 
     namespace: str
     row_key: str
@@ -84,30 +82,30 @@ class RowCursor:
 
 @dataclass(frozen=True, slots=True)
 class UrgencyCursor:
-    """Where a page of `LedgerAdmin.urgent_first` ends."""
+    """The last row of a page of `LedgerAdmin.urgent_first`."""
 
     status: LedgerStatus
     row: RowCursor
 
     @classmethod
     def of(cls, row: Any) -> "UrgencyCursor":
-        """Where this row stands."""
-        return cls(LedgerStatus(row.status), RowCursor(row.namespace, row.row_key))
+        """The cursor of this row."""
+        return cls(row.status, RowCursor(row.namespace, row.row_key))
 
 
 @dataclass(frozen=True, slots=True)
 class UrgencyPage:
-    """Rows, and where the next page begins; None where there is none."""
+    """Rows, and the cursor after which the next page begins; None on the last page."""
 
     rows: list[Any]
     following: UrgencyCursor | None
 
 
 class LedgerAdmin:
-    """Looks rows up and settles them; `actor` is who does it, for the history.
+    """Finds rows and settles them; `actor` is the name of the person, for the rows' history.
 
-    Every method raises LedgerError where the database cannot be used. Rows that a run holds at this moment are never
-    touched. Each settling method answers how many rows it changed.
+    Every method raises LedgerError where the database cannot be used. A row with a live lease is never changed. Each
+    settling method returns how many rows it changed.
     """
 
     def __init__(self, ledger: Ledger, *, actor: str) -> None:
@@ -129,8 +127,8 @@ class LedgerAdmin:
     def urgent_first(self, wanted: RowFilter, *, after: UrgencyCursor | None = None, limit: int = PAGE) -> UrgencyPage:
         """One page of rows, those that wait for a decision first, then in the order of namespace and key.
 
-        One look for each status: an index has the rows of one DAG, status and run in this order, however many they are.
-        A search looks at `SEARCHED` rows of a status and leaves the rest to the next page, so that none takes long.
+        One query for each status: an index has the rows of one DAG, status and run in this order, however many they
+        are. A search reads `SEARCHED` rows of a status and leaves the rest to the next page, so that none takes long.
         """
         statuses = [status for status in BY_URGENCY if status in wanted.statuses or not wanted.statuses]
         found: list[Any] = []
@@ -150,7 +148,7 @@ class LedgerAdmin:
         return UrgencyPage(found, None)
 
     def _cursor_after(self, wanted: RowFilter, *, after: RowCursor | None, distance: int) -> RowCursor | None:
-        """Where the row stands that is so many rows behind; None where there are not so many."""
+        """The cursor of the row that is `distance` rows further; None where there are fewer."""
         columns = submissions.c
         statement = select(columns.namespace, columns.row_key).where(*wanted.conditions())
         if after is not None:
@@ -160,7 +158,7 @@ class LedgerAdmin:
         return RowCursor(*found[0]) if found else None
 
     def dag_ids(self) -> list[str]:
-        """The DAGs that rows belong to. One step of the index for each, however many rows it has."""
+        """The DAGs that rows belong to. One query of the index for each, however many rows it has."""
         column = submissions.c.dag_id
         found: list[str] = []
         while True:
@@ -172,11 +170,11 @@ class LedgerAdmin:
     def counts(self, wanted: RowFilter) -> dict[LedgerStatus, int]:
         """How many rows there are of each status."""
         columns = submissions.c
-        # By DAG as well, because MySQL would else choose an index for the grouping that does not have the DAG.
+        # Grouped by DAG as well, because MySQL would otherwise choose an index for the grouping that lacks the DAG.
         statement = select(columns.status, func.count()).where(*wanted.conditions())
         counts: Counter[LedgerStatus] = Counter()
         for status, count in self._all(statement.group_by(columns.dag_id, columns.status)):
-            counts[LedgerStatus(status)] += count
+            counts[status] += count
         return dict(counts)
 
     def row(self, namespace: str, row_key: str) -> Any | None:
@@ -208,12 +206,12 @@ class LedgerAdmin:
         return self._settle(wanted, REJECT_FROM, "rejected", reason, status=LedgerStatus.REJECTED, error=reason)
 
     def prune(self, wanted: RowFilter, *, before: datetime) -> int:
-        """Forget delivered and rejected rows untouched since `before`; a forgotten row that is read is sent again.
+        """Delete delivered and rejected rows unchanged since `before`; a deleted row that is read again is sent again.
 
-        With a row go its follow-ups: changes are counted from 1 again.
+        A row's follow-ups are deleted with it: its changes are counted from 1 again.
         """
 
-        def forget(db: Connection, some: Sequence[Any], _keys: Any) -> None:
+        def delete_rows(db: Connection, some: Sequence[Any], _keys: Any) -> None:
             follow_ups = [
                 RowCursor(row.namespace, Change(row.row_key, number, "").ledger_key)
                 for row in some
@@ -222,7 +220,7 @@ class LedgerAdmin:
             for table in (events, submissions):
                 db.execute(delete(table).where(_keys_of(table, [*some, *follow_ups])))
 
-        return self._in_chunks(wanted, PRUNE_FROM, [submissions.c.updated_at < before], forget)
+        return self._in_chunks(wanted, PRUNE_FROM, [submissions.c.updated_at < before], delete_rows)
 
     def _settle(
         self, wanted: RowFilter, before: tuple[LedgerStatus, ...], event: str, detail: str | None, **values: Any
@@ -230,8 +228,16 @@ class LedgerAdmin:
         def change(db: Connection, some: Sequence[Any], keys: Any) -> None:
             now = self._ledger.now()
             db.execute(update(submissions).where(keys).values(updated_at=now, lease_expires_at=None, **values))
-            common = {"at": now, "actor": self._actor, "event": event, "detail": detail}
-            db.execute(insert(events), [{"namespace": row.namespace, "row_key": row.row_key, **common} for row in some])
+            told = [
+                rules.doubt_event(row.namespace, row.row_key, actor=self._actor, now=now)
+                for row in some
+                if row.status is LedgerStatus.IN_FLIGHT
+            ]
+            told += [
+                rules.event(event, row.namespace, row.row_key, actor=self._actor, now=now, detail=detail)
+                for row in some
+            ]
+            db.execute(insert(events), told)
             if values["status"] is LedgerStatus.DELIVERED:
                 for row in some:
                     if follow_up := Change.at(row.row_key, row.payload_hash):
@@ -246,7 +252,7 @@ class LedgerAdmin:
         conditions: list[Any],
         change: Callable[[Connection, Sequence[Any], Any], None],
     ) -> int:
-        """Change every row that is wanted, in one of these states and in nobody's hands, some in each transaction."""
+        """Change every row that is wanted, in one of these statuses and without a live lease, in chunks."""
         changed = 0
         after: RowCursor | None = None
 
@@ -254,9 +260,9 @@ class LedgerAdmin:
             columns = submissions.c
             free = or_(columns.lease_expires_at.is_(None), columns.lease_expires_at <= self._ledger.now())
             allowed = columns.status.in_([status.value for status in before])
-            statement = select(columns.namespace, columns.row_key, columns.payload_hash, columns.changes).where(
-                *wanted.conditions(), *conditions, free, allowed
-            )
+            statement = select(
+                columns.namespace, columns.row_key, columns.status, columns.payload_hash, columns.changes
+            ).where(*wanted.conditions(), *conditions, free, allowed)
             if after is not None:
                 statement = statement.where(self._behind(after, wanted))
             statement = statement.order_by(columns.namespace, columns.row_key).limit(CHUNK).with_for_update()
@@ -270,15 +276,15 @@ class LedgerAdmin:
             after = RowCursor(some[-1].namespace, some[-1].row_key)
         return changed
 
-    def _behind(self, place: RowCursor, wanted: RowFilter) -> Any:
-        """What comes after the place: in the words that let each database begin there in its index."""
+    def _behind(self, cursor: RowCursor, wanted: RowFilter) -> Any:
+        """The rows after the cursor: in the form with which each database begins there in its index."""
         columns = submissions.c
         if wanted.namespace is not None:
-            return columns.row_key > place.row_key
+            return columns.row_key > cursor.row_key
         if self._ledger.engine.dialect.name in {"mysql", "mariadb"}:
-            behind = and_(columns.namespace == place.namespace, columns.row_key > place.row_key)
-            return or_(columns.namespace > place.namespace, behind)
-        return tuple_(columns.namespace, columns.row_key) > tuple_(place.namespace, place.row_key)
+            behind = and_(columns.namespace == cursor.namespace, columns.row_key > cursor.row_key)
+            return or_(columns.namespace > cursor.namespace, behind)
+        return tuple_(columns.namespace, columns.row_key) > tuple_(cursor.namespace, cursor.row_key)
 
     def _all(self, statement: Select[Any]) -> list[Any]:
         return self._ledger.transaction(lambda db: list(db.execute(statement)), read_only=True)

@@ -1,6 +1,6 @@
-"""The ledger's account of deliveries: one line for every start of a delivering task, kept current while it runs.
+"""The ledger's records of deliveries: one for every start of a delivering task, updated while it runs.
 
-People watch it and look back on it. No row's status depends on it, and a line, unlike a row, keeps its owner.
+The pages show them. No row's status depends on them, and a record, unlike a row, keeps its owner.
 """
 
 from collections.abc import Sequence
@@ -9,21 +9,23 @@ from datetime import datetime
 
 from sqlalchemy import ColumnElement, insert, select, update
 
-from halo_provider.exceptions import redact
-from halo_provider.ledger.ledger import MAX_TEXT, Ledger, TaskInstanceRef
+from halo_provider.ledger.ledger import Ledger
+from halo_provider.ledger.rules import TaskInstanceRef, shortened
+from halo_provider.ledger.statuses import RowStatus
 from halo_provider.ledger.tables import DELIVERY_COUNTS, deliveries
 
-SILENCE_TIMEOUT = 60.0  # seconds without a word after which a delivery that has not ended counts as lost
+SILENCE_TIMEOUT = 60.0  # seconds without an update after which a delivery that has not ended counts as lost
 MINUTE = 60.0  # seconds
 HOUR = 3600.0  # seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryCounts:
-    """How far a delivery is: rows by their status, requests, and how many of these Halo answered with 429.
+    """How far a delivery is: rows by their status, requests, and how many of these Halo refused.
 
-    `request_seconds` is the time of all requests together, `total` how many rows the source has, where that is known,
-    and `error` the last one, of a request, a row or the run.
+    `refused` counts the answers by which Halo certainly did not take a request, for its load or for the rate: 429, and
+    503 with Retry-After. `request_seconds` is the time of all requests together, `total` how many rows the source has,
+    where that is known, and `error` the last one, of a request, a row or the run.
     """
 
     delivered: int = 0
@@ -43,11 +45,12 @@ class DeliveryCounts:
     @property
     def settled(self) -> int:
         """Rows whose status in this delivery is known."""
-        return self.delivered + self.already_delivered + self.duplicate + self.trouble
+        counts: list[int] = [getattr(self, status.value) for status in RowStatus]
+        return sum(counts)
 
     @property
     def trouble(self) -> int:
-        """Rows that did not get where they should."""
+        """Rows that this delivery did not bring to Halo, or not for certain."""
         return self.rejected + self.in_doubt + self.failed + self.not_attempted
 
     @property
@@ -57,23 +60,23 @@ class DeliveryCounts:
 
     @property
     def rows_per_second(self) -> float:
-        """Settled rows by elapsed time."""
-        return self.settled / self.seconds if self.seconds else 0.0
+        """Rows that ended, by elapsed time; rows that were given back without an attempt do not count."""
+        return (self.settled - self.not_attempted) / self.seconds if self.seconds else 0.0
 
     @property
     def seconds_left(self) -> float | None:
         """An estimate, where the total is known and something has been settled."""
         if self.total is None or not self.settled:
             return None
-        return max(0, self.total - self.settled) / self.rows_per_second
+        return max(0, self.total - self.settled) * self.seconds / self.settled
 
     def sentence(self, *, ended: bool) -> str:
         """The same for people, in one line."""
         of_total = f" of {self.total:,}" if self.total is not None and not ended else ""
         statuses = [
-            f"{count:,} {name.replace('_', ' ')}"
-            for name in DELIVERY_COUNTS[: DELIVERY_COUNTS.index("requests")]
-            if (count := getattr(self, name))
+            f"{count:,} {status.value.replace('_', ' ')}"
+            for status in RowStatus
+            if (count := getattr(self, status.value))
         ]
         left = self.seconds_left
         pace = [f"{self.rows_per_second:,.0f} rows/s" if self.rows_per_second >= 1 else ""]
@@ -85,7 +88,7 @@ class DeliveryCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryRecord(DeliveryCounts):
-    """One line: the tally, and whose it is."""
+    """One delivery: its counts, and the task instance that ran it."""
 
     namespace: str
     dag_id: str
@@ -98,24 +101,24 @@ class DeliveryRecord(DeliveryCounts):
     ended_at: datetime | None
 
     def is_running(self, now: datetime) -> bool:
-        """Whether it has neither ended nor fallen silent."""
+        """Whether it has not ended and was updated lately."""
         return self.ended_at is None and (now - self.updated_at).total_seconds() < SILENCE_TIMEOUT
 
     def is_lost(self, now: datetime) -> bool:
-        """Whether it fell silent without an end: its process was killed."""
+        """Whether its updates stopped without an end: its process was killed."""
         return self.ended_at is None and not self.is_running(now)
 
 
 class DeliveryRecords:
-    """Writes and reads the lines. Every method raises LedgerError where the database cannot be used."""
+    """Writes and reads the records. Every method raises LedgerError where the database cannot be used."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     def begin(self, owner: str, *, namespace: str, task_instance: TaskInstanceRef, total: int | None) -> None:
-        """Start a line; `owner` is the one of the claims."""
+        """Start a record; `owner` is the one of the claims."""
         now = self._ledger.now()
-        line = {
+        record = {
             "owner": owner,
             "namespace": namespace,
             "dag_id": task_instance.dag_id,
@@ -130,17 +133,22 @@ class DeliveryRecords:
             "request_seconds": 0.0,
             "seconds": 0.0,
         }
-        self._ledger.transaction(lambda db: db.execute(insert(deliveries).values(line)))
+        self._ledger.transaction(lambda db: db.execute(insert(deliveries).values(record)))
 
     def update(self, owner: str, counts: DeliveryCounts, *, ended: bool = False) -> None:
-        """Bring a line up to date; the last update is the one with `ended`."""
+        """Update a record; the last update is the one with `ended`."""
         now = self._ledger.now()
         values = {name: getattr(counts, name) for name in (*DELIVERY_COUNTS, "request_seconds", "seconds")}
-        error = redact(counts.error)[:MAX_TEXT] if counts.error else None
         statement = (
             update(deliveries)
             .where(deliveries.c.owner == owner)
-            .values(**values, error=error, updated_at=now, ended_at=now if ended else None)
+            .values(
+                **values,
+                total=counts.total,
+                error=shortened(counts.error),
+                updated_at=now,
+                ended_at=now if ended else None,
+            )
         )
         self._ledger.transaction(lambda db: db.execute(statement))
 

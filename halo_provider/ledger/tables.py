@@ -1,12 +1,12 @@
-"""The ledger's tables, and how an older ledger is brought up to them in place."""
+"""The ledger's tables, and how they are created. A ledger of another version is refused."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic_core import from_json
 from sqlalchemy import (
-    JSON,
     BigInteger,
     Column,
     Connection,
@@ -21,7 +21,6 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
-    delete,
     func,
     insert,
     inspect,
@@ -30,23 +29,20 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql
 
 from halo_provider.exceptions import LedgerError
+from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.submission import MAX_ROW_KEY
 
-SCHEMA_VERSION = 3  # 1 had no version table, no events and no count of changes; 2 had no deliveries
-MAX_NAMESPACE = 250  # characters; with KEY_WIDTH the widest primary key that MySQL's 3,072 bytes hold
-DELIVERY_COUNTS = (  # what a delivery counts: rows by their status, requests, and how many of them Halo refused for now
-    "delivered",
-    "already_delivered",
-    "duplicate",
-    "rejected",
-    "in_doubt",
-    "failed",
-    "not_attempted",
-    "requests",
-    "refused",
-)
-LOCK_WAIT = 60  # seconds for another process to bring the tables up
+SCHEMA_VERSION = 4  # those before were never released
+MAX_NAMESPACE = 250  # bytes of UTF-8
+# What a delivery counts: rows by their status; requests; and how many of these Halo refused for its load or for their
+# rate (429, and 503 with Retry-After), so that it certainly did not take them.
+DELIVERY_COUNTS = (*(status.value for status in RowStatus), "requests", "refused")
+LOCK_WAIT = 60  # seconds for another process to create the tables
 KEY_WIDTH = MAX_ROW_KEY + 20  # characters: a row's key, and the mark of a follow-up
+
+# What indexes hold: MySQL's 3,072 bytes, counted as four for each character that a column may have; PostgreSQL's 2,704,
+# counted as stored. The widest is the one by DAG, with up to 1,000 bytes of a DAG's id and 250 of a run's, which leaves
+# 1,000 bytes for a row's key besides its mark and the namespace.
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -66,7 +62,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value if value is None or dialect.name == "postgresql" else value.astimezone(UTC).replace(tzinfo=None)
 
     def bind_processor(self, dialect: Dialect) -> Callable[[datetime | None], Any] | None:
-        """Convert a moment once where, as in a batch, the same one is written many times in a row."""
+        """Convert a time once where, as in a batch, the same one is written many times in succession."""
         convert = super().bind_processor(dialect)
         if convert is None:
             return None
@@ -89,10 +85,36 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class LedgerStatusType(TypeDecorator[LedgerStatus]):
+    """A LedgerStatus in Python, its value in the database."""
+
+    impl = String(16)
+    cache_ok = True
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[str], LedgerStatus]:  # noqa: ARG002 -- SQLAlchemy's signature
+        """Look the value up, without a Python call for each row."""
+        return {status.value: status for status in LedgerStatus}.__getitem__
+
+
 def _exact(length: int) -> String:
-    """Text that is compared to the letter: MySQL's default collations fold case and accents."""
+    """Text that is equal only to itself: MySQL's default collations ignore case and accents."""
     exact = mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
     return String(length).with_variant(exact, "mysql", "mariadb")
+
+
+class JsonText(TypeDecorator[Any]):
+    """JSON that is written as text and read as Python's values: MariaDB's JSON columns hold only 32 levels."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        """As every other text."""
+        return dialect.type_descriptor(_LONG_TEXT)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:  # noqa: ARG002 -- SQLAlchemy's signature
+        """Parse it."""
+        return None if value is None else from_json(value)
 
 
 _LONG_TEXT = Text().with_variant(mysql.LONGTEXT(charset="utf8mb4"), "mysql", "mariadb")
@@ -103,7 +125,7 @@ submissions = Table(
     metadata,
     Column("namespace", _exact(MAX_NAMESPACE), primary_key=True),
     Column("row_key", _exact(KEY_WIDTH), primary_key=True),
-    Column("status", String(16), nullable=False),
+    Column("status", LedgerStatusType(), nullable=False),
     Column("user_id", _LONG_TEXT),
     Column("session_id", _LONG_TEXT),
     Column("agent_id", _LONG_TEXT),
@@ -112,7 +134,7 @@ submissions = Table(
     Column("attempts", Integer, nullable=False),
     Column("error", _LONG_TEXT),
     Column("reply", _LONG_TEXT),
-    Column("response", JSON(none_as_null=True)),
+    Column("response", JsonText()),
     Column("owner", String(100)),
     Column("lease_expires_at", UtcDateTime()),
     Column("dag_id", String(250)),
@@ -140,7 +162,7 @@ events = Table(
     Column("namespace", _exact(MAX_NAMESPACE), nullable=False),
     Column("row_key", _exact(KEY_WIDTH), nullable=False),
     Column("at", UtcDateTime(), nullable=False),
-    Column("actor", _LONG_TEXT, nullable=False),  # a person, or the task instance's own words for itself
+    Column("actor", _LONG_TEXT, nullable=False),  # a person's name, or a task instance's
     Column("event", String(32), nullable=False),
     Column("detail", _LONG_TEXT),
     Index("halo_submission_events_by_row", "namespace", "row_key", "id"),
@@ -170,21 +192,21 @@ version = Table("halo_ledger_version", metadata, Column("version", Integer, prim
 
 
 def create_tables(engine: Engine) -> None:
-    """Create what is missing, in a new ledger or an older one, whose rows stay as they are.
+    """Create what is missing in an empty database.
 
-    Every step looks first and adds only, so that it can be cut off and run again. Raises LedgerError for a ledger of a
-    newer version, and SQLAlchemy's errors.
+    Creation that was interrupted can be run again. Raises LedgerError for a ledger of another version, and SQLAlchemy's
+    errors.
     """
     with engine.begin() as db:
         if _version(db) == SCHEMA_VERSION:
             return
-        with _migration_lock(db):
+        with _creation_lock(db):
             _create_tables(db)
 
 
 @contextmanager
-def _migration_lock(db: Connection) -> Iterator[None]:
-    """Keep processes that start together out of each other's way; SQLite's transactions do so by themselves."""
+def _creation_lock(db: Connection) -> Iterator[None]:
+    """Let one process at a time create tables; SQLite's transactions do so by themselves."""
     match db.dialect.name:
         case "postgresql":
             db.execute(select(func.pg_advisory_xact_lock(func.hashtext(version.name))))
@@ -203,16 +225,26 @@ def _create_tables(db: Connection) -> None:
     found = _version(db)
     if found == SCHEMA_VERSION:
         return
+    _refuse_another_version(db, found)
+    version.create(db, checkfirst=True)  # the first table, so that one without it is known to be older
+    metadata.create_all(db)
+    _create_missing_indexes(db)
+    db.execute(insert(version).values(version=SCHEMA_VERSION))
+
+
+def _refuse_another_version(db: Connection, found: int | None) -> None:
     if found is not None and found > SCHEMA_VERSION:
         raise LedgerError(
             f"the ledger has schema version {found}, this package knows {SCHEMA_VERSION}: "
             "upgrade airflow-provider-halo on this host too"
         )
-    metadata.create_all(db)
-    for table in metadata.sorted_tables:
-        _add_what_is_missing(db, table)
-    db.execute(delete(version))
-    db.execute(insert(version).values(version=SCHEMA_VERSION))
+    inspector = inspect(db)
+    if found is not None or (inspector.has_table(submissions.name) and not inspector.has_table(version.name)):
+        raise LedgerError(
+            f"the ledger was made by a version of airflow-provider-halo that was never released (schema version "
+            f"{found or 1}, this package knows {SCHEMA_VERSION}): export what you need, then move the file or the "
+            "tables halo_* away; rows that only the old ledger knows as delivered would be sent again"
+        )
 
 
 def _version(db: Connection) -> int | None:
@@ -222,18 +254,10 @@ def _version(db: Connection) -> int | None:
     return found
 
 
-def _add_what_is_missing(db: Connection, table: Table) -> None:
-    inspector = inspect(db)
-    columns = {column["name"] for column in inspector.get_columns(table.name)}
-    missing = [column for column in table.columns if column.name not in columns]
-    if missing:
-        from alembic.migration import MigrationContext  # noqa: PLC0415 -- slow to import, for a step taken once
-        from alembic.operations import Operations  # noqa: PLC0415
-
-        operations = Operations(MigrationContext.configure(db))
-        for column in missing:
-            operations.add_column(table.name, Column(column.name, column.type))
-    indexes = {index["name"] for index in inspector.get_indexes(table.name)}
-    for index in table.indexes:
-        if index.name not in indexes:
-            index.create(db)
+def _create_missing_indexes(db: Connection) -> None:
+    """Create the indexes of tables whose creation was interrupted where DDL is not part of a transaction."""
+    for table in metadata.sorted_tables:
+        names = {index["name"] for index in inspect(db).get_indexes(table.name)}
+        for index in table.indexes:
+            if index.name not in names:
+                index.create(db)

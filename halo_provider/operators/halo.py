@@ -2,48 +2,43 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import time
-from collections.abc import Sized
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from halo_provider.delivery.delivery import OnChange, deliver
-from halo_provider.delivery.dry_run import DryRun, dry_run
+from halo_provider.delivery.delivery import deliver
+from halo_provider.delivery.dry_run import dry_run
 from halo_provider.delivery.identify import IdentifyMode, IdentifyReport, identify
-from halo_provider.delivery.report import DeliveryReport, Outcome, SessionIds
-from halo_provider.delivery.results import ResultsFile, results_writer
-from halo_provider.delivery.stop import Stop
+from halo_provider.delivery.observer import Observers
+from halo_provider.delivery.options import DeliveryOptions, OnChange, SendOptions
+from halo_provider.delivery.report import DeliveryReport, SessionIds
 from halo_provider.exceptions import (
-    HaloCallError,
     HaloConfigurationError,
-    RowError,
+    HaloError,
     RowsRejectedError,
     SourceError,
     TooManySubmissionsError,
-    Verdict,
 )
 from halo_provider.hooks.database import database_engine
 from halo_provider.hooks.halo import HaloHook
 from halo_provider.hooks.ledger import DEFAULT_LEDGER, ledger_connection_id, open_ledger, task_instance_of
 from halo_provider.ledger.delivery_records import DeliveryRecords
 from halo_provider.ledger.statuses import RowStatus
-from halo_provider.operators.files import atomic_write, open_binary
+from halo_provider.operators.files import open_binary
 from halo_provider.operators.lineage import announce, lineage
 from halo_provider.operators.links import HaloDeliveriesLink, deliveries_url
+from halo_provider.operators.output import RowOutput
 from halo_provider.operators.progress import DeliveryRecordWatcher, Progress, StateStoreWatcher, Watcher
+from halo_provider.operators.stopping import TaskStop
 from halo_provider.operators.telemetry import Metrics, delivery_span
-from halo_provider.sources.csv_file import CsvOptions, CsvSource
-from halo_provider.sources.lists import ListSource
-from halo_provider.sources.rejects import RejectsFile
-from halo_provider.sources.shards import Shard, ShardedSource
-from halo_provider.sources.sql import SqlSource
+from halo_provider.sources.open import open_source, parse_csv_options
+from halo_provider.sources.shards import Shard
 
 try:
     from halo_provider.operators.retry_policy import HaloRetryPolicy
@@ -51,19 +46,18 @@ except ImportError:  # Airflow 3.2 has no retry policies; there, only AirflowFai
     HaloRetryPolicy = None  # type: ignore[assignment,misc]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
     from halo_provider.client.client import HaloClient
-    from halo_provider.ledger.ledger import LeaseHolder, OnInDoubt, TaskInstanceRef
-    from halo_provider.sources.rows import Row, Source
+    from halo_provider.delivery.stop import Stop
+    from halo_provider.ledger.claims import LeaseHolder
+    from halo_provider.ledger.rules import OnInDoubt, TaskInstanceRef
+    from halo_provider.sources.rows import Source
     from halo_provider.submission import Submission
 
-KILL_GRACE = 2.0  # seconds for what is in flight when the task is killed: Airflow's SIGKILL follows after about 5
-KILLED = "the task was killed"
-TIMEOUT_MARGIN = 5.0  # seconds before execution_timeout in which the run is wound up
 BACKFILL = "backfill"  # a run's type; Airflow's enum is a string, and another class on workers than elsewhere
 MAX_BATCH = 10_000  # rows: a query about all of them has to fit into the variables that SQLite takes, 32,766
 
@@ -123,14 +117,11 @@ class _RowsOperator(BaseOperator):
         self.is_dry_run = dry_run  # BaseOperator.dry_run is a method, which `airflow tasks test --dry-run` calls
         if HaloRetryPolicy is not None and self.retry_policy is None:
             self.retry_policy = HaloRetryPolicy()
-        self._killed = False
-        self._stop_soon: Any = None
+        self._task_stop = TaskStop()
 
     def on_kill(self) -> None:
         """Stop sending, give what is in flight a short while, commit: inside Airflow's five seconds."""
-        self._killed = True
-        if self._stop_soon is not None:
-            self._stop_soon(KILLED, KILL_GRACE)
+        self._task_stop.kill()
 
     def _check(self) -> None:
         """Refuse parameters that cannot work, before anything is read."""
@@ -144,120 +135,40 @@ class _RowsOperator(BaseOperator):
         if self.max_rejected < 0 or (isinstance(self.max_rejected, float) and self.max_rejected > 1):
             raise HaloConfigurationError("max_rejected is a number of rows (int), or a share of them from 0.0 to 1.0")
 
-    def _csv_options(self) -> CsvOptions:
-        try:
-            return CsvOptions(**(self.csv_options or {}))
-        except ValueError as error:
-            raise HaloConfigurationError(f"csv_options: {error}") from None
-
-    @contextmanager
-    def _source(self) -> Iterator[Source]:
+    def _source(self) -> AbstractContextManager[Source]:
         """The one source of rows that the parameters name, closed at the end."""
-        given = [name for name in ("csv_path", "sql", "rows") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise HaloConfigurationError(
-                f"give exactly one of csv_path, sql and rows, not {' and '.join(given) or 'none'}"
-            )
-        if self.csv_path is not None:
-            path = os.fspath(self.csv_path)
-            yield CsvSource(path=path, open_binary=partial(open_binary, path), options=self._csv_options())
-        elif self.sql is not None:
-            if self.sql_conn_id is None:
-                raise HaloConfigurationError("sql needs sql_conn_id, the connection of the database to ask")
-            source = SqlSource(
-                engine=database_engine(self.sql_conn_id),
-                statement=self.sql,
-                parameters=self.sql_parameters,
-                description=f"the query on {self.sql_conn_id!r}",
-            )
-            with closing(source):
-                yield source
-        else:
-            yield ListSource(self.rows)
+        return open_source(
+            csv_path=self.csv_path,
+            csv_options=self.csv_options,
+            sql=self.sql,
+            sql_conn_id=self.sql_conn_id,
+            sql_parameters=self.sql_parameters,
+            rows=self.rows,
+            submission=self.submission,
+            shard=getattr(self, "shard", None),
+            open_binary=open_binary,
+            engine_of=database_engine,
+        )
 
-    def _run(self, work: Any) -> Any:
-        """Run the core's coroutine on a loop of its own, which `on_kill` and execution_timeout can reach."""
-
-        async def run() -> Any:
-            loop = asyncio.get_running_loop()
-            stop = Stop()
-
-            def stop_soon(reason: str, grace: float) -> None:
-                loop.call_soon_threadsafe(partial(stop.request, reason, grace=grace))
-
-            self._stop_soon = stop_soon
-            if self._killed:  # before the loop was there to be told
-                stop.request(KILLED, grace=KILL_GRACE)
-            if self.execution_timeout is not None:
-                seconds = self.execution_timeout.total_seconds()
-                margin = min(TIMEOUT_MARGIN, seconds / 2)
-                reason = f"execution_timeout of {seconds:g} s is nearly over"
-                loop.call_later(seconds - margin, partial(stop.request, reason, grace=margin / 2))
-            try:
-                return await work(stop)
-            finally:
-                self._stop_soon = None
-
-        return asyncio.run(run())
-
-    @contextmanager
-    def _rejects(self, source: Source) -> Iterator[_Rejects]:
-        """Collect rejected rows, in the rejects file where one is wanted; a dry run writes nothing."""
-        with ExitStack() as stack:
-            file = None
-            if self.rejects_path and not self.is_dry_run:
-                stream = stack.enter_context(atomic_write(self.rejects_path))
-                file = RejectsFile(stream, columns=source.columns(), options=self._csv_options())
-                stack.callback(file.close)
-            yield _Rejects(file)
-
-    @staticmethod
-    def _unreadable(source: Source) -> SourceError | None:
-        """Why the source cannot be read at all, if so: then the files of the last run are left alone."""
-        try:
-            source.columns()
-        except SourceError as error:
-            return error
-        return None
-
-    def _too_many_rejected(self, rejects: _Rejects, *, read: int, rejected: int) -> RowsRejectedError | None:
+    def _too_many_rejected(self, first: str | None, *, read: int, rejected: int) -> RowsRejectedError | None:
         allowed = self.max_rejected * read if isinstance(self.max_rejected, float) else self.max_rejected
         if rejected <= allowed:
             return None
-        return RowsRejectedError(
-            rejected=rejected, read=read, first=rejects.first or "", rejects_path=self.rejects_path
-        )
+        return RowsRejectedError(rejected=rejected, read=read, first=first or "", rejects_path=self.rejects_path)
 
-    def _complete(self, files: ExitStack) -> Exception | None:
-        """Put the files in their places; what keeps them from there is one more reason for a red end."""
-        try:
-            files.close()
-        except Exception as error:  # noqa: BLE001 -- every storage has errors of its own
-            return error
-        return None
+    @property
+    def _has_retry_policy(self) -> bool:
+        """Whether Airflow asks a policy before it tries again; it came with Airflow 3.3."""
+        return HaloRetryPolicy is not None and isinstance(self.retry_policy, HaloRetryPolicy)
 
     def _finish(self, context: Context, summary: dict[str, Any], error: Exception | None) -> dict[str, Any]:
         """Return the summary, or push it and raise: a red task tells its counts too."""
         if error is None:
             return summary
         context["ti"].xcom_push("return_value", summary)
-        if _is_final(error):
+        if isinstance(error, HaloError) and not error.retry_can_help and not self._has_retry_policy:
             raise AirflowFailException(str(error)) from error
         raise error
-
-
-class _Rejects:
-    """The rejected rows of one run: all of them to the file, the first one's reason for people."""
-
-    def __init__(self, file: RejectsFile | None) -> None:
-        self._file = file
-        self.first: str | None = None
-
-    def add(self, row: Row, error: RowError) -> None:
-        if self.first is None:
-            self.first = f"row {row.number}: {error}"
-        if self._file is not None:
-            self._file.write(row, error)
 
 
 class HaloIdentifyOperator(_RowsOperator):
@@ -294,20 +205,25 @@ class HaloIdentifyOperator(_RowsOperator):
         self._check()
         mode = self._mode(context)
         client = HaloHook(self.halo_conn_id).client(timeout=self.timeout)
-        with self._source() as source, ExitStack() as files:
-            if self.rejects_path and (unreadable := self._unreadable(source)):
+        with self._source() as source:
+            rejects_path = None if self.is_dry_run else self.rejects_path
+            output = RowOutput(source, csv_options=parse_csv_options(self.csv_options), rejects_path=rejects_path)
+            try:
+                with output:
+                    report = self._task_stop.run(
+                        partial(self._identify, source=source, client=client, mode=mode, output=output),
+                        execution_timeout=self.execution_timeout,
+                    )
+            except SourceError as unreadable:
                 return self._finish(context, self._counts(IdentifyReport(mode=mode)), unreadable)
-            rejects = files.enter_context(self._rejects(source))
-            report: IdentifyReport = self._run(
-                partial(self._identify, source=source, client=client, mode=mode, rejects=rejects)
-            )
-            unstored = self._complete(files)
         summary = self._counts(report)
         self.log.info(
             "would identify" if self.is_dry_run else "identified", **summary, seconds=round(report.seconds, 2)
         )
-        error = report.error or self._too_many_rejected(rejects, read=report.read, rejected=report.rejected)
-        return self._finish(context, summary, error or unstored)
+        error = report.error or self._too_many_rejected(
+            output.first_rejected, read=report.read, rejected=report.rejected
+        )
+        return self._finish(context, summary, error or output.error)
 
     @staticmethod
     def _counts(report: IdentifyReport) -> dict[str, Any]:
@@ -329,7 +245,7 @@ class HaloIdentifyOperator(_RowsOperator):
         raise HaloConfigurationError(f"mode must be auto, identify or update, not {self.mode!r}")
 
     async def _identify(
-        self, stop: Stop, *, source: Source, client: HaloClient, mode: IdentifyMode, rejects: _Rejects
+        self, stop: Stop, *, source: Source, client: HaloClient, mode: IdentifyMode, output: RowOutput
     ) -> IdentifyReport:
         async with client:
             return await identify(
@@ -337,12 +253,14 @@ class HaloIdentifyOperator(_RowsOperator):
                 submission=self.submission,
                 client=client,
                 mode=mode,
-                concurrency=self.concurrency,
-                requests_per_second=self.requests_per_second,
-                max_attempts=self.max_attempts,
+                options=SendOptions(
+                    concurrency=self.concurrency,
+                    requests_per_second=self.requests_per_second,
+                    max_attempts=self.max_attempts,
+                ),
                 stop=stop,
                 dry_run=self.is_dry_run,
-                on_rejected=rejects.add,
+                on_rejected=output.reject,
             )
 
 
@@ -426,10 +344,8 @@ class HaloTicketOperator(_RowsOperator):
             )
             if self.is_dry_run:
                 return self._dry_run(context, source, lease_holder)
-            if self.max_submissions is not None:
-                self._refuse_too_many(context, source, lease_holder)
+            self._refuse_too_many(context, source, lease_holder)
             self._push_link(context, task_instance)
-            total = self._total(source)
             watchers: dict[str, Watcher] = {
                 "the ledger": DeliveryRecordWatcher(
                     DeliveryRecords(ledger), lease_holder=lease_holder, task_instance=task_instance
@@ -438,7 +354,7 @@ class HaloTicketOperator(_RowsOperator):
             }
             if (store := context.get("task_state_store")) is not None:  # which Airflow 3.2 does not have
                 watchers["the task state store"] = StateStoreWatcher(store)
-            progress = Progress(log=self.log, batch_size=self.batch_size, total=total, watchers=watchers)
+            progress = Progress(log=self.log, batch_size=self.batch_size, watchers=watchers)
             with delivery_span(lease_holder.namespace, task_instance) as span:
                 return self._deliver(context, source, lease_holder, client, progress=progress, span=span)
 
@@ -452,75 +368,61 @@ class HaloTicketOperator(_RowsOperator):
         )
         context["ti"].xcom_push(self.operator_extra_links[0].xcom_key, address)
 
-    def _total(self, source: Source) -> int | None:
-        """How many rows there are, where finding out costs little: in a list, or a file on this host."""
-        if self.rows is not None:
-            return len(self.rows) if isinstance(self.rows, Sized) and self.shard is None else None
-        if self.csv_path is None or "://" in os.fspath(self.csv_path):
-            return None
-        try:
-            return sum(1 for _ in source.rows(required=()))
-        except SourceError:
-            return None  # the delivery meets it too, and accounts for it
-
-    @contextmanager
-    def _source(self) -> Iterator[Source]:
-        """This task's share of the rows."""
-        with super()._source() as source:
-            yield (
-                source
-                if self.shard is None
-                else ShardedSource(source, shard=Shard.parse(self.shard), submission=self.submission)
-            )
-
-    def _rate(self) -> float | None:
-        """This task's share of requests_per_second."""
-        if self.requests_per_second is None or self.shard is None:
-            return self.requests_per_second
-        return self.requests_per_second / Shard.parse(self.shard).count
+    def _options(self) -> DeliveryOptions:
+        """How to deliver; of requests_per_second this task's share."""
+        rate = self.requests_per_second
+        if rate is not None and self.shard is not None:
+            rate /= Shard.parse(self.shard).count
+        return DeliveryOptions(
+            batch_size=self.batch_size,
+            concurrency=self.concurrency,
+            requests_per_second=rate,
+            max_attempts=self.max_attempts,
+            on_in_doubt=self.on_in_doubt,
+            on_change=self.on_change,
+        )
 
     def _dry_run(self, context: Context, source: Source, lease_holder: LeaseHolder) -> dict[str, Any]:
-        """Say what would happen, and leave no trace."""
-        rejects = _Rejects(None)
+        """Say what would happen, and write nothing."""
+        output = RowOutput(source, csv_options=parse_csv_options(self.csv_options))
         started = time.monotonic()
-        dry = self._dry_run_of(source, lease_holder, rejects)
-        counts = dry.summary()
+        planned = dry_run(
+            source,
+            submission=self.submission,
+            lease_holder=lease_holder,
+            options=self._options(),
+            on_rejected=output.reject,
+        )
+        counts = planned.summary()
         self.log.info(
             "read %s, already delivered %s, would send %s",
             f"{counts['read']:,}",
             f"{counts['already_delivered']:,}",
-            f"{dry.would_send:,}",
+            f"{planned.would_send:,}",
         )
-        for example in dry.examples:
+        for example in planned.examples:
             self.log.info("would send (values masked): %s", json.dumps(example, ensure_ascii=False))
         summary = {
-            **self._summary(counts, SessionIds(0), seconds=time.monotonic() - started, results_path=None),
+            **self._summary(counts, output.session_ids, seconds=time.monotonic() - started, results_path=None),
             "dry_run": True,
-            "would_send": dry.would_send,
-            "examples": dry.examples,
+            "would_send": planned.would_send,
+            "examples": planned.examples,
         }
-        error = self._too_many_rejected(rejects, read=dry.read, rejected=dry.counts[RowStatus.REJECTED])
-        return self._finish(context, summary, error)
-
-    def _dry_run_of(self, source: Source, lease_holder: LeaseHolder, rejects: _Rejects) -> DryRun:
-        return dry_run(
-            source,
-            submission=self.submission,
-            lease_holder=lease_holder,
-            on_in_doubt=self.on_in_doubt,
-            on_change=self.on_change,
-            batch_size=self.batch_size,
-            on_rejected=rejects.add,
+        error = self._too_many_rejected(
+            output.first_rejected, read=planned.read, rejected=planned.counts[RowStatus.REJECTED]
         )
+        return self._finish(context, summary, error)
 
     def _refuse_too_many(self, context: Context, source: Source, lease_holder: LeaseHolder) -> None:
         """Count before the first send. Raises TooManySubmissionsError."""
+        if self.max_submissions is None:
+            return
         started = time.monotonic()
-        dry = self._dry_run_of(source, lease_holder, _Rejects(None))
-        if self.max_submissions is not None and dry.would_send > self.max_submissions:
-            error = TooManySubmissionsError(would_send=dry.would_send, max_submissions=self.max_submissions)
+        planned = dry_run(source, submission=self.submission, lease_holder=lease_holder, options=self._options())
+        if planned.would_send > self.max_submissions:
+            error = TooManySubmissionsError(would_send=planned.would_send, max_submissions=self.max_submissions)
             seconds = time.monotonic() - started
-            summary = self._summary(dry.summary(), SessionIds(0), seconds=seconds, results_path=None)
+            summary = self._summary(planned.summary(), SessionIds(0), seconds=seconds, results_path=None)
             self._finish(context, summary, error)
 
     def _deliver(
@@ -533,43 +435,39 @@ class HaloTicketOperator(_RowsOperator):
         progress: Progress,
         span: dict[str, Any],
     ) -> dict[str, Any]:
-        session_ids = SessionIds(self.xcom_limit)
-        if self.rejects_path and (unreadable := self._unreadable(source)):
-            nothing = self._summary(DeliveryReport().summary(), session_ids, seconds=0.0, results_path=None)
-            return self._finish(context, {**nothing, "changed": 0}, unreadable)
-        with ExitStack() as files:
-            rejects = files.enter_context(self._rejects(source))
-            results = files.enter_context(self._results())
-
-            def on_outcome(outcome: Outcome) -> None:
-                session_ids.add(outcome)
-                progress.add(outcome)
-                if results is not None:
-                    results.write(outcome)
-                if outcome.status is RowStatus.REJECTED and outcome.error is not None:
-                    rejects.add(outcome.row, outcome.error)
-
-            report: DeliveryReport = self._run(
-                partial(
-                    self._send,
-                    source=source,
-                    lease_holder=lease_holder,
-                    client=client,
-                    progress=progress,
-                    on_outcome=on_outcome,
+        output = RowOutput(
+            source,
+            csv_options=parse_csv_options(self.csv_options),
+            rejects_path=self.rejects_path,
+            results_path=self.results_path,
+            xcom_limit=self.xcom_limit,
+        )
+        try:
+            with output:
+                report = self._task_stop.run(
+                    partial(
+                        self._send,
+                        source=source,
+                        lease_holder=lease_holder,
+                        client=client,
+                        progress=progress,
+                        output=output,
+                    ),
+                    execution_timeout=self.execution_timeout,
                 )
-            )
-            unstored = self._complete(files)
+        except SourceError as unreadable:
+            nothing = self._summary(DeliveryReport().summary(), output.session_ids, seconds=0.0, results_path=None)
+            return self._finish(context, {**nothing, "changed": 0}, unreadable)
         counts = self._counts = report.summary()
         span.update(counts, requests=report.requests)
         announce(self.outlets, context, counts)
         self.log.info("delivery ended", **counts, requests=report.requests, seconds=round(report.seconds, 2))
-        summary = self._summary(counts, session_ids, seconds=report.seconds, results_path=self.results_path)
+        summary = self._summary(counts, output.session_ids, seconds=report.seconds, results_path=self.results_path)
         summary["changed"] = report.changed
         error = report.failure() or self._too_many_rejected(
-            rejects, read=report.read, rejected=report.counts[RowStatus.REJECTED]
+            output.first_rejected, read=report.read, rejected=report.counts[RowStatus.REJECTED]
         )
-        return self._finish(context, summary, error or unstored)
+        return self._finish(context, summary, error or output.error)
 
     def _summary(
         self, counts: dict[str, int], session_ids: SessionIds, *, seconds: float, results_path: str | None
@@ -581,20 +479,8 @@ class HaloTicketOperator(_RowsOperator):
             "results_path": results_path,
             "ledger": ledger_connection_id(self.ledger_conn_id) or DEFAULT_LEDGER,
             "seconds": round(seconds, 3),
-            "rows_per_second": round(counts["read"] / seconds, 1) if seconds else 0.0,
+            "rows_per_second": round((counts["read"] - counts["not_attempted"]) / seconds, 1) if seconds else 0.0,
         }
-
-    @contextmanager
-    def _results(self) -> Iterator[ResultsFile | None]:
-        """The results file, where one is wanted: whole at the end, or not there."""
-        if self.results_path is None:
-            yield None
-            return
-        writer = results_writer(self.results_path)
-        with atomic_write(self.results_path) as stream:
-            results = writer(stream)
-            yield results
-            results.close()
 
     def _check(self) -> None:
         super()._check()
@@ -613,7 +499,7 @@ class HaloTicketOperator(_RowsOperator):
         lease_holder: LeaseHolder,
         client: HaloClient,
         progress: Progress,
-        on_outcome: Callable[[Outcome], None],
+        output: RowOutput,
     ) -> DeliveryReport:
         supervisor = os.getppid()
         async with client, progress.reported():
@@ -622,16 +508,10 @@ class HaloTicketOperator(_RowsOperator):
                 submission=self.submission,
                 client=client,
                 lease_holder=lease_holder,
-                batch_size=self.batch_size,
-                concurrency=self.concurrency,
-                requests_per_second=self._rate(),
-                max_attempts=self.max_attempts,
-                on_in_doubt=self.on_in_doubt,
-                on_change=self.on_change,
+                options=self._options(),
+                observer=Observers(output, progress),
                 stop=stop,
                 alive=lambda: os.getppid() == supervisor,
-                on_outcome=on_outcome,
-                on_attempt=progress.attempted,
             )
             progress.stopped(report.stopped)
             return report
@@ -657,9 +537,3 @@ class HaloTicketOperator(_RowsOperator):
             sql_conn_id=self.sql_conn_id,
             counts=self._counts,
         )
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether Airflow must not try again: somebody has to change the connection first."""
-    forbidden = isinstance(error, HaloCallError) and error.verdict is Verdict.FORBIDDEN
-    return forbidden or isinstance(error, HaloConfigurationError)

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from halo_provider.exceptions import HaloRateLimitError
+from halo_provider.delivery.observer import DeliveryObserver
+from halo_provider.exceptions import HaloStatusError, Verdict
 from halo_provider.ledger.delivery_records import DeliveryCounts, duration
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
     from halo_provider.delivery.report import Outcome
     from halo_provider.exceptions import HaloCallError
+    from halo_provider.ledger import LeaseHolder, TaskInstanceRef
     from halo_provider.ledger.delivery_records import DeliveryRecords
-    from halo_provider.ledger.ledger import LeaseHolder, TaskInstanceRef
 
 REPORT_INTERVAL = 1.5  # seconds between reports
 LOG_INTERVAL = 10.0  # seconds after which a batch that is not full yet gets its line all the same
@@ -34,24 +35,24 @@ class Watcher(Protocol):
         """Show, or keep, how far it is."""
 
 
-class Progress:
+class Progress(DeliveryObserver):
     """
     Counts what becomes of the rows, and reports it.
 
-    ``add`` and ``attempted`` are called on the loop, for every row and every request, and only count. The watchers are
+    ``row_ended`` and ``request_ended`` are called on the loop, and only count. The watchers are
     called in one thread of their own, one after the other: they block, and Airflow's supervisor serves one thread at a
     time. A watcher that fails is left out from then on: no report is worth a delivery.
 
     :param log: the task's
     :param batch_size: settled rows for which there is a line in the log
-    :param total: rows of the source, where that is known
     :param watchers: by what the log calls them
     """
 
-    def __init__(self, *, log: Any, batch_size: int, total: int | None, watchers: Mapping[str, Watcher]) -> None:
+    def __init__(self, *, log: Any, batch_size: int, watchers: Mapping[str, Watcher]) -> None:
         self._log = log
         self._batch_size = batch_size
-        self._total = total
+        self._read = 0
+        self._total: int | None = None  # rows of the source; an estimate until all of it is read
         self._watchers = dict(watchers)
         self._counts: Counter[str] = Counter()
         self._request_seconds = 0.0
@@ -60,7 +61,12 @@ class Progress:
         self._logged = DeliveryCounts()
         self._unlogged = 0
 
-    def add(self, outcome: Outcome) -> None:
+    def rows_read(self, rows: int, *, share: float | None) -> None:
+        """Estimate from the share of the source that is read how many rows it has; all of it read, that is exact."""
+        self._read += rows
+        self._total = round(self._read / share) if share else None
+
+    def row_ended(self, outcome: Outcome) -> None:
         """Count a row whose status is committed."""
         self._counts[outcome.status.value] += 1
         self._unlogged += 1
@@ -69,12 +75,12 @@ class Progress:
         if self._unlogged >= self._batch_size or self._elapsed - self._logged.seconds >= LOG_INTERVAL:
             self._log_batch()
 
-    def attempted(self, seconds: float, error: HaloCallError | None) -> None:
+    def request_ended(self, seconds: float, error: HaloCallError | None) -> None:
         """Count a request, the seconds it took, and what became of it."""
         self._counts["requests"] += 1
         self._request_seconds += seconds
         if error is not None:
-            self._counts["refused"] += isinstance(error, HaloRateLimitError)
+            self._counts["refused"] += isinstance(error, HaloStatusError) and error.verdict is Verdict.NOT_ACCEPTED
             self._error = str(error)
 
     def stopped(self, reason: str | None) -> None:

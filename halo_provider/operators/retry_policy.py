@@ -7,21 +7,10 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk import RetryDecision, RetryPolicy
 
-from halo_provider.exceptions import (
-    DeliveryIncompleteError,
-    HaloCallError,
-    HaloConfigurationError,
-    RowsChangedError,
-    RowsRejectedError,
-    TooManySubmissionsError,
-    Verdict,
-)
+from halo_provider.exceptions import DeliveryIncompleteError, HaloCallError, HaloError
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-
-
-_FINAL = (HaloConfigurationError, RowsChangedError, RowsRejectedError, TooManySubmissionsError)
 
 
 class HaloRetryPolicy(RetryPolicy):
@@ -35,9 +24,7 @@ class HaloRetryPolicy(RetryPolicy):
         context: Context | None = None,  # noqa: ARG002
     ) -> RetryDecision:
         """Decide by the error's own facts; everything unknown is Airflow's to decide."""
-        if isinstance(exception, _FINAL):
-            return RetryDecision.fail(reason=str(exception))
-        if isinstance(exception, HaloCallError) and exception.verdict in {Verdict.FORBIDDEN, Verdict.REJECTED}:
+        if isinstance(exception, HaloError) and not exception.retry_can_help:
             return RetryDecision.fail(reason=str(exception))
         if isinstance(exception, HaloCallError | DeliveryIncompleteError) and exception.retry_after:
             return RetryDecision.retry(

@@ -22,7 +22,7 @@ except ImportError:  # Airflow's otel extra is not installed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from halo_provider.ledger.ledger import TaskInstanceRef
+    from halo_provider.ledger import TaskInstanceRef
 
 
 class Metrics:

@@ -1,1 +1,1 @@
-"""The pages in Airflow's UI: what became of every row, and what people decide about those that got stuck."""
+"""The pages in Airflow's UI: the status of every row, and what people decide about rows that are not delivered."""

@@ -1,4 +1,4 @@
-"""Who may see and do what in the pages, by Airflow's own authentication and authorisation."""
+"""Who may see rows and who may change them, by Airflow's own authentication and authorisation."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -12,18 +12,18 @@ from airflow.models.dag import DagModel
 from airflow.sdk.configuration import conf
 from fastapi import Depends, HTTPException, Request, status
 
-# Airflow's own dependency takes the DAG from the path, where every route that shows rows has it.
+# Airflow's dependency reads the DAG id from the URL's path; every route that shows rows has it there.
 SEES_ROWS = Depends(requires_access_dag("GET", DagAccessEntity.TASK_INSTANCE))
 DECIDES = Depends(requires_access_dag("POST", DagAccessEntity.RUN))
 
 
 def visible(dag_ids: Iterable[str], user: BaseUser) -> list[str]:
-    """Those of the DAGs whose rows the user may see."""
+    """The DAGs, of those given, whose rows the user may see."""
     return [dag_id for dag_id in dag_ids if _is_allowed("GET", DagAccessEntity.TASK_INSTANCE, dag_id, user)]
 
 
 def decides(dag_id: str, user: BaseUser) -> bool:
-    """Whether the user may decide about the DAG's rows, as whoever may trigger it."""
+    """Whether the user may change the DAG's rows: the right to trigger the DAG includes it."""
     return _is_allowed("POST", DagAccessEntity.RUN, dag_id, user)
 
 

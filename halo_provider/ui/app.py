@@ -1,7 +1,7 @@
-"""The application behind /halo: server-rendered pages, each for whom Airflow says may see it.
+"""The application behind /halo: pages rendered on the server, for those who may see them by Airflow's authorisation.
 
-The ledger is opened for each request, in the thread that answers it: a ledger that is missing, down or slow costs a
-page of explanation, and Airflow's own pages nothing.
+Each request opens the ledger in the thread that answers it, and closes it. Where the ledger is missing, down or slow,
+these pages say so, and Airflow's own pages are not affected.
 """
 
 import csv
@@ -21,6 +21,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 from halo_provider.exceptions import LedgerError
 from halo_provider.hooks.halo import HaloHook
 from halo_provider.hooks.ledger import open_ledger
+from halo_provider.ledger import Ledger
 from halo_provider.ledger.admin import (
     BY_URGENCY,
     PAGE,
@@ -33,20 +34,18 @@ from halo_provider.ledger.admin import (
     UrgencyPage,
 )
 from halo_provider.ledger.delivery_records import DeliveryRecords
-from halo_provider.ledger.ledger import Ledger
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ui import charts
 from halo_provider.ui.access import DECIDES, SAME_ORIGIN, SEES_ROWS, decides, visible
 from halo_provider.ui.queries import PageCursor, RowQuery, following_page, url
 from halo_provider.ui.templates import page
 
-MAX_LEDGER_REQUESTS = (
-    8  # requests that may use the ledger at a time; a ledger that hangs must not take all of the API server's threads
-)
+# Requests that may use the ledger at a time: one that hangs must not occupy every thread of the API server.
+MAX_LEDGER_REQUESTS = 8
 DELIVERIES_SHOWN = 40  # in the charts of the overview
 STUCK_SHOWN = 5  # rows on the overview
 CSV_PAGE = 1000  # rows read from the ledger at a time for a download
-STUCK = (LedgerStatus.IN_DOUBT, LedgerStatus.FAILED, LedgerStatus.REJECTED)  # those that need a decision come first
+STUCK = (LedgerStatus.IN_DOUBT, LedgerStatus.FAILED, LedgerStatus.REJECTED)  # not delivered: shown first
 CSV_COLUMNS = (
     "namespace",
     "row_key",
@@ -84,7 +83,7 @@ def create_app() -> FastAPI:
     """Make the application that Airflow mounts."""
     app = FastAPI(title="Halo", openapi_url=None)
     app.include_router(router)
-    app.add_exception_handler(LedgerError, _ledger_is_away)
+    app.add_exception_handler(LedgerError, _ledger_is_unavailable)
     app.add_exception_handler(HTTPException, _refusal)
 
     @app.middleware("http")
@@ -98,7 +97,7 @@ def create_app() -> FastAPI:
 
 @contextmanager
 def _ledger() -> Iterator[Ledger]:
-    """The ledger of the configuration, for one request; an empty one where none is there yet. Raises LedgerError."""
+    """Open the configured ledger for one request; where none was made yet it is empty. Raises LedgerError."""
     if not _ledger_requests.acquire(blocking=False):
         raise LedgerError("too many pages are waiting for the ledger at this moment")
     try:
@@ -106,7 +105,7 @@ def _ledger() -> Iterator[Ledger]:
             ledger = open_ledger(create=False)
         except LedgerError:
             raise
-        except Exception as error:  # a connection that is not there, a driver that is not installed
+        except Exception as error:  # e.g. an unknown connection, or a driver that is not installed
             raise LedgerError(f"the ledger cannot be opened: {error}") from error
         try:
             yield ledger
@@ -118,7 +117,7 @@ def _ledger() -> Iterator[Ledger]:
 
 @router.get("/")
 def overview(request: Request, user: GetUserDep) -> HTMLResponse:
-    """What happened lately in every DAG the user may see, and what got stuck."""
+    """The latest deliveries of every DAG the user may see, and the rows that were not delivered."""
     with _ledger() as ledger:
         admin, deliveries = LedgerAdmin(ledger, actor=user.get_name()), DeliveryRecords(ledger)
         dag_ids = tuple(visible(sorted({*admin.dag_ids(), *deliveries.dag_ids()}), user))
@@ -134,9 +133,9 @@ def overview(request: Request, user: GetUserDep) -> HTMLResponse:
         stuck=stuck,
         stuck_count=sum(counts.get(each, 0) for each in STUCK),
         shares=charts.share_bar({each.value: counts.get(each, 0) for each in reversed(BY_URGENCY)}),
-        statuses=charts.statuses(shown, places=DELIVERIES_SHOWN),
-        throughput=charts.throughput(shown, places=DELIVERIES_SHOWN),
-        errors=charts.errors(shown, places=DELIVERIES_SHOWN),
+        statuses=charts.statuses(shown, slots=DELIVERIES_SHOWN),
+        throughput=charts.throughput(shown, slots=DELIVERIES_SHOWN),
+        errors=charts.errors(shown, slots=DELIVERIES_SHOWN),
         running=any(delivery.is_running(now) for delivery in shown),
         now=now,
     )
@@ -144,14 +143,14 @@ def overview(request: Request, user: GetUserDep) -> HTMLResponse:
 
 @router.get("/dags/{dag_id}/rows", dependencies=[SEES_ROWS])
 def rows(
-    request: Request, user: GetUserDep, dag_id: str, wanted: RowQueryDep, behind: Annotated[PageCursor, Depends()]
+    request: Request, user: GetUserDep, dag_id: str, wanted: RowQueryDep, page_cursor: Annotated[PageCursor, Depends()]
 ) -> HTMLResponse:
     """The rows of a DAG, one of its runs or one of its task instances."""
     with _ledger() as ledger:
         admin = LedgerAdmin(ledger, actor=user.get_name())
         scope = wanted.scope(dag_id)
         counts = admin.counts(scope)
-        found = _found(admin, wanted.filter(dag_id), after=behind.cursor)
+        found = _found(admin, wanted.filter(dag_id), after=page_cursor.cursor)
         deliveries = DeliveryRecords(ledger).latest(
             dag_ids=(dag_id,), run_id=scope.run_id, task_id=scope.task_id, map_index=scope.map_index, limit=PAGE
         )
@@ -166,7 +165,7 @@ def rows(
         rows=found.rows,
         following=following_page(found.following) if found.following else None,
         searched_in_part=bool(wanted.search and found.following and len(found.rows) < PAGE),
-        is_first=behind.cursor is None,
+        is_first=page_cursor.cursor is None,
         deliveries=deliveries,
         running=any(delivery.is_running(now) for delivery in deliveries),
         may_decide=decides(dag_id, user),
@@ -176,20 +175,20 @@ def rows(
 
 @router.get("/dags/{dag_id}/rows.csv", dependencies=[SEES_ROWS])
 def rows_as_csv(user: GetUserDep, dag_id: str, wanted: RowQueryDep) -> StreamingResponse:
-    """The same rows, all of them, as a file."""
-    with _ledger():  # so that a ledger that is away is told before the file begins
+    """All rows of that query, as a CSV file."""
+    with _ledger():  # raises here, while an error can still be answered: the file has not begun
         pass
 
     def lines() -> Iterator[str]:
         yield _csv_line(CSV_COLUMNS)
-        place = None
+        cursor = None
         with _ledger() as ledger:
             admin = LedgerAdmin(ledger, actor=user.get_name())
             while True:
-                found = admin.urgent_first(wanted.filter(dag_id), after=place, limit=CSV_PAGE)
+                found = admin.urgent_first(wanted.filter(dag_id), after=cursor, limit=CSV_PAGE)
                 yield "".join(_csv_line([getattr(row, name) for name in CSV_COLUMNS]) for row in found.rows)
-                place = found.following
-                if place is None:
+                cursor = found.following
+                if cursor is None:
                     return
 
     headers = {"Content-Disposition": 'attachment; filename="halo-rows.csv"'}
@@ -198,7 +197,7 @@ def rows_as_csv(user: GetUserDep, dag_id: str, wanted: RowQueryDep) -> Streaming
 
 @router.get("/dags/{dag_id}/row", dependencies=[SEES_ROWS])
 def row(request: Request, user: GetUserDep, dag_id: str, namespace: str, row_key: str) -> HTMLResponse:
-    """One row's story."""
+    """One row: its columns and its history."""
     with _ledger() as ledger:
         admin = LedgerAdmin(ledger, actor=user.get_name())
         found = admin.row(namespace, row_key)
@@ -222,7 +221,7 @@ def row(request: Request, user: GetUserDep, dag_id: str, namespace: str, row_key
 
 @router.get("/dags/{dag_id}/decision", dependencies=[SEES_ROWS, DECIDES])
 def decision(request: Request, user: GetUserDep, dag_id: str, action: Action, wanted: RowQueryDep) -> HTMLResponse:
-    """Ask for confirmation: which rows, how many, and what it means."""
+    """Ask for confirmation: which rows, how many, and what will happen to them."""
     with _ledger() as ledger:
         chosen = wanted.filter(dag_id)
         statuses = tuple(each for each in ACTIONS_FROM[action] if each in chosen.statuses or not chosen.statuses)
@@ -242,7 +241,7 @@ def decide(  # noqa: PLR0917 -- FastAPI passes by name
     session_id: Annotated[str, Form()] = "",
     reason: Annotated[str, Form()] = "",
 ) -> RedirectResponse:
-    """Do it, through the ledger's own functions, in the user's name."""
+    """Change the rows through the ledger's own functions; their history names the user."""
     session_id, reason = session_id.strip(), reason.strip()
     if (action == "resolve" and not session_id) or (action == "reject" and not reason):
         missing = "the session that was found in Halo" if action == "resolve" else "a reason"
@@ -263,7 +262,7 @@ def decide(  # noqa: PLR0917 -- FastAPI passes by name
 
 
 @router.get("/assets/{name}")
-def asset(user: GetUserDep, name: str) -> Response:  # noqa: ARG001 -- only for people who are logged in, like all of it
+def asset(user: GetUserDep, name: str) -> Response:  # noqa: ARG001 -- requires a login, as every route here
     """The stylesheet and the script."""
     if name not in ASSETS:
         raise HTTPException(status.HTTP_404_NOT_FOUND)
@@ -272,7 +271,7 @@ def asset(user: GetUserDep, name: str) -> Response:  # noqa: ARG001 -- only for 
 
 
 def _found(admin: LedgerAdmin, wanted: RowFilter, *, after: UrgencyCursor | None) -> UrgencyPage:
-    """The page; a search for a whole row key is answered from an index, however many rows there are."""
+    """One page of rows. A search for a complete row key is answered from an index, however many rows there are."""
     if wanted.search and after is None:
         exact = admin.page(replace(wanted, search=None, row_keys=(wanted.search,)))
         if exact:
@@ -280,7 +279,7 @@ def _found(admin: LedgerAdmin, wanted: RowFilter, *, after: UrgencyCursor | None
     return admin.urgent_first(wanted, after=after)
 
 
-async def _ledger_is_away(request: Request, error: Exception) -> Response:
+async def _ledger_is_unavailable(request: Request, error: Exception) -> Response:
     return page(request, "unavailable.html", status.HTTP_503_SERVICE_UNAVAILABLE, reason=str(error))
 
 
@@ -293,10 +292,10 @@ async def _refusal(request: Request, error: Exception) -> Response:
 
 
 def _dashboard_url(conn_id: str) -> str | None:
-    """Where the connection says Halo's dashboard is; only an address a browser may follow."""
+    """The URL of Halo's dashboard in the connection; None unless it is http or https."""
     try:
         url = HaloHook(conn_id).dashboard_url
-    except Exception:  # noqa: BLE001 -- a connection that is gone takes the link with it, and nothing else
+    except Exception:  # noqa: BLE001 -- without the connection only the link is missing
         return None
     return url if url and url.startswith(("https://", "http://")) else None
 
@@ -308,5 +307,5 @@ def _csv_line(values: Any) -> str:
 
 
 def _csv_cell(value: Any) -> Any:
-    """Text that a spreadsheet would take for a formula is quoted by an apostrophe."""
+    """Put an apostrophe before text that a spreadsheet would take for a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -1,4 +1,4 @@
-"""Charts as plain geometry, which the templates draw as inline SVG: no script, nothing to load."""
+"""Charts as rectangles, which the templates draw as inline SVG: no script, and nothing to load."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """Boxes on top of each other, and what they say when pointed at."""
+    """Boxes on top of each other, and their tooltip."""
 
     title: str
     boxes: list[Box]
@@ -37,26 +37,26 @@ class Chart:
     top: float
 
 
-def stacked_columns(series: Sequence[tuple[str, Mapping[str, float]]], *, places: int) -> Chart:
-    """One column for each title and its values by kind, at most `places`, flush right as the newest comes last."""
-    shown = series[-places:]
+def stacked_columns(series: Sequence[tuple[str, Mapping[str, float]]], *, slots: int) -> Chart:
+    """One column for each title, made of its values by kind; the last `slots` of them, aligned to the right."""
+    shown = series[-slots:]
     top = max((sum(values.values()) for _, values in shown), default=0.0)
-    step = WIDTH / places
+    step = WIDTH / slots
     columns = []
-    for place, (title, values) in enumerate(shown, start=places - len(shown)):
+    for slot, (title, values) in enumerate(shown, start=slots - len(shown)):
         boxes = []
         floor = float(HEIGHT)
         for kind, value in values.items():
             if value:
                 height = value / top * HEIGHT
                 floor -= height
-                boxes.append(Box(kind, round(place * step, 2), round(floor, 2), round(step - GAP, 2), round(height, 2)))
+                boxes.append(Box(kind, round(slot * step, 2), round(floor, 2), round(step - GAP, 2), round(height, 2)))
         columns.append(Column(title, boxes))
     return Chart(columns, top)
 
 
 def share_bar(counts: Mapping[str, int]) -> list[Box]:
-    """One bar of the whole width, split by share; whatever is there stays visible, however small its share."""
+    """One bar of the whole width, split by share; a kind that occurs stays visible, however small its share."""
     total = sum(counts.values())
     thinnest = WIDTH / 200
     widths = {kind: max(thinnest, count / total * WIDTH) for kind, count in counts.items() if count}
@@ -69,25 +69,25 @@ def share_bar(counts: Mapping[str, int]) -> list[Box]:
     return boxes
 
 
-def statuses(deliveries: Sequence[DeliveryRecord], *, places: int) -> Chart:
-    """Rows by their status, the newest delivery on the right; these come with the newest first."""
+def statuses(deliveries: Sequence[DeliveryRecord], *, slots: int) -> Chart:
+    """Rows by their status, the newest delivery on the right. `deliveries` has the newest first."""
     names = ("delivered", "already_delivered", "duplicate", "not_attempted", "rejected", "failed", "in_doubt")
-    return stacked_columns([(_title(each), _values(each, names)) for each in reversed(deliveries)], places=places)
+    return stacked_columns([(_title(each), _values(each, names)) for each in reversed(deliveries)], slots=slots)
 
 
-def throughput(deliveries: Sequence[DeliveryRecord], *, places: int) -> Chart:
+def throughput(deliveries: Sequence[DeliveryRecord], *, slots: int) -> Chart:
     """Rows a second."""
     series = [
         (f"{_title(each)}: {each.rows_per_second:,.1f} rows a second", {"throughput": each.rows_per_second})
         for each in reversed(deliveries)
     ]
-    return stacked_columns(series, places=places)
+    return stacked_columns(series, slots=slots)
 
 
-def errors(deliveries: Sequence[DeliveryRecord], *, places: int) -> Chart:
-    """Rows that got stuck, and answers of 429."""
+def errors(deliveries: Sequence[DeliveryRecord], *, slots: int) -> Chart:
+    """Rows that were not delivered, and answers of 429."""
     names = ("rejected", "failed", "in_doubt", "not_attempted", "refused")
-    return stacked_columns([(_title(each), _values(each, names)) for each in reversed(deliveries)], places=places)
+    return stacked_columns([(_title(each), _values(each, names)) for each in reversed(deliveries)], slots=slots)
 
 
 def _title(delivery: DeliveryRecord) -> str:

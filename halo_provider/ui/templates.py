@@ -1,4 +1,4 @@
-"""The templates: everything they show is escaped, and a name they do not know is an error."""
+"""The templates: every value is escaped, and an unknown name in a template is an error."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -15,7 +15,7 @@ from halo_provider.ui.queries import url
 
 
 def page(request: Request, template: str, code: int = status.HTTP_200_OK, **values: Any) -> HTMLResponse:
-    """Render a template as an answer."""
+    """Render a template as an HTML response."""
     root = request.scope["root_path"]
 
     def link(dag_id: str, name: str, query: Mapping[str, Any]) -> str:

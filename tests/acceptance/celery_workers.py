@@ -26,12 +26,15 @@ import psutil
 from redis import Redis
 from sqlalchemy import URL, func, select
 
-from halo_provider import demo
+from halo_provider.demo.airflow import Run
+from halo_provider.demo.processes import START_TIMEOUT, Child, Home, kill
+from halo_provider.demo.report import table
 from halo_provider.ledger.ledger import Ledger
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import events, submissions
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, serving
 from halo_provider.sources.shards import Shard
+from tests.acceptance.airflows import running_airflow
 from tests.core.databases import own_database
 
 SHARDS = 8
@@ -103,17 +106,15 @@ class Site:
     """An Airflow whose tasks run on Celery workers, with a Halo and a ledger."""
 
     def __init__(
-        self, home: demo.Home, stack: ExitStack, *, halo: Simulator, halo_url: str, database: URL, redis_url: str
+        self, home: Home, stack: ExitStack, *, halo: Simulator, halo_url: str, database: URL, redis_url: str
     ) -> None:
         self._home = home
-        self._stack = stack
         self._halo = halo
         self._ledger = stack.enter_context(closing(Ledger.at(database)))
-        self._workers: dict[str, demo.Child] = {}
+        self._workers: dict[str, Child] = {}
         dags = home.path / "dags"
         dags.mkdir(parents=True)
         (dags / "shards.py").write_text(DAGS, encoding="utf-8")
-        (port,) = demo._free_ports(1)
         url = database.render_as_string(hide_password=False)
         ledger = {
             "conn_type": "postgres",
@@ -123,7 +124,7 @@ class Site:
             "password": database.password,
             "schema": database.database,
         }
-        self._environment = demo._environment(home, simulator_port=0, airflow_port=port) | {
+        settings = {
             "AIRFLOW_CONN_HALO_DEFAULT": json.dumps(
                 {"conn_type": "halo", "host": halo_url, "password": EXAMPLE_WIDGET_KEY}
             ),
@@ -131,38 +132,31 @@ class Site:
             "AIRFLOW__CELERY__BROKER_URL": redis_url,
             "AIRFLOW__CELERY__RESULT_BACKEND": f"db+{url}",
             "AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__GLOBAL_KEYPREFIX": _own_prefix(stack, redis_url),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
             "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
             "AIRFLOW__CORE__PARALLELISM": "32",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url,
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(HEARTBEAT_TIMEOUT),
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
         }
-        self._airflow = stack.enter_context(demo.AirflowApi(f"http://{demo.LOOPBACK}:{port}"))
-        self._processes = demo.Processes(
-            home=home, environment=self._environment, stack=stack, progress=demo.Progress()
+        self._airflow, self._processes = stack.enter_context(
+            running_airflow(home, dag_ids=["sharded", "paced"], settings=settings, metadata_url=url)
         )
-        demo.start_airflow(self._processes, self._airflow, dag_ids=["sharded", "paced"])
         pool = {"name": "halo", "slots": POOL_SLOTS}
-        self._airflow._http.post("/api/v2/pools", json=pool).raise_for_status()
+        self._airflow.request("POST", "/api/v2/pools", json=pool)
 
     def start_workers(self, *names: str) -> None:
         """Start workers, and wait until they take tasks."""
         for name in names:
-            self._workers[name] = worker = demo.Child(
+            self._workers[name] = self._processes.start(
                 name,
                 "airflow",
                 *("celery", "worker", "--skip-serve-logs"),
                 *("--concurrency", str(SLOTS), "--celery-hostname", f"{name}@%h"),
-                environment=self._environment,
-                home=self._home,
             )
-            self._stack.callback(worker.stop)
         self._processes.wait(
             lambda: all("ready." in self._workers[name].log.read_text(errors="replace") for name in names) or None,
             stage=f"starting {' and '.join(names)}",
-            timeout=demo.START_TIMEOUT,
+            timeout=START_TIMEOUT,
         )
 
     def deliver(self, rows: int, *, dag_id: str = "sharded", killing: str | None = None) -> DeliveryRecord:
@@ -211,12 +205,12 @@ class Site:
             ),
         )
 
-    def _is_busy(self, name: str, run: demo.Run, *, done: int) -> bool:
+    def _is_busy(self, name: str, run: Run, *, done: int) -> bool:
         """Whether no task waits, and one that the worker runs has delivered so many rows."""
         tasks = self._airflow.tasks(run)
         if any(task["state"] not in {"running", "success"} for task in tasks):
             return False  # a task that its worker has not begun would be missed only when it is long overdue
-        processes = {process.pid for process in self._workers[name]._session_members()}
+        processes = {process.pid for process in self._workers[name].members()}
         delivered = (
             select(func.count())
             .where(submissions.c.run_id == run.run_id, submissions.c.status == LedgerStatus.DELIVERED)
@@ -232,9 +226,8 @@ class Site:
     def _kill(self, name: str) -> None:
         """SIGKILL a worker with all its tasks, as when its host goes down."""
         worker = self._workers.pop(name)
-        while members := worker._session_members():
-            for process in members:
-                process.kill()
+        while members := worker.members():
+            kill(members)
 
 
 def _own_prefix(stack: ExitStack, redis_url: str) -> str:
@@ -275,7 +268,7 @@ def site(folder: Path, *, postgres_url: str, redis_url: str) -> Iterator[Site]:
         halo = Simulator(chat_latency=LATENCY, record_bodies=False)
         halo_url = stack.enter_context(serving(halo))
         yield Site(
-            demo.Home(folder),
+            Home(folder),
             stack,
             halo=halo,
             halo_url=halo_url,
@@ -324,7 +317,7 @@ def main() -> None:
         airflow.start_workers("second")
         lines.append(_line("two", airflow.deliver(rows)))
         lines.append(_line("two, one killed", airflow.deliver(rows, killing="second")))
-    print(f"\n{demo._table(HEADER, lines)}\n")
+    print(f"\n{table(HEADER, lines)}\n")
     limit = SLOTS * CONCURRENCY / (sum(LATENCY) / 2)
     print(
         f"{SHARDS} shards, each with {CONCURRENCY} requests in flight to a Halo that takes {LATENCY[0]:g} to "

@@ -18,10 +18,14 @@ from typing import Any
 
 import psutil
 
+import halo_provider.delivery.commit
 import halo_provider.delivery.delivery
 from halo_provider.client.client import HaloClient
 from halo_provider.delivery.delivery import deliver
-from halo_provider.ledger.ledger import Commit, LeaseHolder, Ledger, OnInDoubt, Settlement, TaskInstanceRef
+from halo_provider.delivery.options import DeliveryOptions
+from halo_provider.ledger.claims import LeaseHolder
+from halo_provider.ledger.ledger import Ledger
+from halo_provider.ledger.rules import Commit, OnInDoubt, Settlement, TaskInstanceRef
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.models import Chat, ChatAnswer
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY
@@ -175,8 +179,8 @@ def _supervise(task: Task, report: Connection) -> None:
 def _work(task: Task, report: Connection) -> None:
     halo_provider.delivery.delivery.LEASE_MARGIN = LEASE_MARGIN
     halo_provider.delivery.delivery.CLAIM_POLL = POLL
-    halo_provider.delivery.delivery.LEDGER_POLL = POLL
-    halo_provider.delivery.delivery.LEDGER_TIMEOUT = task.ledger_patience
+    halo_provider.delivery.commit.LEDGER_POLL = POLL
+    halo_provider.delivery.commit.LEDGER_TIMEOUT = task.ledger_patience
     report.send(asyncio.run(_deliver(task)))
 
 
@@ -189,10 +193,12 @@ async def _deliver(task: Task) -> dict[str, Any]:
                 submission=NOTE,
                 client=client,
                 lease_holder=MortalClaimant(ledger, task),
-                batch_size=task.batch_size,
-                concurrency=task.concurrency,
-                on_in_doubt=task.on_in_doubt,
-                backoff=AT_ONCE,
+                options=DeliveryOptions(
+                    batch_size=task.batch_size,
+                    concurrency=task.concurrency,
+                    on_in_doubt=task.on_in_doubt,
+                    backoff=AT_ONCE,
+                ),
                 alive=lambda: os.getppid() == supervisor,
             )
     return {

@@ -24,8 +24,8 @@ import psutil
 from sqlalchemy import Connection, create_engine, make_url, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from halo_provider.ledger import Ledger, OnInDoubt
 from halo_provider.ledger.admin import LedgerAdmin, RowFilter
-from halo_provider.ledger.ledger import Ledger, OnInDoubt
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import events
 from halo_provider.simulator import Fault, Simulator, serving

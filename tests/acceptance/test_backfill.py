@@ -5,7 +5,7 @@ import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from pathlib import Path
@@ -14,9 +14,11 @@ from typing import Any
 import httpx
 import pytest
 
-from halo_provider import demo
+from halo_provider.demo.airflow import REQUEST_TIMEOUT, AirflowApi, Run
+from halo_provider.demo.processes import CHECKOUT, Home, Processes
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, serving
-from tests.conftest import IDENTITY_SECRET
+from tests.acceptance.airflows import running_airflow
+from tests.example_keys import IDENTITY_SECRET
 
 pytestmark = pytest.mark.acceptance
 
@@ -24,7 +26,7 @@ DAG_ID = "halo_applications_daily"
 ROWS = (2, 3, 4, 5, 1, 6, 7)  # of each of the last six whole days and of today: a run's count tells its day
 BACKFILLED = range(4)  # the days that are backfilled
 FOURTH, DAY_BEFORE_YESTERDAY, YESTERDAY, TODAY = range(3, 7)
-PATIENCE = 90.0  # seconds for whatever Airflow has to do
+PATIENCE = 300.0  # seconds for whatever Airflow has to do
 
 
 def keys(day: int) -> set[str]:
@@ -81,11 +83,11 @@ class Step:
 class Stage:
     """A running Airflow with the daily example, its source, and a local Halo."""
 
-    processes: demo.Processes
-    airflow: demo.AirflowApi
+    processes: Processes
+    airflow: AirflowApi
     halo: Simulator
 
-    def step(self, begin: Callable[[], list[demo.Run]]) -> Step:
+    def step(self, begin: Callable[[], list[Run]]) -> Step:
         """Begin some runs, wait until all have succeeded, and compare Halo with what it was before."""
         calls, chats, tickets, last_seen = self.calls(), len(self.halo.chats), len(self.halo.tickets), self.last_seen()
         runs = begin()
@@ -113,12 +115,12 @@ class Stage:
         """Return as soon as it is."""
         self.processes.wait(lambda: true() or None, stage=f"waiting for {reason}", timeout=PATIENCE)
 
-    def scheduled(self) -> list[demo.Run]:
+    def scheduled(self) -> list[Run]:
         """The run that the scheduler makes by itself once it knows the DAG."""
         self.wait(lambda: self.airflow.runs(DAG_ID, run_type="scheduled"), reason="the scheduled run")
         return self.airflow.runs(DAG_ID, run_type="scheduled")
 
-    def backfilled(self, *arguments: str, first_day: date) -> list[demo.Run]:
+    def backfilled(self, *arguments: str, first_day: date) -> list[Run]:
         """``airflow backfill create``, which an earlier backfill stands in the way of."""
         self.airflow.abandon_runs(DAG_ID)  # all are over, but Airflow looks for that only every half minute
         days = [str(first_day + timedelta(days=day)) for day in BACKFILLED]
@@ -126,7 +128,7 @@ class Stage:
         self.processes.run("backfill", "airflow", *command, stage="creating the backfill")
         return self.airflow.runs(DAG_ID, run_type="backfill")
 
-    def triggered(self, *, first_day: date) -> list[demo.Run]:
+    def triggered(self, *, first_day: date) -> list[Run]:
         """Runs by hand: without a date, with one, and with a window of their own."""
 
         def moment(day: int, hour: int) -> datetime:
@@ -155,43 +157,39 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+def story(tmp_path_factory: pytest.TempPathFactory, metadata_url: str | None) -> Story:
     """Everything, once, in a real Airflow that knows the daily example and nothing else."""
-    home = demo.Home(tmp_path_factory.mktemp("backfill"))
+    home = Home(tmp_path_factory.mktemp("backfill"))
     dags = home.path / "dags"
-    shutil.copytree(demo.CHECKOUT / "dags" / "sql", dags / "sql")
-    shutil.copy(demo.CHECKOUT / "dags" / f"{DAG_ID}.py", dags)
-    (port,) = demo._free_ports(1)
-    with ExitStack() as stack:
-        halo = Simulator(identity_secret=IDENTITY_SECRET)
-        halo_url = stack.enter_context(serving(halo))
+    shutil.copytree(CHECKOUT / "dags" / "sql", dags / "sql")
+    shutil.copy(CHECKOUT / "dags" / f"{DAG_ID}.py", dags)
+    first_day = datetime.now(UTC).date() - timedelta(days=TODAY)
+    create_source(home.source, first_day=first_day)
+    halo = Simulator(identity_secret=IDENTITY_SECRET)
+    with serving(halo) as halo_url:
+        be_active(halo_url, user_id="usr-0-0")
         connection = {
             "conn_type": "halo",
             "host": halo_url,
             "password": EXAMPLE_WIDGET_KEY,
             "extra": {"identity_secret": IDENTITY_SECRET},
         }
-        environment = demo._environment(home, simulator_port=0, airflow_port=port) | {
+        settings = {
             "AIRFLOW_CONN_HALO_DEFAULT": json.dumps(connection),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
             "AIRFLOW__CORE__PARALLELISM": "4",
             "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "True",
         }
-        airflow = stack.enter_context(demo.AirflowApi(f"http://{demo.LOOPBACK}:{port}"))
-        processes = demo.Processes(home=home, environment=environment, stack=stack, progress=demo.Progress())
-        first_day = datetime.now(UTC).date() - timedelta(days=TODAY)
-        create_source(home.source, first_day=first_day)
-        be_active(halo_url, user_id="usr-0-0")
-        demo.start_airflow(processes, airflow, dag_ids=[DAG_ID])
-        stage = Stage(processes=processes, airflow=airflow, halo=halo)
-        return Story(
-            scheduled=stage.step(stage.scheduled),
-            backfilled=stage.step(lambda: stage.backfilled(first_day=first_day)),
-            triggered=stage.step(lambda: stage.triggered(first_day=first_day)),
-            backfilled_again=stage.step(
-                lambda: stage.backfilled("--reprocess-behavior", "completed", first_day=first_day)
-            ),
-        )
+        with running_airflow(home, dag_ids=[DAG_ID], settings=settings, metadata_url=metadata_url) as running:
+            airflow, processes = running
+            stage = Stage(processes=processes, airflow=airflow, halo=halo)
+            return Story(
+                scheduled=stage.step(stage.scheduled),
+                backfilled=stage.step(lambda: stage.backfilled(first_day=first_day)),
+                triggered=stage.step(lambda: stage.triggered(first_day=first_day)),
+                backfilled_again=stage.step(
+                    lambda: stage.backfilled("--reprocess-behavior", "completed", first_day=first_day)
+                ),
+            )
 
 
 def be_active(halo_url: str, *, user_id: str) -> None:
@@ -200,6 +198,7 @@ def be_active(halo_url: str, *, user_id: str) -> None:
         f"{halo_url}/api/sdk/users/identify",
         json={"user_id": user_id},
         headers={"Authorization": f"Bearer {EXAMPLE_WIDGET_KEY}"},
+        timeout=REQUEST_TIMEOUT,
         trust_env=False,
     )
     answer.raise_for_status()

@@ -3,18 +3,18 @@
 import json
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import pytest
 
-from halo_provider import demo
+from halo_provider.demo.airflow import AirflowApi
+from halo_provider.demo.processes import Home, Processes
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, serving
 from halo_provider.simulator.faults import Fault
+from tests.acceptance.airflows import running_airflow
 
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -24,7 +24,8 @@ DAG = "orders"
 ROWS = 40
 STUCK = "order-7"
 PASSWORD = "password of admin"
-PATIENCE = 60.0  # seconds for whatever Airflow has to do
+PATIENCE = 180.0  # seconds for whatever Airflow has to do
+PAGE_TIMEOUT = 60_000  # milliseconds for whatever a page has to show
 DAG_FILE = f"""
 from datetime import datetime
 from airflow.sdk import DAG
@@ -36,7 +37,7 @@ with DAG("{DAG}", schedule=None, start_date=datetime(2026, 1, 1)):
         task_id="tickets",
         submission=Submission(name="order", key="id", user=User(id="user"), message="Order {{id}}"),
         rows=[{{"id": f"order-{{each}}", "user": f"user_{{each}}"}} for each in range({ROWS})],
-        requests_per_second=5,
+        requests_per_second=2,
         on_in_doubt="hold",
         retries=0,
     )
@@ -61,101 +62,90 @@ def chromium() -> str:
     pytest.skip("Debian's chromium is not installed")
 
 
+class PasswordApi(AirflowApi):
+    """The REST API of an Airflow whose administrator has a password."""
+
+    def token(self) -> str:
+        """A new token for the password."""
+        answer = self.request("POST", "/auth/token", json={"username": "admin", "password": PASSWORD})
+        token: str = answer.json()["access_token"]
+        return token
+
+
+@dataclass(frozen=True, kw_only=True)
 class Airflow:
     """A real Airflow with one DAG, and the REST API as its administrator."""
 
-    def __init__(self, url: str, simulator: Simulator) -> None:
-        self.url = url
-        self.simulator = simulator
-        self._http = httpx.Client(base_url=url, timeout=10.0, trust_env=False)
+    api: AirflowApi
+    processes: Processes
+    simulator: Simulator
 
-    def log_in(self) -> None:
-        """Get a token, as soon as the API server answers."""
-        answer = self._http.post("/auth/token", json={"username": "admin", "password": PASSWORD})
-        self._http.headers["Authorization"] = f"Bearer {answer.raise_for_status().json()['access_token']}"
+    @property
+    def url(self) -> str:
+        """Where its pages are."""
+        return self.api.url
 
     def trigger(self) -> str:
         """Start a run, and return its id."""
-        answer = self._http.post(f"/api/v2/dags/{DAG}/dagRuns", json={"logical_date": None})
-        run_id: str = answer.raise_for_status().json()["dag_run_id"]
-        return run_id
+        return self.api.trigger(DAG).run_id
 
     def task(self, run_id: str) -> Any:
         """The one task instance of a run."""
         return self.get(f"/dagRuns/{run_id}/taskInstances/tickets")
 
+    def reaches(self, run_id: str, state: str) -> None:
+        """Wait for the task's state."""
+        self.processes.wait(
+            lambda: self.task(run_id)["state"] == state or None,
+            stage=f"the task of {run_id} is to be {state}",
+            timeout=PATIENCE,
+        )
+
     def get(self, path: str) -> Any:
         """What the API answers."""
-        return self._http.get(f"/api/v2/dags/{DAG}{path}").raise_for_status().json()
-
-
-def wait_for(ready: Callable[[], Any], *, reason: str) -> Any:
-    """The first result that is true. Raises TimeoutError."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        try:
-            if result := ready():
-                return result
-        except httpx.HTTPError:
-            pass  # not there yet
-        time.sleep(0.2)
-    raise TimeoutError(reason)
+        return self.api.request("GET", f"/api/v2/dags/{DAG}{path}").json()
 
 
 @contextmanager
-def running_airflow(path: Path) -> Iterator[Airflow]:
-    """Airflow with scheduler, DAG processor and API server, and a local Halo, all with their files in `path`."""
-    home = demo.Home(path)
+def serving_orders(home: Home, *, metadata_url: str | None) -> Iterator[Airflow]:
+    """Airflow with scheduler, DAG processor and API server, and a local Halo, all with their files in `home`."""
     dags = home.path / "dags"
-    for directory in (home.airflow, home.logs, dags):
-        directory.mkdir()
+    dags.mkdir()
     (dags / "orders.py").write_text(DAG_FILE)
     passwords = home.path / "passwords.json"
     passwords.write_text(json.dumps({"admin": PASSWORD}))
-    (port,) = demo._free_ports(1)
-    with ExitStack() as stack:
-        simulator = Simulator()
+    simulator = Simulator()
+    with serving(simulator) as halo_url:
         connection = {
             "conn_type": "halo",
-            "host": stack.enter_context(serving(simulator)),
+            "host": halo_url,
             "password": EXAMPLE_WIDGET_KEY,
             "extra": {"dashboard_url": "https://dashboard.example.com"},
         }
-        environment = demo._environment(home, simulator_port=0, airflow_port=port) | {
+        settings = {
             "AIRFLOW_CONN_HALO_DEFAULT": json.dumps(connection),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
         }
-
-        def start(name: str, *arguments: str) -> demo.Child:
-            child = demo.Child(name, "airflow", *arguments, environment=environment, home=home)
-            stack.callback(child.stop)
-            return child
-
-        migration = start("db-migrate", "db", "migrate")
-        wait_for(lambda: migration.exit_code() is not None, reason="the database is not ready")
-        start("api-server", "api-server", "--host", demo.LOOPBACK, "--port", str(port), "--workers", "1")
-        start("dag-processor", "dag-processor")
-        start("scheduler", "scheduler", "--skip-serve-logs")
-        airflow = Airflow(f"http://{demo.LOOPBACK}:{port}", simulator)
-        wait_for(lambda: airflow.log_in() or True, reason="Airflow does not start")
-        wait_for(lambda: airflow.get(""), reason="Airflow does not read the DAG")
-        yield airflow
+        with running_airflow(
+            home, dag_ids=[DAG], settings=settings, metadata_url=metadata_url, api=PasswordApi
+        ) as running:
+            api, processes = running
+            yield Airflow(api=api, processes=processes, simulator=simulator)
 
 
 @pytest.fixture(scope="module")
-def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
+def airflow(browser: Any, tmp_path_factory: pytest.TempPathFactory, metadata_url: str | None) -> Iterator[Airflow]:
     """A real Airflow, where there is a browser to look at it with."""
-    chromium()
-    with running_airflow(tmp_path_factory.mktemp("browser")) as airflow:
+    with serving_orders(Home(tmp_path_factory.mktemp("browser")), metadata_url=metadata_url) as airflow:
         yield airflow
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Debian's Chromium without a screen."""
+    playwright.expect.set_options(timeout=PAGE_TIMEOUT)
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium(), args=CHROMIUM_FLAGS)
         yield browser
@@ -166,7 +156,7 @@ def browser() -> Iterator[Any]:
 def page(airflow: Airflow, browser: Any) -> Iterator[Any]:
     """A page in which the administrator has logged in at Airflow's own form."""
     context = browser.new_context(viewport={"width": 1400, "height": 900})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(PAGE_TIMEOUT)
     page = context.new_page()
     page.goto(airflow.url)
     page.get_by_label("Username").fill("admin")
@@ -182,7 +172,7 @@ def test_stuck_row_is_found_requeued_and_delivered(airflow: Airflow, page: Any) 
     expect = playwright.expect
     airflow.simulator.script_for(user_id="user_7", faults=[Fault.status(500)])
     first_run = airflow.trigger()
-    wait_for(lambda: airflow.task(first_run)["state"] == "running", reason="the task does not start")
+    airflow.reaches(first_run, "running")
     tab = open_tab(page, airflow, first_run)
     sentence = tab.locator("p.sentence").first
     seen = {sentence.inner_text()}
@@ -203,7 +193,7 @@ def test_stuck_row_is_found_requeued_and_delivered(airflow: Airflow, page: Any) 
     expect(tab.locator(".history")).to_contain_text("not in Halo by admin")
 
     second_run = airflow.trigger()
-    wait_for(lambda: airflow.task(second_run)["state"] == "success", reason="the second run does not end")
+    airflow.reaches(second_run, "success")
     tab = open_tab(page, airflow, second_run)
     expect(tab.locator("p.sentence").first).to_contain_text(f"{ROWS} rows; 1 delivered, {ROWS - 1} already delivered")
     tab.get_by_role("link", name=STUCK, exact=True).click()
@@ -213,7 +203,7 @@ def test_stuck_row_is_found_requeued_and_delivered(airflow: Airflow, page: Any) 
 def test_task_shows_progress_and_link_in_airflows_own_pages(airflow: Airflow, page: Any) -> None:
     """The task state store has the counts, and the button leads to the task's tab, whose rows are those of the run."""
     run_id = airflow.trigger()
-    wait_for(lambda: airflow.task(run_id)["state"] == "success", reason="the run does not end")
+    airflow.reaches(run_id, "success")
     page.goto(f"{airflow.url}/dags/{DAG}/runs/{run_id}/tasks/tickets")
     page.get_by_text("Storage").click()
     playwright.expect(page.get_by_text("halo_progress")).to_be_visible()

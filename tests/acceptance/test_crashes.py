@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from halo_provider.ledger.ledger import OnInDoubt
+from halo_provider.ledger import OnInDoubt
 from tests.acceptance.proof import LEDGERS, NIGHTS, Verdict, bound_of, play
 
 pytestmark = pytest.mark.acceptance

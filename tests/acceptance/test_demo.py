@@ -13,7 +13,10 @@ import httpx
 import psutil
 import pytest
 
-from halo_provider.demo import BACKFILL, CHECKOUT, COUNTS, IDENTITY_SECRET, WIDGET_KEY
+from halo_provider.demo.airflow import IDENTITY_SECRET, REQUEST_TIMEOUT, WIDGET_KEY
+from halo_provider.demo.processes import CHECKOUT
+from halo_provider.demo.report import COUNTS
+from halo_provider.demo.source import BACKFILL
 
 pytestmark = pytest.mark.acceptance
 
@@ -63,7 +66,10 @@ def demos(tmp_path_factory: pytest.TempPathFactory) -> Demos:
     try:
         second = _read_until(again, "Press Ctrl-C")
         addresses = dict(re.findall(r"(Airflow UI|Halo's inbox):\s+(\S+)", second))
-        pages = {name: httpx.get(address, follow_redirects=True) for name, address in addresses.items()}
+        pages = {
+            name: httpx.get(address, follow_redirects=True, timeout=REQUEST_TIMEOUT)
+            for name, address in addresses.items()
+        }
     finally:
         again.send_signal(signal.SIGINT)
         rest, _ = again.communicate()

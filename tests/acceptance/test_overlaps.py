@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from halo_provider.ledger.ledger import Ledger
+from halo_provider.ledger import Ledger
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.simulator import Simulator, serving
 from tests.acceptance.crash_worker import Task, Worker

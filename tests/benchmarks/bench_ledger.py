@@ -13,9 +13,10 @@ from contextlib import closing
 
 from sqlalchemy import text
 
+from halo_provider.ledger import Candidate, LeaseHolder, Ledger, Settlement, TaskInstanceRef
 from halo_provider.ledger.admin import LedgerAdmin, RowCursor, RowFilter
-from halo_provider.ledger.ledger import Candidate, LeaseHolder, Ledger, Settlement, TaskInstanceRef, submissions
 from halo_provider.ledger.statuses import LedgerStatus
+from halo_provider.ledger.tables import submissions
 
 NAMESPACE = "halo_default/application"
 RUN_ROWS = 10_000  # of each earlier run

@@ -23,7 +23,7 @@ from urllib.parse import urlencode
 import httpx
 from sqlalchemy import URL, create_engine, insert, make_url, text
 
-from halo_provider.ledger.ledger import Ledger
+from halo_provider.ledger import Ledger
 from halo_provider.ledger.tables import DELIVERY_COUNTS, deliveries, metadata, submissions
 from halo_provider.simulator import serving
 

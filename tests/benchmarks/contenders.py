@@ -20,9 +20,12 @@ import httpx
 from halo_provider.client.client import HaloClient
 from halo_provider.delivery.delivery import deliver
 from halo_provider.delivery.identify import identify
+from halo_provider.delivery.observer import DeliveryObserver
+from halo_provider.delivery.options import DeliveryOptions, SendOptions
 from halo_provider.delivery.report import Outcome, SessionIds
-from halo_provider.delivery.results import results_writer
-from halo_provider.ledger.ledger import Ledger, TaskInstanceRef
+from halo_provider.delivery.results import ResultsFile, results_writer
+from halo_provider.ledger.ledger import Ledger
+from halo_provider.ledger.rules import TaskInstanceRef
 from halo_provider.ledger.statuses import RowStatus
 from halo_provider.sources.csv_file import CsvOptions, CsvSource
 from halo_provider.sources.rows import Source
@@ -144,6 +147,19 @@ class Applications:
         ]
 
 
+class Kept(DeliveryObserver):
+    """What the operator keeps of every row."""
+
+    def __init__(self, session_ids: SessionIds, results: ResultsFile) -> None:
+        self._session_ids = session_ids
+        self._results = results
+
+    def row_ended(self, outcome: Outcome) -> None:
+        """Keep its session id and its line."""
+        self._session_ids.add(outcome)
+        self._results.write(outcome)
+
+
 def halo(
     applications: Applications,
     url: str,
@@ -161,10 +177,6 @@ def halo(
         with closing(Ledger.at_path(ledger_path)) as ledger, results_path.open("wb") as stream:
             results = results_writer(results_path.name)(stream)
 
-            def on_outcome(outcome: Outcome) -> None:
-                session_ids.add(outcome)
-                results.write(outcome)
-
             stopwatch = Stopwatch()
             async with HaloClient(widget_key=WIDGET_KEY, base_url=url, timeout=TIMEOUT) as client:
                 report = await deliver(
@@ -175,8 +187,8 @@ def halo(
                         "halo_default/application",
                         task_instance=TaskInstanceRef(dag_id="benchmark", run_id="run", task_id="tickets"),
                     ),
-                    concurrency=in_flight,
-                    on_outcome=on_outcome,
+                    options=DeliveryOptions(concurrency=in_flight),
+                    observer=Kept(session_ids, results),
                 )
             results.close()
             measured = stopwatch.measured(applications.rows)
@@ -196,7 +208,11 @@ def halo_update(applications: Applications, url: str, *, in_flight: int) -> Meas
             widget_key=WIDGET_KEY, identity_secret=IDENTITY_SECRET, base_url=url, timeout=TIMEOUT
         ) as client:
             report = await identify(
-                applications.source(), submission=submission, client=client, mode="update", concurrency=in_flight
+                applications.source(),
+                submission=submission,
+                client=client,
+                mode="update",
+                options=SendOptions(concurrency=in_flight),
             )
         assert (report.users, report.error) == (applications.rows, None), report
         return stopwatch.measured(applications.rows)

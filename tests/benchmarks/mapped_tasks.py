@@ -2,12 +2,12 @@
 
 import json
 import tempfile
-from contextlib import ExitStack
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 
-from halo_provider import demo
+from halo_provider.demo.processes import Home
+from tests.acceptance.airflows import running_airflow
 
 DAG_ID = "mapped_tasks"
 PATIENCE = 120.0  # seconds for all of them
@@ -29,28 +29,24 @@ def can_run() -> bool:
 
 def rows_per_second(url: str, *, rows: int) -> float:
     """From the start of the first task to the end of the last, on Airflow's LocalExecutor."""
-    with tempfile.TemporaryDirectory(prefix="halo-benchmark-") as folder, ExitStack() as stack:
-        home = demo.Home(Path(folder))
+    with tempfile.TemporaryDirectory(prefix="halo-benchmark-") as folder:
+        home = Home(Path(folder))
         dags = home.path / "dags"
         dags.mkdir()
         (dags / f"{DAG_ID}.py").write_text(DAG.format(dag_id=DAG_ID, rows=rows), encoding="utf-8")
-        (port,) = demo._free_ports(1)
-        environment = demo._environment(home, simulator_port=0, airflow_port=port) | {
+        settings = {
             "AIRFLOW_CONN_HALO_HTTP": json.dumps({"conn_type": "http", "host": url}),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
             "AIRFLOW__CORE__PARALLELISM": "16",
         }
-        airflow = stack.enter_context(demo.AirflowApi(f"http://{demo.LOOPBACK}:{port}"))
-        processes = demo.Processes(home=home, environment=environment, stack=stack, progress=demo.Progress())
-        demo.start_airflow(processes, airflow, dag_ids=[DAG_ID])
-        run = airflow.trigger(DAG_ID)
-        processes.wait(
-            lambda: airflow.state(run) in {"success", "failed"} or None,
-            stage="posting rows by mapped tasks",
-            timeout=PATIENCE,
-        )
-        assert airflow.state(run) == "success"
-        tasks = airflow.tasks(run)
+        with running_airflow(home, dag_ids=[DAG_ID], settings=settings) as (airflow, processes):
+            run = airflow.trigger(DAG_ID)
+            processes.wait(
+                lambda: airflow.state(run) in {"success", "failed"} or None,
+                stage="posting rows by mapped tasks",
+                timeout=PATIENCE,
+            )
+            assert airflow.state(run) == "success"
+            tasks = airflow.tasks(run)
         starts = [datetime.fromisoformat(task["start_date"]) for task in tasks]
         ends = [datetime.fromisoformat(task["end_date"]) for task in tasks]
         return rows / (max(ends) - min(starts)).total_seconds()

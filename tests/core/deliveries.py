@@ -3,25 +3,31 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sqlalchemy import select
 
 from halo_provider.client.client import HaloClient
 from halo_provider.delivery.delivery import deliver
+from halo_provider.delivery.observer import DeliveryObserver
+from halo_provider.delivery.options import DeliveryOptions
 from halo_provider.delivery.pace import Backoff
 from halo_provider.delivery.report import DeliveryReport, Outcome
-from halo_provider.ledger.ledger import LEASE, LeaseHolder, Ledger, TaskInstanceRef, submissions
+from halo_provider.ledger import LEASE, LeaseHolder, Ledger, TaskInstanceRef
 from halo_provider.ledger.statuses import RowStatus
+from halo_provider.ledger.tables import submissions
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY
 from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rows import Source
 from halo_provider.submission import Submission, User
+from tests.waiting import TIMEOUT
 
 NAMESPACE = "halo_default/note"
 NOTE = Submission(name="note", key="id", user=User(id="user"), message="{text}")
 AT_ONCE = Backoff(base=0.001)
+
+OPTIONS = {option.name for option in fields(DeliveryOptions)}
 
 Rows = Source | Sequence[dict[str, Any]]
 
@@ -37,15 +43,26 @@ def notes(count: int, *, user: str | None = None) -> list[dict[str, Any]]:
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    """Wait for something that another thread does."""
-    while not condition():  # noqa: ASYNC110 -- the simulator has no event to wait for
-        await asyncio.sleep(0.002)
+    """Wait for something that another thread does. Raises TimeoutError where that takes longer than TIMEOUT.
+
+    The condition should stay true once it is: on a busy machine it may be looked at late.
+    """
+    async with asyncio.timeout(TIMEOUT):
+        while not condition():  # noqa: ASYNC110 -- the simulator has no event to wait for
+            await asyncio.sleep(0.002)
 
 
 def rows_in(ledger: Ledger) -> dict[str, dict[str, Any]]:
     """Everything the ledger holds, by row key."""
     found = ledger.transaction(lambda db: db.execute(select(submissions)).mappings().all())
     return {row["row_key"]: dict(row) for row in found}
+
+
+class Teller(DeliveryObserver):
+    """An observer that passes every row's outcome on to a function."""
+
+    def __init__(self, on_outcome: Callable[[Outcome], None]) -> None:
+        self.row_ended = on_outcome
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,20 +104,18 @@ class Deliveries:
     async def deliver(self, rows: Rows, *, timeout: float = 10.0, **options: Any) -> Run:  # noqa: ASYNC109 -- HTTP's
         """Deliver the rows on the running loop."""
         outcomes: list[Outcome] = []
+        tell = options.pop("on_outcome", lambda _: None)
 
         def on_outcome(outcome: Outcome) -> None:
             outcomes.append(outcome)
             self.outcomes.append(outcome)
+            tell(outcome)
 
-        defaults = {
-            "lease_holder": self.lease_holder(),
-            "submission": NOTE,
-            "backoff": AT_ONCE,
-            "on_outcome": on_outcome,
-        }
+        chosen = {"backoff": AT_ONCE} | {name: options.pop(name) for name in OPTIONS & options.keys()}
+        parts = {"lease_holder": self.lease_holder(), "submission": NOTE, "observer": Teller(on_outcome)}
         source = ListSource(rows) if isinstance(rows, Sequence) else rows
         async with self.client(timeout=timeout) as client:
-            report = await deliver(source, **{"client": client, **defaults, **options})
+            report = await deliver(source, **{"client": client, **parts, **options}, options=DeliveryOptions(**chosen))
         return Run(report=report, outcomes=outcomes)
 
     def run(self, rows: Rows, **options: Any) -> Run:

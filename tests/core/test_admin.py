@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from halo_provider.ledger import Candidate, Change, LeaseHolder, Ledger, Settlement, TaskInstanceRef
 from halo_provider.ledger.admin import CHUNK, LedgerAdmin, RowCursor, RowFilter
-from halo_provider.ledger.ledger import Candidate, Change, LeaseHolder, Ledger, Settlement, TaskInstanceRef
+from halo_provider.ledger.rules import LEASE_RAN_OUT
 from halo_provider.ledger.statuses import LedgerStatus
 from tests.core.deliveries import NAMESPACE, rows_in
 
@@ -25,7 +26,7 @@ def ledger_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def admin(ledger: Ledger) -> LedgerAdmin:
-    """The ledger in somebody's hands."""
+    """A person's access to the ledger."""
     return LedgerAdmin(ledger, actor="somebody@example.com")
 
 
@@ -70,7 +71,7 @@ def told(admin: LedgerAdmin, row_key: str = "k") -> list[tuple[str, str, str | N
 
 
 @pytest.mark.parametrize("status", EVERY_STATUS)
-def test_requeue_lets_the_next_run_send_what_is_not_with_halo_for_certain(
+def test_requeue_lets_the_next_run_send_rows_that_may_not_be_with_halo(
     status: LedgerStatus, ledger: Ledger, admin: LedgerAdmin, bring: Bring
 ) -> None:
     """Rows in doubt, failed or rejected, and those whose process died in flight; never one that is delivered."""
@@ -85,7 +86,7 @@ def test_requeue_lets_the_next_run_send_what_is_not_with_halo_for_certain(
 
 
 @pytest.mark.parametrize("status", EVERY_STATUS)
-def test_resolve_takes_a_row_as_delivered_with_the_session_found(
+def test_resolve_marks_a_row_as_delivered_with_the_session_found(
     status: LedgerStatus, ledger: Ledger, admin: LedgerAdmin, bring: Bring
 ) -> None:
     """From every status but delivered, whose own session stays."""
@@ -102,7 +103,7 @@ def test_resolve_takes_a_row_as_delivered_with_the_session_found(
 
 
 @pytest.mark.parametrize("status", EVERY_STATUS)
-def test_reject_keeps_a_row_from_being_sent_as_it_is(
+def test_rejected_by_hand_is_not_sent_as_it_is(
     status: LedgerStatus, ledger: Ledger, admin: LedgerAdmin, bring: Bring
 ) -> None:
     """From every status that is not an end already."""
@@ -120,7 +121,7 @@ def test_reject_keeps_a_row_from_being_sent_as_it_is(
 
 
 @pytest.mark.parametrize("status", EVERY_STATUS)
-def test_prune_forgets_old_rows_that_have_come_to_their_end(
+def test_prune_deletes_old_rows_with_a_final_status(
     status: LedgerStatus, ledger: Ledger, admin: LedgerAdmin, bring: Bring
 ) -> None:
     """Delivered and rejected rows with their history; all others are still to be decided."""
@@ -158,10 +159,10 @@ def test_pruned_row_takes_its_follow_ups_with_it(ledger: Ledger, admin: LedgerAd
 
 
 @pytest.mark.parametrize("status", [LedgerStatus.PENDING, LedgerStatus.IN_FLIGHT])
-def test_row_in_a_runs_hands_is_not_touched(
+def test_row_with_a_live_lease_is_not_settled_by_hand(
     status: LedgerStatus, ledger: Ledger, admin: LedgerAdmin, bring: Bring
 ) -> None:
-    """While the lease lives nobody settles it by hand."""
+    """Every settling method leaves it as it is."""
     bring(status, "k", lease=60.0)
     before = rows_in(ledger)
 
@@ -220,7 +221,27 @@ def test_requeued_row_is_claimed_though_its_content_is_the_same(
     assert {claim.result for claim in claims.values()} == {"claimed"}
 
 
-def test_history_tells_what_went_wrong_and_who_decided_in_order(admin: LedgerAdmin, bring: Bring) -> None:
+@pytest.mark.parametrize("settle", ["requeue", "resolve", "reject"])
+def test_row_settled_by_hand_after_its_lease_ran_out_was_in_doubt(
+    settle: str, ledger: Ledger, admin: LedgerAdmin, bring: Bring
+) -> None:
+    """Its history tells the doubt before the decision: a second sending is never without a record of doubt."""
+    bring(LedgerStatus.IN_FLIGHT, "k")
+    bring(LedgerStatus.FAILED, "certain")
+    settled = {
+        "requeue": lambda: admin.requeue(ALL, reason="seen"),
+        "resolve": lambda: admin.resolve(ALL, session_id="s", reason="seen"),
+        "reject": lambda: admin.reject(ALL, reason="seen"),
+    }
+
+    assert settled[settle]() == 2
+
+    assert [event for event, _, _ in told(admin)] == ["in_doubt", told(admin)[-1][0]]
+    assert told(admin)[0] == ("in_doubt", "somebody@example.com", LEASE_RAN_OUT)
+    assert "in_doubt" not in [event for event, _, _ in told(admin, "certain")]
+
+
+def test_history_tells_errors_and_decisions_in_order(admin: LedgerAdmin, bring: Bring) -> None:
     """The run's trouble first, with its task instance, then the person's decision."""
     bring(LedgerStatus.IN_DOUBT, "k")
     admin.requeue(one("k"), reason="not in Halo")

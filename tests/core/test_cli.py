@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from halo_provider.cli import main
+from halo_provider.ledger import Ledger
 from halo_provider.ledger.admin import LedgerAdmin
-from halo_provider.ledger.ledger import Ledger
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.simulator import Fault, Simulator
 from halo_provider.sources.csv_file import CsvOptions, CsvSource

@@ -14,16 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from halo_provider.client.client import (
-    DEFAULT_BASE_URL,
-    MAX_RETRY_AFTER,
-    UPDATE_TOKEN_LIFETIME,
-    USER_TOKEN_LIFETIME,
-    HaloClient,
-    error_message,
-    retry_after,
-    sdk_url,
-)
+from halo_provider.client.address import DEFAULT_BASE_URL, sdk_url
+from halo_provider.client.answers import MAX_RETRY_AFTER, error_message, retry_after
+from halo_provider.client.client import UPDATE_TOKEN_LIFETIME, USER_TOKEN_LIFETIME, HaloClient
 from halo_provider.exceptions import (
     HaloAuthenticationError,
     HaloCallError,

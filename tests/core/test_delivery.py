@@ -7,17 +7,18 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, select
 
+import halo_provider.delivery.commit
 import halo_provider.delivery.delivery
 from halo_provider.delivery.report import DeliveryReport
 from halo_provider.exceptions import AccountingError, RowError, SourceError
-from halo_provider.ledger.ledger import submissions
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
+from halo_provider.ledger.tables import submissions
 from halo_provider.models import Chat, ChatAnswer
 from halo_provider.simulator import Fault, Simulator
-from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rows import Row
 from halo_provider.submission import Entry, Submission, User
 from tests.core.deliveries import Deliveries, note, notes, rows_in, until
+from tests.core.sources import BrokenSource, UnreadableSource
 
 
 def test_every_row_becomes_one_chat(halo: Simulator, deliveries: Deliveries) -> None:
@@ -84,7 +85,7 @@ def test_new_rows_of_a_grown_source_are_sent(halo: Simulator, deliveries: Delive
 @pytest.mark.parametrize("batch_size", [1, 2, 500])
 def test_first_of_several_rows_with_a_key_counts(halo: Simulator, deliveries: Deliveries, batch_size: int) -> None:
     """The others are duplicates, in the same batch or in a later one, now and when all was delivered before."""
-    rows = [note("a", text="first"), note("b"), note("a", text="second"), note("c"), note("a", text="third")]
+    rows = [note("a", text="first"), note("b"), note("a", text="first"), note("c"), note("a", text="first")]
 
     first = deliveries.run(rows, batch_size=batch_size)
     second = deliveries.run(rows, batch_size=batch_size)
@@ -127,7 +128,7 @@ def test_repaired_row_is_delivered(halo: Simulator, deliveries: Deliveries) -> N
     assert [chat.message for chat in halo.chats] == ["Better."]
 
 
-def test_nothing_to_deliver_is_a_run_of_its_own(deliveries: Deliveries) -> None:
+def test_empty_source_is_a_valid_run(deliveries: Deliveries) -> None:
     """No rows, no requests, no error, and the sum holds."""
     run = deliveries.run([])
 
@@ -160,13 +161,15 @@ def test_requests_per_second_are_kept(halo: Simulator, deliveries: Deliveries) -
     assert run.report.seconds >= 9 / 50
 
 
-def test_intent_is_committed_before_the_first_byte(halo: Simulator, deliveries: Deliveries, ledger_url: str) -> None:
+def test_intent_is_committed_before_the_request_is_sent(
+    halo: Simulator, deliveries: Deliveries, ledger_url: str
+) -> None:
     """While Halo thinks, whoever looks at the ledger sees the row in flight under its owner."""
     halo.script(path="/chat", faults=[Fault.slow(0.3)])
     seen: list[Any] = []
 
     async def look() -> None:
-        await until(lambda: halo.chats_in_flight)
+        await until(lambda: halo.requests)
         engine = create_engine(ledger_url)
         with engine.connect() as db:
             seen.extend(db.execute(select(submissions.c.status, submissions.c.attempts, submissions.c.session_id)))
@@ -182,6 +185,8 @@ def test_intent_is_committed_before_the_first_byte(halo: Simulator, deliveries: 
 
 class CountingSource:
     """Many rows made one by one; `most_open` is how many of them were ever read and not ended."""
+
+    share_read = None
 
     description = "a generator"
 
@@ -212,7 +217,7 @@ class PoliteHalo:
         return ChatAnswer(session_id=f"sess_{request.user_id}")
 
 
-def test_rows_in_hand_stay_few_however_many_there_are(deliveries: Deliveries) -> None:
+def test_rows_that_are_open_at_once_are_bounded(deliveries: Deliveries) -> None:
     """Reading waits for sending: of 10,000 rows no more than a window's worth is open at a time."""
     source = CountingSource(10_000)
 
@@ -229,30 +234,12 @@ def test_rows_in_hand_stay_few_however_many_there_are(deliveries: Deliveries) ->
     assert source.most_open <= 3 * 500  # two batches of claims, and the one being read
 
 
-class BrokenSource:
-    """Some good notes, then an error."""
-
-    description = "a broken file"
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def columns(self) -> list[str]:
-        """A note's."""
-        return list(note(""))
-
-    def rows(self, *, required: Sequence[str]) -> Iterator[Row]:
-        """Yield the good ones and fail."""
-        yield from ListSource(notes(self.count)).rows(required=required)
-        raise SourceError("the file ends in the middle of a line")
-
-
 @pytest.mark.parametrize(("count", "batch_size"), [(0, 500), (7, 500), (7, 3), (6, 3)])
 def test_source_that_fails_in_the_middle_leaves_every_row_it_gave_accounted_for(
     halo: Simulator, deliveries: Deliveries, count: int, batch_size: int
 ) -> None:
     """The run ends with the source's error; what was read is delivered or waits, and the next run does the rest."""
-    run = deliveries.run(BrokenSource(count), batch_size=batch_size)
+    run = deliveries.run(BrokenSource(notes(count)), batch_size=batch_size)
 
     assert isinstance(run.report.error, SourceError)
     assert (run.report.read, sum(run.counts.values())) == (count, count)
@@ -265,12 +252,7 @@ def test_source_that_fails_in_the_middle_leaves_every_row_it_gave_accounted_for(
 
 def test_missing_column_ends_the_run_before_anything_is_sent(halo: Simulator, deliveries: Deliveries) -> None:
     """A source that cannot work at all is one error, not one for each row."""
-
-    class Headless(BrokenSource):
-        def rows(self, *, required: Sequence[str]) -> Iterator[Row]:
-            raise SourceError("there is no column 'text'")
-
-    run = deliveries.run(Headless(0))
+    run = deliveries.run(UnreadableSource("there is no column 'text'"))
 
     assert (run.report.read, halo.requests) == (0, [])
     assert isinstance(run.report.error, SourceError)
@@ -285,11 +267,11 @@ def test_sum_that_does_not_hold_is_an_error() -> None:
         report.summary()
 
 
-def test_outcome_is_told_only_once_it_is_on_record(
+def test_outcome_is_reported_only_after_it_is_committed(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever hears of a delivery finds it in the ledger, however outcomes are grouped."""
-    monkeypatch.setattr(halo_provider.delivery.delivery, "COMMIT_SIZE", 3)
+    monkeypatch.setattr(halo_provider.delivery.commit, "COMMIT_SIZE", 3)
     unrecorded: list[object] = []
 
     def on_outcome(outcome: Any) -> None:

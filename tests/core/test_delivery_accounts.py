@@ -9,8 +9,9 @@ from sqlalchemy import delete
 
 import halo_provider.delivery.delivery
 import halo_provider.delivery.pace
-from halo_provider.ledger.ledger import submissions
+from halo_provider.delivery.pace import Backoff
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
+from halo_provider.ledger.tables import submissions
 from halo_provider.simulator import Fault, RequestRecord, Simulator
 from halo_provider.submission import Submission, User
 from tests.core.deliveries import Deliveries, note, rows_in
@@ -55,9 +56,7 @@ options = st.fixed_dictionaries(
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        halo_provider.delivery.pace, "Backoff", lambda base: halo_provider.delivery.delivery.Backoff(base=base / 1000)
-    )
+    monkeypatch.setattr(halo_provider.delivery.pace, "Backoff", lambda base: Backoff(base=base / 1000))
 
 
 STATUS_OF = {

@@ -3,18 +3,22 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
 
+import halo_provider.delivery.commit
 import halo_provider.delivery.delivery
+from halo_provider.delivery.pace import Backoff
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import HaloError, LedgerError
-from halo_provider.ledger.ledger import Candidate, LeaseHolder, Ledger
+from halo_provider.ledger import Candidate, LeaseHolder, Ledger, TaskInstanceRef
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.simulator import Fault, Simulator
+from halo_provider.sources.lists import ListSource
+from halo_provider.sources.rows import Row
 from tests.core.deliveries import Deliveries, Run, note, notes, rows_in, until
 
 Meanwhile = Callable[[], Awaitable[None]]
@@ -30,12 +34,12 @@ def run_with(deliveries: Deliveries, rows: Sequence[dict[str, Any]], meanwhile: 
     return asyncio.run(both())
 
 
-def stop_soon(halo: Simulator, *, in_flight: int, grace: float | None) -> tuple[Stop, Meanwhile]:
-    """A stop that is asked for once so many chats are in flight."""
+def stop_soon(halo: Simulator, *, requests: int, grace: float | None) -> tuple[Stop, Meanwhile]:
+    """A stop that is asked for once Halo has got so many requests."""
     stop = Stop()
 
     async def meanwhile() -> None:
-        await until(lambda: halo.chats_in_flight == in_flight)
+        await until(lambda: len(halo.requests) >= requests)
         stop.request("the task was killed", grace=grace)
 
     return stop, meanwhile
@@ -44,7 +48,7 @@ def stop_soon(halo: Simulator, *, in_flight: int, grace: float | None) -> tuple[
 def test_stop_lets_what_is_in_flight_end_and_gives_the_rest_back(halo: Simulator, deliveries: Deliveries) -> None:
     """Without a grace every answer is still waited for; nothing new is sent."""
     halo.always("/chat", Fault.slow(0.3))
-    stop, meanwhile = stop_soon(halo, in_flight=3, grace=None)
+    stop, meanwhile = stop_soon(halo, requests=3, grace=None)
 
     run = run_with(deliveries, notes(20), meanwhile, concurrency=3, stop=stop)
 
@@ -60,7 +64,7 @@ def test_stop_lets_what_is_in_flight_end_and_gives_the_rest_back(halo: Simulator
 def test_stop_with_grace_ends_within_it_while_requests_hang(halo: Simulator, deliveries: Deliveries) -> None:
     """What hangs is in doubt, the rest is pending, and it all took little longer than the grace."""
     halo.always("/chat", Fault.silence(accepted=True))
-    stop, meanwhile = stop_soon(halo, in_flight=4, grace=0.1)
+    stop, meanwhile = stop_soon(halo, requests=4, grace=0.1)
 
     began = time.monotonic()
     run = run_with(deliveries, notes(20), meanwhile, concurrency=4, stop=stop)
@@ -75,7 +79,7 @@ def test_stop_with_grace_ends_within_it_while_requests_hang(halo: Simulator, del
 def test_shorter_grace_of_a_second_stop_counts(halo: Simulator, deliveries: Deliveries) -> None:
     """A kill after a time-out that is nearly over does not wait for the time-out's grace."""
     halo.always("/chat", Fault.silence(accepted=False))
-    stop, meanwhile = stop_soon(halo, in_flight=2, grace=60.0)
+    stop, meanwhile = stop_soon(halo, requests=2, grace=60.0)
 
     async def twice() -> None:
         await meanwhile()
@@ -114,14 +118,14 @@ def test_row_in_doubt_that_waits_for_its_next_attempt_stays_in_doubt_when_stoppe
         await until(lambda: halo.requests and deliveries.statuses() == {"a": LedgerStatus.IN_DOUBT})
         stop.request("the task was killed", grace=1.0)
 
-    slowly = halo_provider.delivery.delivery.Backoff(base=1e6, cap=1e6)
+    slowly = Backoff(base=1e6, cap=1e6)
     run = run_with(deliveries, [note("a")], meanwhile, stop=stop, backoff=slowly)
 
     assert run.counts == {RowStatus.IN_DOUBT: 1}
     assert deliveries.statuses() == {"a": LedgerStatus.IN_DOUBT}
 
 
-def test_stopped_run_accounts_for_rows_that_wait_behind_another_run_s(
+def test_stopped_run_accounts_for_rows_that_wait_for_another_run(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A user's second row, which another run holds, comes to its turn after the stop and still ends with a status."""
@@ -129,7 +133,7 @@ def test_stopped_run_accounts_for_rows_that_wait_behind_another_run_s(
     other = deliveries.lease_holder()
     other.claim([Candidate(row_key="b", payload_hash="x")], on_in_doubt="resend")
     halo.always("/chat", Fault.slow(0.2))
-    stop, meanwhile = stop_soon(halo, in_flight=1, grace=None)
+    stop, meanwhile = stop_soon(halo, requests=1, grace=None)
 
     run = run_with(deliveries, [note("a", user="user"), note("b", user="user")], meanwhile, stop=stop)
 
@@ -137,7 +141,9 @@ def test_stopped_run_accounts_for_rows_that_wait_behind_another_run_s(
 
 
 @pytest.mark.parametrize("looks", [0, 3])
-def test_orphan_stops_sending_at_once(halo: Simulator, deliveries: Deliveries, looks: int) -> None:
+def test_process_without_its_supervisor_stops_sending_at_once(
+    halo: Simulator, deliveries: Deliveries, looks: int
+) -> None:
     """Whose supervisor is gone sends nothing more, and gives back what it held for the try beside it."""
     left = looks
 
@@ -156,7 +162,7 @@ def test_orphan_stops_sending_at_once(halo: Simulator, deliveries: Deliveries, l
     assert len(halo.chats) == 30
 
 
-def test_orphan_notices_between_attempts(
+def test_process_notices_the_loss_of_its_supervisor_while_it_waits(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also while all it does is wait."""
@@ -207,7 +213,7 @@ def test_row_that_another_run_took_over_is_left_to_it(
     taken: dict[str, Any] = {}
 
     async def meanwhile() -> None:
-        await until(lambda: halo.chats_in_flight)
+        await until(lambda: halo.requests)
         candidates = [Candidate(row_key=str(number), payload_hash="x") for number in range(6)]
         taken.update(deliveries.lease_holder().claim(candidates, on_in_doubt="resend"))
 
@@ -222,7 +228,7 @@ def test_row_that_another_run_took_over_is_left_to_it(
 @pytest.fixture
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A ledger that is away is given up at once."""
-    monkeypatch.setattr(halo_provider.delivery.delivery, "LEDGER_TIMEOUT", 0.0)
+    monkeypatch.setattr(halo_provider.delivery.commit, "LEDGER_TIMEOUT", 0.0)
 
 
 def rename(ledger_url: str, old: str, new: str) -> None:
@@ -241,7 +247,7 @@ def test_ledger_that_fails_in_the_middle_leaves_what_was_sent_in_doubt(
     halo.always("/chat", Fault.slow(0.3))
 
     async def meanwhile() -> None:
-        await until(lambda: halo.chats_in_flight == 3)
+        await until(lambda: len(halo.requests) >= 3)
         rename(ledger_url, "halo_submissions", "away")
 
     run = run_with(deliveries, notes(20), meanwhile, concurrency=3)
@@ -254,15 +260,15 @@ def test_ledger_that_fails_in_the_middle_leaves_what_was_sent_in_doubt(
 
 
 @pytest.mark.usefixtures("no_patience")
-def test_ledger_that_fails_before_a_retry_leaves_the_doubt(
+def test_row_in_doubt_stays_in_doubt_when_the_ledger_fails_before_its_retry(
     halo: Simulator, deliveries: Deliveries, ledger_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row in doubt whose next intent cannot be committed was sent all the same."""
-    monkeypatch.setattr(halo_provider.delivery.delivery, "COMMIT_INTERVAL", 10.0)
+    monkeypatch.setattr(halo_provider.delivery.commit, "COMMIT_INTERVAL", 10.0)
     halo.script(path="/chat", faults=[Fault.silence(accepted=True)])
 
     async def meanwhile() -> None:
-        await until(lambda: halo.chats_in_flight)
+        await until(lambda: halo.requests)
         rename(ledger_url, "halo_submissions", "away")
 
     run = run_with(deliveries, [note("a")], meanwhile, timeout=0.2)
@@ -275,17 +281,17 @@ def test_answers_are_recorded_when_the_ledger_comes_back_in_time(
     halo: Simulator, deliveries: Deliveries, ledger_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A database that is restarted costs the run its end, but no answer."""
-    monkeypatch.setattr(halo_provider.delivery.delivery, "LEDGER_POLL", 0.01)
+    monkeypatch.setattr(halo_provider.delivery.commit, "LEDGER_POLL", 0.01)
     halo.always("/chat", Fault.slow(0.2))
+    stop = Stop()
 
     async def meanwhile() -> None:
-        await until(lambda: halo.chats_in_flight == 3)
+        await until(lambda: len(halo.requests) >= 3)
         rename(ledger_url, "halo_submissions", "away")
-        await until(lambda: not halo.chats_in_flight)
-        await asyncio.sleep(0.15)
+        await until(lambda: stop.requested)
         rename(ledger_url, "away", "halo_submissions")
 
-    run = run_with(deliveries, notes(10), meanwhile, concurrency=3)
+    run = run_with(deliveries, notes(10), meanwhile, concurrency=3, stop=stop)
 
     assert isinstance(run.report.error, LedgerError)
     assert run.counts == {RowStatus.DELIVERED: 3, RowStatus.NOT_ATTEMPTED: 7}
@@ -316,7 +322,7 @@ def test_ledger_that_cannot_be_reached_to_renew_ends_the_run(
     halo.script(path="/chat", faults=[Fault.slow(0.3)])
 
     def renew() -> None:
-        if halo.chats_in_flight:
+        if halo.requests:
             raise LedgerError("the ledger cannot be used: it went away")
 
     monkeypatch.setattr(lease_holder, "renew", renew)
@@ -326,12 +332,14 @@ def test_ledger_that_cannot_be_reached_to_renew_ends_the_run(
     assert isinstance(run.report.error, LedgerError)
 
 
-def cancel_once(halo: Simulator, deliveries: Deliveries, rows: Sequence[dict[str, Any]], **options: Any) -> None:
-    """Cancel the whole coroutine while two chats are in flight."""
+def cancel_once(
+    condition: Callable[[], Any], deliveries: Deliveries, rows: Sequence[dict[str, Any]], **options: Any
+) -> None:
+    """Cancel the whole coroutine as soon as the condition is true."""
 
     async def cancelled() -> None:
         delivering = asyncio.create_task(deliveries.deliver(rows, **options))
-        await until(lambda: halo.chats_in_flight == 2)
+        await until(condition)
         delivering.cancel()
         with pytest.raises(asyncio.CancelledError):
             await delivering
@@ -344,32 +352,37 @@ def test_cancelled_delivery_leaves_no_row_in_flight(halo: Simulator, deliveries:
     halo.always("/chat", Fault.silence(accepted=True))
     rows = [note(f"{user}-{number}", user=f"user-{user}") for number in range(5) for user in range(4)]
 
-    cancel_once(halo, deliveries, rows, concurrency=2)
+    cancel_once(lambda: len(halo.chats) == 2, deliveries, rows, concurrency=2)
 
     assert Counter(deliveries.statuses().values()) == {LedgerStatus.IN_DOUBT: 2, LedgerStatus.PENDING: 18}
     assert all(row["lease_expires_at"] is None for row in rows_in(deliveries.ledger).values())
     assert {outcome.status for outcome in deliveries.outcomes} == {RowStatus.IN_DOUBT, RowStatus.NOT_ATTEMPTED}
 
 
-def test_cancelled_delivery_calls_in_doubt_only_what_was_being_sent(halo: Simulator, deliveries: Deliveries) -> None:
+def test_cancelled_delivery_puts_in_doubt_only_rows_that_were_being_sent(
+    halo: Simulator, deliveries: Deliveries
+) -> None:
     """A row that Halo certainly refused waits for its next attempt, and is pending."""
     halo.always("/chat", Fault.silence(accepted=True))
     halo.script_for(user_id="user-a", faults=[Fault.status(503, headers={"Retry-After": "0"})])
-    slowly = halo_provider.delivery.delivery.Backoff(base=1e6, cap=1e6)
+    slowly = Backoff(base=1e6, cap=1e6)
 
-    cancel_once(halo, deliveries, [note("a"), note("b"), note("c")], backoff=slowly)
+    def refused_and_sent() -> bool:
+        return len(halo.chats) == 2 and rows_in(deliveries.ledger)["a"]["error"] is not None
+
+    cancel_once(refused_and_sent, deliveries, [note("a"), note("b"), note("c")], backoff=slowly)
 
     assert deliveries.statuses() == {"a": LedgerStatus.PENDING, "b": LedgerStatus.IN_DOUBT, "c": LedgerStatus.IN_DOUBT}
 
 
-def test_cancelled_delivery_leaves_another_run_s_rows_alone(halo: Simulator, deliveries: Deliveries) -> None:
+def test_cancelled_delivery_does_not_change_rows_of_another_run(halo: Simulator, deliveries: Deliveries) -> None:
     """Rows of the same user wait in this run behind one that another run holds: they are given back, it is not."""
     halo.always("/chat", Fault.silence(accepted=True))
     other = deliveries.lease_holder()
     other.claim([Candidate(row_key="held", payload_hash="x")], on_in_doubt="resend")
     rows = [note("held", user="user"), note("1", user="user"), note("2", user="user"), note("x"), note("y")]
 
-    cancel_once(halo, deliveries, rows)
+    cancel_once(lambda: len(halo.chats) == 2, deliveries, rows)
 
     statuses = rows_in(deliveries.ledger)
     assert statuses["held"]["owner"] == other.owner
@@ -383,25 +396,71 @@ def test_cancelled_delivery_leaves_another_run_s_rows_alone(halo: Simulator, del
     assert other.commit(intents=["held"]).lost_intents == frozenset()
 
 
-def test_error_of_the_listener_ends_the_run_with_the_ledger_in_order(halo: Simulator, deliveries: Deliveries) -> None:
-    """A rejects file on a full disk raises here; no row is left in flight for it."""
+def test_observer_that_raises_costs_itself_only(deliveries: Deliveries) -> None:
+    """A results file on a full disk raises here: every row is delivered all the same, and the run says what failed."""
 
     def on_outcome(_: object) -> None:
         raise OSError("no space left on device")
 
-    with pytest.raises(BaseExceptionGroup):
-        deliveries.run(notes(10), on_outcome=on_outcome)
+    run = deliveries.run(notes(10), on_outcome=on_outcome)
 
+    assert run.report.summary()["delivered"] == 10
+    assert set(deliveries.statuses().values()) == {LedgerStatus.DELIVERED}
+    assert str(run.report.failure()) == "no space left on device"
+
+
+def test_delivery_that_is_cancelled_twice_still_closes_its_source(halo: Simulator, deliveries: Deliveries) -> None:
+    """A second cancellation comes while the first one is being wound up."""
+    halo.always("/chat", Fault.silence(accepted=True))
+    closed = []
+
+    class Closing(ListSource):
+        def rows(self, *, required: Sequence[str]) -> Iterator[Row]:
+            try:
+                yield from super().rows(required=required)
+            finally:
+                closed.append(True)
+
+    async def cancelled() -> None:
+        delivering = asyncio.create_task(deliveries.deliver(Closing(notes(10)), concurrency=2, batch_size=2))
+        await until(lambda: halo.chats_in_flight == 2)
+        delivering.cancel()
+        await asyncio.sleep(0)
+        delivering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await delivering
+
+    asyncio.run(cancelled())
+
+    assert closed
     assert LedgerStatus.IN_FLIGHT not in deliveries.statuses().values()
+
+
+def test_cancelled_delivery_leaves_no_intent_that_was_not_sent(
+    halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Intents that were waiting for their commit are dropped, and not committed after their rows were given back."""
+    monkeypatch.setattr(halo_provider.delivery.commit.Committer, "run", lambda _self: asyncio.sleep(3600))
+
+    async def cancelled() -> None:
+        delivering = asyncio.create_task(deliveries.deliver(notes(10)))
+        await until(lambda: len(deliveries.statuses()) == 10)
+        await asyncio.sleep(0.05)
+        delivering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await delivering
+
+    asyncio.run(cancelled())
+
+    assert set(deliveries.statuses().values()) == {LedgerStatus.PENDING}
+    assert halo.requests == []
 
 
 class FailingLedger(LeaseHolder):
     """Fails in the one call that is named."""
 
     def __init__(self, ledger: Ledger, *, failing: str) -> None:
-        super().__init__(
-            ledger, "halo_default/note", task_instance=halo_provider.ledger.ledger.TaskInstanceRef(), lease=60.0
-        )
+        super().__init__(ledger, "halo_default/note", task_instance=TaskInstanceRef(), lease=60.0)
         setattr(self, failing, self._fail)
 
     def _fail(self, *_: Any, **__: Any) -> Any:
@@ -410,7 +469,7 @@ class FailingLedger(LeaseHolder):
 
 @pytest.mark.usefixtures("no_patience")
 @pytest.mark.parametrize("failing", ["claim", "commit"])
-def test_ledger_s_errors_are_reported_and_not_raised(halo: Simulator, deliveries: Deliveries, failing: str) -> None:
+def test_ledger_errors_are_reported_and_not_raised(halo: Simulator, deliveries: Deliveries, failing: str) -> None:
     """Whichever call it is, the counts balance and nothing is sent."""
     run = deliveries.run(notes(5), lease_holder=FailingLedger(deliveries.ledger, failing=failing))
 

@@ -119,7 +119,7 @@ def test_one_doubtful_attempt_leaves_the_row_in_doubt_whatever_the_others_say(
     assert deliveries.statuses() == {"a": LedgerStatus.IN_DOUBT}
 
 
-def test_useless_answer_is_kept_for_people(halo: Simulator, deliveries: Deliveries) -> None:
+def test_answer_without_a_session_id_is_kept_in_the_ledger(halo: Simulator, deliveries: Deliveries) -> None:
     """A 200 without a session_id is no delivery, but what it said helps to decide."""
     halo.script(path="/chat", faults=[Fault.missing_session_id()])
 
@@ -217,7 +217,7 @@ def test_forbidden_call_stops_everything_and_loses_nothing(
     assert len(halo.chats) == 50
 
 
-def test_doubt_outlives_a_stop(halo: Simulator, deliveries: Deliveries) -> None:
+def test_row_in_doubt_stays_in_doubt_after_a_stop(halo: Simulator, deliveries: Deliveries) -> None:
     """A row that was sent is never called not attempted, whatever ends the run after it."""
     halo.script(path="/chat", faults=[Fault.drop_after_acceptance(), Fault.status(401)])
 
@@ -247,7 +247,7 @@ def test_refused_row_is_rejected_until_its_payload_changes(
     assert deliveries.run([note("a", text="In prose.")]).counts == {RowStatus.DELIVERED: 1}
 
 
-def test_run_gives_up_after_many_rows_in_a_row(
+def test_run_stops_after_many_failed_rows_in_a_row(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A Halo that is down is no reason to go through half a million rows."""

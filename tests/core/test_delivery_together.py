@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 
 import halo_provider.delivery.delivery
-from halo_provider.ledger.ledger import Candidate, Ledger, Settlement
+from halo_provider.delivery.stop import Stop
+from halo_provider.ledger.ledger import Ledger
+from halo_provider.ledger.rules import Candidate, Settlement
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.simulator import Fault, Simulator
-from tests.core.deliveries import Deliveries, Run, note, notes, until
+from tests.core.deliveries import Deliveries, Run, note, notes, rows_in, until
 
 
 @pytest.fixture(params=["sqlite", "postgres", "mariadb"])
@@ -79,7 +81,7 @@ def test_row_that_a_dead_run_was_sending_is_in_doubt(
     assert deliveries.run([note("a")], on_in_doubt=on_in_doubt).counts == {status: 1}
 
 
-def test_row_that_stays_in_another_run_s_hands_is_not_attempted(
+def test_row_that_another_run_keeps_claimed_is_not_attempted(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is an end to waiting, and the other rows do not wait at all."""
@@ -93,7 +95,7 @@ def test_row_that_stays_in_another_run_s_hands_is_not_attempted(
     assert deliveries.statuses()["1"] == LedgerStatus.PENDING
 
 
-def test_waiting_also_ends_where_more_rows_would_have_to_wait_than_may(
+def test_run_stops_waiting_when_too_many_rows_are_claimed_by_another_run(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that can neither read on nor send does not wait for ever."""
@@ -109,7 +111,7 @@ def test_waiting_also_ends_where_more_rows_would_have_to_wait_than_may(
     assert halo.requests == []
 
 
-def test_user_s_later_row_waits_for_the_earlier_one_in_another_run(halo: Simulator, deliveries: Deliveries) -> None:
+def test_later_row_of_a_user_waits_for_the_earlier_one_in_another_run(halo: Simulator, deliveries: Deliveries) -> None:
     """Order is kept across runs, and the other run's outcome decides."""
     first = deliveries.lease_holder()
     first.claim([Candidate(row_key="a", payload_hash="x")], on_in_doubt="resend")
@@ -127,3 +129,55 @@ def test_user_s_later_row_waits_for_the_earlier_one_in_another_run(halo: Simulat
 
     assert run.counts == {RowStatus.ALREADY_DELIVERED: 1, RowStatus.DELIVERED: 1}
     assert run.of("a").session_id == "sess_a"
+
+
+def test_runs_that_read_in_opposite_orders_do_not_wait_for_each_other(
+    halo: Simulator, deliveries: Deliveries, other: Deliveries
+) -> None:
+    """A dead run holds the first row; one run waits for it, another one comes with the rows the other way round."""
+    dead = deliveries.lease_holder(lease=0.5)
+    dead.claim([Candidate(row_key="1", payload_hash="x")], on_in_doubt="resend")
+    rows = [note("1", user="u"), note("2", user="u"), note("3", user="u")]
+
+    async def both() -> list[Run]:
+        waiting = asyncio.create_task(deliveries.deliver(rows))
+        await asyncio.sleep(0.1)  # it has seen that another run holds the first row
+        return [await other.deliver(rows[::-1]), await waiting]
+
+    runs = asyncio.run(asyncio.wait_for(both(), 15))
+
+    assert sum(run.counts.get(RowStatus.DELIVERED, 0) for run in runs) == len(halo.chats) == 3
+    assert all(run.counts.keys() <= {RowStatus.DELIVERED, RowStatus.ALREADY_DELIVERED} for run in runs)
+
+
+def test_run_holds_no_claim_behind_another_run_s_row(halo: Simulator, deliveries: Deliveries) -> None:
+    """While it waits, whoever comes may send the user's other rows."""
+    deliveries.lease_holder().claim([Candidate(row_key="1", payload_hash="x")], on_in_doubt="resend")
+    rows = [note("1", user="u"), *(note(str(number), user="u") for number in range(2, 6))]
+    stop = Stop()
+
+    async def waiting_run() -> Run:
+        delivering = asyncio.create_task(deliveries.deliver(rows, stop=stop))
+        await until(lambda: len(deliveries.statuses()) == 5)
+        await until(lambda: sum(bool(row["lease_expires_at"]) for row in rows_in(deliveries.ledger).values()) == 1)
+        stop.request("seen enough")
+        return await delivering
+
+    assert asyncio.run(waiting_run()).counts == {RowStatus.NOT_ATTEMPTED: 5}
+
+
+def test_row_in_doubt_that_is_held_does_not_hold_back_earlier_rows(halo: Simulator, deliveries: Deliveries) -> None:
+    """on_in_doubt="hold": only what comes after it in the source waits for the decision."""
+    dead = deliveries.lease_holder(lease=-1.0)
+    dead.claim([Candidate(row_key="3", payload_hash="x")], on_in_doubt="resend")
+    dead.commit(intents=["3"])
+    halo.always("/chat", Fault.slow(0.05))
+
+    run = deliveries.run([note(str(number), user="u") for number in range(1, 5)], on_in_doubt="hold")
+
+    assert [run.of(key).status for key in ("1", "2", "3", "4")] == [
+        RowStatus.DELIVERED,
+        RowStatus.DELIVERED,
+        RowStatus.IN_DOUBT,
+        RowStatus.NOT_ATTEMPTED,
+    ]

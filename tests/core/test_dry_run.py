@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 
 from halo_provider.delivery.dry_run import EXAMPLES, DryRun, dry_run
+from halo_provider.delivery.options import DeliveryOptions
 from halo_provider.exceptions import RowError, SourceError
-from halo_provider.ledger.ledger import OnInDoubt
+from halo_provider.ledger import OnInDoubt
 from halo_provider.ledger.statuses import RowStatus
 from halo_provider.simulator import Fault, Simulator
 from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rows import Row
 from halo_provider.submission import Company, Entry, Submission, User
-from tests.core.deliveries import NOTE, Deliveries, note, notes, rows_in
+from tests.core.deliveries import NOTE, OPTIONS, Deliveries, note, notes, rows_in
+from tests.core.sources import UnreadableSource
 
 APPLICATION = Submission(
     name="application",
@@ -44,8 +46,9 @@ PERSONAL = {
 
 def dry_run_of(deliveries: Deliveries, rows: list[dict[str, Any]], **options: Any) -> DryRun:
     """What a delivery of these rows would do."""
-    defaults = {"submission": NOTE, "lease_holder": deliveries.lease_holder(), "on_in_doubt": "resend"}
-    return dry_run(ListSource(rows), **{**defaults, **options})
+    chosen = DeliveryOptions(**{name: options.pop(name) for name in OPTIONS & options.keys()})
+    parts = {"submission": NOTE, "lease_holder": deliveries.lease_holder(), "options": chosen}
+    return dry_run(ListSource(rows), **{**parts, **options})
 
 
 @pytest.fixture
@@ -64,7 +67,7 @@ def eventful_past(halo: Simulator, deliveries: Deliveries) -> list[dict[str, Any
         *past[3:],
         note("endless", text="Much shorter."),
         note("new"),
-        note("new", text="The same key again."),
+        note("new"),
         note("too long", text="x" * 10_001),
         note(""),
     ]
@@ -165,10 +168,10 @@ def test_rows_without_a_column_are_rejected(deliveries: Deliveries) -> None:
 
 def test_source_that_cannot_be_read_raises(deliveries: Deliveries) -> None:
     """As a delivery reports it."""
-
-    class Unreadable(ListSource):
-        def rows(self, *, required: Any) -> Any:
-            raise SourceError("the query failed")
-
     with pytest.raises(SourceError, match="the query failed"):
-        dry_run(Unreadable([]), submission=NOTE, lease_holder=deliveries.lease_holder(), on_in_doubt="resend")
+        dry_run(
+            UnreadableSource("the query failed"),
+            submission=NOTE,
+            lease_holder=deliveries.lease_holder(),
+            options=DeliveryOptions(),
+        )

@@ -15,14 +15,19 @@ from halo_provider.exceptions import (
     HaloConnectionError,
     HaloError,
     HaloPermissionError,
+    HaloProxyAuthenticationError,
     HaloRateLimitError,
     HaloRedirectError,
     HaloRejectedError,
     HaloResponseError,
     HaloServerError,
     HaloStatusError,
+    IdentifyIncompleteError,
+    LedgerError,
     RowError,
+    RowsChangedError,
     RowsRejectedError,
+    SourceError,
     TooManySubmissionsError,
     Verdict,
     redact,
@@ -81,7 +86,7 @@ def test_other_text_is_left_alone() -> None:
 
 @pytest.mark.parametrize("secret", SECRETS)
 @pytest.mark.parametrize("kept", [9, 30, 60])
-def test_secret_at_the_cut_is_not_shown_in_part(secret: str, kept: int) -> None:
+def test_secret_at_the_end_of_a_shortened_text_is_not_shown_in_part(secret: str, kept: int) -> None:
     """Shortening comes after redaction: half a token would pass for harmless text."""
     text = "x" * (MAX_ERROR_TEXT - kept) + secret
 
@@ -124,6 +129,56 @@ def test_each_failed_call_has_its_verdict(error: exceptions.HaloCallError, verdi
     assert error.verdict is verdict
 
 
+def incomplete(*, retry_after: float | None) -> DeliveryIncompleteError:
+    """A run that left rows over."""
+    return DeliveryIncompleteError(failed=1, in_doubt=0, not_attempted=2, reason=None, retry_after=retry_after)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        HaloConfigurationError("timeout must be more than 0"),
+        HaloAuthenticationError("/chat", status=401, message=""),
+        HaloPermissionError("/chat", status=403, message=""),
+        HaloProxyAuthenticationError("/chat", status=407, message=""),
+        HaloRedirectError("/chat", status=307, message=""),
+        HaloRejectedError("/chat", status=400, message=""),
+        RowsChangedError(changed=1, first="a"),
+        RowsRejectedError(rejected=1, read=2, first="row 2: no key", rejects_path=None),
+        TooManySubmissionsError(would_send=3, max_submissions=2),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_retry_cannot_help_where_somebody_has_to_change_something(error: HaloError) -> None:
+    """The connection, the parameters or the rows: until then every try fails in the same way."""
+    assert not error.retry_can_help
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        HaloError("anything else"),
+        SourceError("applications.csv: No such file or directory"),
+        RowError("too long; shorten it"),
+        HaloConnectionError("/chat", sent=False, reason="refused"),
+        HaloConnectionError("/chat", sent=True, reason="lost"),
+        HaloResponseError("/chat", reason="no session_id", reply=""),
+        HaloRateLimitError("/chat", status=429, message=""),
+        HaloServerError("/chat", status=500, message=""),
+        HaloServerError("/chat", status=503, message="", retry_after=0.0),
+        LedgerError("the ledger cannot be used: locked"),
+        AccountingError({"read": 3, "delivered": 2}),
+        IdentifyIncompleteError("429"),
+        incomplete(retry_after=None),
+        incomplete(retry_after=60.0),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_retry_can_help_wherever_the_cause_may_pass(error: HaloError) -> None:
+    """Also where nobody can know."""
+    assert error.retry_can_help
+
+
 @pytest.mark.parametrize(
     ("error", "remedy"),
     [
@@ -143,7 +198,7 @@ def test_connection_error_says_what_became_of_the_request(sent: bool, outcome: s
     assert outcome in str(HaloConnectionError("/chat", sent=sent, reason="refused"))
 
 
-def test_row_error_keeps_the_rows_values_to_itself() -> None:
+def test_row_error_text_holds_no_value_of_the_row() -> None:
     """`detail`, which may hold values, is for the rejects file and never part of the text."""
     error = RowError("too long; shorten it", column="note", detail="the note itself")
 
@@ -171,7 +226,7 @@ def test_row_error_keeps_the_rows_values_to_itself() -> None:
         (TooManySubmissionsError(would_send=1_200, max_submissions=1_000), ["1,200", "1,000", "nothing was sent"]),
     ],
 )
-def test_end_of_a_run_is_told_with_its_figures_and_the_next_step(error: HaloError, words: list[str]) -> None:
+def test_error_that_ends_a_run_tells_counts_reason_and_next_step(error: HaloError, words: list[str]) -> None:
     """Counts, the first reason, and what to do next."""
     for word in words:
         assert word in str(error)

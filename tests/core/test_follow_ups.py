@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from halo_provider.delivery.delivery import OnChange
 from halo_provider.delivery.dry_run import dry_run
+from halo_provider.delivery.options import DeliveryOptions, OnChange
 from halo_provider.exceptions import RowsChangedError
+from halo_provider.ledger import Candidate, Ledger, Settlement, TaskInstanceRef
 from halo_provider.ledger.admin import LedgerAdmin, RowFilter
-from halo_provider.ledger.ledger import Candidate, Ledger, Settlement, TaskInstanceRef
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.simulator import Fault, Simulator
 from halo_provider.sources.lists import ListSource
@@ -139,8 +139,7 @@ def test_dry_run_counts_follow_ups(deliveries: Deliveries, halo: Simulator, on_c
         ListSource(rows),
         submission=NOTE,
         lease_holder=deliveries.lease_holder(),
-        on_in_doubt="resend",
-        on_change=on_change,
+        options=DeliveryOptions(on_change=on_change),
     )
 
     run = deliveries.run(rows, on_change=on_change)
@@ -195,7 +194,7 @@ def test_crash_in_mid_follow_up_is_held_where_doubt_is_held(deliveries: Deliveri
     assert len(halo.chats) == 1
 
 
-def test_follow_up_resolved_by_hand_is_a_change_done(deliveries: Deliveries, ledger: Ledger, halo: Simulator) -> None:
+def test_follow_up_resolved_by_hand_is_not_sent_again(deliveries: Deliveries, ledger: Ledger, halo: Simulator) -> None:
     """Somebody found it in Halo: that content is not sent again, and the next change is."""
     deliveries.run(changed_to("A"))
     halo.script(path="/chat", faults=[Fault.drop_after_acceptance()])
@@ -281,7 +280,7 @@ def test_follower_waits_while_its_row_is_not_delivered_yet(
     "policy",
     [("new", RowStatus.DELIVERED, 1), ("reject", RowStatus.REJECTED, 0), ("follow_up", RowStatus.NOT_ATTEMPTED, 0)],
 )
-def test_row_that_will_never_have_a_session_leaves_it_to_the_policy(
+def test_policy_decides_about_a_row_whose_followed_row_gets_no_session(
     of: str, policy: tuple[str, RowStatus, int], deliveries: Deliveries, halo: Simulator, cancel: Callable[..., Run]
 ) -> None:
     """The row it follows was rejected, is unknown, or is not named: begin anew, reject, or wait."""
@@ -295,7 +294,7 @@ def test_row_that_will_never_have_a_session_leaves_it_to_the_policy(
     assert len(halo.chats) == chats
 
 
-def test_row_that_was_rejected_for_want_of_a_session_goes_once_there_is_one(
+def test_row_rejected_for_lack_of_a_session_is_sent_once_there_is_one(
     deliveries: Deliveries, halo: Simulator, cancel: Callable[..., Run]
 ) -> None:
     """Nothing about it changed, but what it follows did."""
@@ -368,3 +367,82 @@ def test_duplicate_follower_is_a_duplicate(deliveries: Deliveries, halo: Simulat
 
     assert run.counts == {RowStatus.DELIVERED: 1, RowStatus.DUPLICATE: 1}
     assert len(halo.chats) == 2
+
+
+def test_dry_run_knows_the_rows_that_would_wait(deliveries: Deliveries, ledger: Ledger) -> None:
+    """It counts as to be sent what the delivery would send: neither a waiting row nor its user's later ones."""
+    deliveries.run([note("2", user="u"), note("3", user="v")])
+    lease_holder = deliveries.lease_holder()
+    lease_holder.claim([Candidate(row_key="1", payload_hash="a" * 64)], on_in_doubt="resend")
+    rows = [
+        cancellation("c1", of="1", user="u"),
+        cancellation("c2", of="2", user="u"),
+        cancellation("c3", of="3", user="v"),
+    ]
+
+    planned = dry_run(
+        ListSource(rows),
+        submission=CANCELLATION,
+        lease_holder=ledger.lease_holder("halo_default/cancellation", task_instance=TaskInstanceRef()),
+        options=DeliveryOptions(),
+    )
+
+    assert (planned.counts, planned.would_send) == ({RowStatus.NOT_ATTEMPTED: 3}, 1)
+
+
+@pytest.mark.parametrize("on_change", ["skip", "fail"])
+def test_second_content_under_one_key_is_rejected(deliveries: Deliveries, halo: Simulator, on_change: OnChange) -> None:
+    """Nobody's ticket is lost in silence: the reason names both rows."""
+    run = deliveries.run([note("a", text="A"), note("a", text="B")], on_change=on_change)
+
+    assert run.counts == {RowStatus.DELIVERED: 1, RowStatus.REJECTED: 1}
+    assert "rows 1 and 2" in str(run.outcomes[0].error or run.outcomes[1].error)
+    assert [message for _, message in said(halo)] == ["A"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 500])
+@pytest.mark.parametrize("user", ["u", ""])
+def test_second_content_under_one_key_follows_up_in_order(
+    deliveries: Deliveries, halo: Simulator, batch_size: int, user: str
+) -> None:
+    """Each content is sent once, into one session, in the source's order; no later run sends any of them again."""
+    submission = NOTE if user else NOTE.model_copy(update={"user": None})
+    rows = [note("a", user=user, text=text) for text in ("A", "B", "C", "A")]
+    options = {"on_change": "follow_up", "batch_size": batch_size, "submission": submission}
+
+    first = deliveries.run(rows, **options)
+    again = deliveries.run(rows, **options)
+    reversed_order = deliveries.run(rows[::-1], **options)
+
+    assert first.counts == {RowStatus.DELIVERED: 3, RowStatus.DUPLICATE: 1}
+    assert again.counts == {RowStatus.ALREADY_DELIVERED: 3, RowStatus.DUPLICATE: 1}
+    assert reversed_order.counts == {RowStatus.ALREADY_DELIVERED: 3, RowStatus.DUPLICATE: 1}
+    assert [message for _, message in said(halo)] == ["A", "B", "C"]
+    assert len({session for session, _ in said(halo)}) == 1
+
+
+def test_second_content_waits_in_its_users_queue(deliveries: Deliveries, halo: Simulator) -> None:
+    """Later rows of the user do not overtake it; where the first row fails, it is not sent either."""
+    rows = [note("a", user="u", text="A"), note("a", user="u", text="B"), note("b", user="u", text="C")]
+
+    assert deliveries.run(rows, on_change="follow_up").counts == {RowStatus.DELIVERED: 3}
+    assert [message for _, message in said(halo)] == ["A", "B", "C"]
+
+    halo.script_for(user_id="v", faults=[Fault.status(503, headers={"Retry-After": "0"})])
+    failing = [note("c", user="v", text="A"), note("c", user="v", text="B")]
+    run = deliveries.run(failing, on_change="follow_up", max_attempts=1)
+    assert run.counts == {RowStatus.FAILED: 1, RowStatus.NOT_ATTEMPTED: 1}
+
+
+def test_dry_run_counts_a_second_content_once(deliveries: Deliveries) -> None:
+    """As the delivery would send it, now and when it is delivered."""
+    rows = [note("a", text="A"), note("a", text="B")]
+    options = DeliveryOptions(on_change="follow_up")
+
+    def would_send() -> int:
+        planned = dry_run(ListSource(rows), submission=NOTE, lease_holder=deliveries.lease_holder(), options=options)
+        return planned.would_send
+
+    assert would_send() == 2
+    deliveries.run(rows, on_change="follow_up")
+    assert would_send() == 0

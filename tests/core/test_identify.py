@@ -2,14 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import pytest
 
 from halo_provider.client.client import HaloClient
 from halo_provider.delivery.identify import IdentifyReport, identify
+from halo_provider.delivery.options import SendOptions
 from halo_provider.delivery.pace import MAX_PAUSE
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import (
@@ -26,6 +27,7 @@ from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rows import Row, Source
 from halo_provider.submission import Company, Submission, User
 from tests.core.deliveries import AT_ONCE, until
+from tests.core.sources import BrokenSource
 
 SUBMISSION = Submission(
     name="application",
@@ -34,6 +36,7 @@ SUBMISSION = Submission(
     company=Company(id="company", traits={"name": "company_name"}),
     message="Hello.",
 )
+SEND_OPTIONS = {option.name for option in fields(SendOptions)}
 UPDATE, IDENTIFY, COMPANIES = "/users/update", "/users/identify", "/companies/identify"
 
 
@@ -56,12 +59,14 @@ class Identifications:
 
     async def identify(self, source: Source | Sequence[Any], **options: Any) -> IdentifyReport:
         """Identify on the running loop."""
-        defaults = {"submission": SUBMISSION, "client": self.client, "mode": "identify", "backoff": AT_ONCE}
+        chosen = {"backoff": AT_ONCE} | {name: options.pop(name) for name in SEND_OPTIONS & options.keys()}
+        defaults = {"submission": SUBMISSION, "client": self.client, "mode": "identify"}
         source = ListSource(source) if isinstance(source, Sequence) else source
         async with self.client:
             return await identify(
                 source,
                 on_rejected=lambda row, error: self.rejected.append((row, error)),
+                options=SendOptions(**chosen),
                 **{**defaults, **options},
             )
 
@@ -178,7 +183,7 @@ def test_users_that_halo_skipped_are_counted(halo: Simulator, identifications: I
 
 
 @pytest.mark.parametrize("bad", [0, 7, 15])
-def test_refused_call_is_halved_until_the_user_to_blame_stands_alone(
+def test_refused_call_is_halved_until_only_the_wrong_user_is_left(
     halo: Simulator, identifications: Identifications, bad: int
 ) -> None:
     """One bad user costs nobody else: it is rejected with Halo's words and its own row."""
@@ -239,7 +244,7 @@ def test_row_that_is_no_unicode_is_rejected_alone(identifications: Identificatio
     assert (report.users, report.rejected, report.error) == (1, 2, None)
 
 
-def test_anonymous_rows_are_nobody(halo: Simulator, identifications: Identifications) -> None:
+def test_anonymous_rows_identify_no_user(halo: Simulator, identifications: Identifications) -> None:
     """There is no user to make known, but there is a company."""
     report = identifications.run([row("anonymous", "c")])
 
@@ -281,7 +286,7 @@ def test_429_does_not_use_up_attempts(halo: Simulator, identifications: Identifi
     assert identifications.run(rows(1), max_attempts=1).users == 1
 
 
-def test_failure_without_end_ends_the_run(halo: Simulator, identifications: Identifications) -> None:
+def test_failure_that_does_not_pass_ends_the_run(halo: Simulator, identifications: Identifications) -> None:
     """After max_attempts, with the last error; companies are not begun."""
     halo.always(IDENTIFY, Fault.status(502))
 
@@ -321,18 +326,7 @@ def test_source_that_fails_ends_the_run_before_anything_is_sent(
     halo: Simulator, identifications: Identifications
 ) -> None:
     """Half a file is no basis for saying who is who."""
-
-    class Broken:
-        description = "a broken file"
-
-        def columns(self) -> list[str]:
-            return list(row(""))
-
-        def rows(self, *, required: Sequence[str]) -> Iterator[Row]:
-            yield from ListSource(rows(600)).rows(required=required)
-            raise SourceError("the file ends in the middle of a line")
-
-    report = identifications.run(Broken())
+    report = identifications.run(BrokenSource(rows(600)))
 
     assert isinstance(report.error, SourceError)
     assert halo.requests == []

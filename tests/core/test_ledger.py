@@ -12,24 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, insert, text, update
+from sqlalchemy import Connection, event, insert, select, text, update
 
-import halo_provider.ledger.ledger
+import halo_provider.ledger.database
 from halo_provider.exceptions import HaloConfigurationError, LedgerError
-from halo_provider.ledger.ledger import (
-    MAX_TEXT,
-    TRANSACTION_ATTEMPTS,
+from halo_provider.ledger import (
     Candidate,
+    Change,
     ClaimResult,
     Commit,
     LeaseHolder,
     Ledger,
+    LedgerStatus,
     Settlement,
     TaskInstanceRef,
-    submissions,
 )
-from halo_provider.ledger.statuses import LedgerStatus
-from halo_provider.ledger.tables import KEY_WIDTH, MAX_NAMESPACE
+from halo_provider.ledger.database import TRANSACTION_ATTEMPTS
+from halo_provider.ledger.delivery_records import DeliveryRecords
+from halo_provider.ledger.rules import LEASE_RAN_OUT, MAX_SESSION_ID, MAX_TEXT, TEXTS_REFUSED
+from halo_provider.ledger.tables import MAX_NAMESPACE, events, submissions
 from tests.core.databases import mariadb_place, postgres_place
 from tests.core.deliveries import NAMESPACE, rows_in
 
@@ -40,14 +41,14 @@ OTHER_PAYLOAD = "b" * 64
 
 @pytest.fixture(params=["sqlite", "postgres", "mariadb"])
 def ledger_url(request: pytest.FixtureRequest) -> str:
-    """A ledger's place on every database."""
+    """The URL of a ledger on every database."""
     url: str = request.getfixturevalue(f"{request.param}_ledger_url")
     return url
 
 
 @pytest.fixture(params=["sqlite", "postgres", "mariadb"])
 def new_ledger_url(request: pytest.FixtureRequest, sqlite_ledger_url: str) -> Iterator[str]:
-    """A place on every database that no ledger has been to, and that this test may spoil."""
+    """An empty place on every database, which this test may leave broken."""
     match request.param:
         case "postgres":
             with postgres_place(request.getfixturevalue("postgres_url")) as url:
@@ -61,7 +62,7 @@ def new_ledger_url(request: pytest.FixtureRequest, sqlite_ledger_url: str) -> It
 
 @pytest.fixture
 def new_ledger(new_ledger_url: str) -> Iterator[Ledger]:
-    """A ledger that this test may spoil."""
+    """A ledger that this test may leave broken."""
     ledger = Ledger.at(new_ledger_url)
     yield ledger
     ledger.close()
@@ -89,12 +90,18 @@ def candidate(row_key: str = "k", *, payload: str | None = PAYLOAD, error: str |
 
 
 def bring(lease_holder: LeaseHolder, status: LedgerStatus, row_key: str = "k") -> None:
-    """Bring a new row to a status, the way it comes there in a delivery."""
+    """Bring a new row to a status by the calls that a delivery makes."""
     lease_holder.claim([candidate(row_key)], on_in_doubt="resend")
     if status is not LedgerStatus.PENDING:
         lease_holder.commit(intents=[row_key])
     if status not in {LedgerStatus.PENDING, LedgerStatus.IN_FLIGHT}:
         lease_holder.commit(settlements=[Settlement(row_key=row_key, status=status, session_id="sess_1", error="why")])
+
+
+def history_of(ledger: Ledger, row_key: str = "k") -> list[tuple[str, str | None]]:
+    """The events of a row, with their details, oldest first."""
+    statement = select(events.c.event, events.c.detail).where(events.c.row_key == row_key).order_by(events.c.id)
+    return ledger.transaction(lambda db: [tuple(found) for found in db.execute(statement)])
 
 
 LEGAL_SETTLEMENTS = {
@@ -118,7 +125,7 @@ SETTLEMENTS = [
 def test_legal_settlement_is_recorded_and_ends_the_lease(
     ledger: Ledger, lease_holder: LeaseHolder, before: LedgerStatus, after: LedgerStatus
 ) -> None:
-    """What a delivery may find out about a row of its own becomes the row's status."""
+    """The outcome of an attempt becomes the row's status."""
     bring(lease_holder, before)
 
     commit = lease_holder.commit(settlements=[Settlement(row_key="k", status=after)])
@@ -134,7 +141,7 @@ def test_legal_settlement_is_recorded_and_ends_the_lease(
 def test_illegal_settlement_is_named_and_changes_nothing(
     ledger: Ledger, lease_holder: LeaseHolder, before: LedgerStatus, after: LedgerStatus
 ) -> None:
-    """A row that has come to its end stays there, and nothing is delivered that was never in flight."""
+    """A final status does not change, and nothing is delivered that was never in flight."""
     bring(lease_holder, before)
     row = rows_in(ledger)
 
@@ -145,10 +152,10 @@ def test_illegal_settlement_is_named_and_changes_nothing(
 
 
 @pytest.mark.parametrize("status", [LedgerStatus.DELIVERED, LedgerStatus.REJECTED, LedgerStatus.FAILED])
-def test_repeated_settlement_is_no_loss_and_changes_nothing(
+def test_repeated_settlement_is_not_lost_and_changes_nothing(
     ledger: Ledger, lease_holder: LeaseHolder, status: LedgerStatus
 ) -> None:
-    """A commit that was cut off may be made again: it finds its own work done."""
+    """A commit whose answer did not arrive may be made again: it finds its rows settled already."""
     bring(lease_holder, status)
     row = rows_in(ledger)
 
@@ -158,9 +165,7 @@ def test_repeated_settlement_is_no_loss_and_changes_nothing(
 
 
 @pytest.mark.parametrize("before", [LedgerStatus.PENDING, LedgerStatus.IN_DOUBT])
-def test_intent_puts_a_row_of_its_own_in_flight(
-    ledger: Ledger, lease_holder: LeaseHolder, before: LedgerStatus
-) -> None:
+def test_intent_puts_the_owner_s_row_in_flight(ledger: Ledger, lease_holder: LeaseHolder, before: LedgerStatus) -> None:
     """Rows that are pending, or in doubt and to be sent again, go in flight and count the attempt."""
     bring(lease_holder, before)
     attempts = rows_in(ledger)["k"]["attempts"]
@@ -176,7 +181,7 @@ def test_intent_puts_a_row_of_its_own_in_flight(
 def test_intent_for_a_settled_row_is_named_and_changes_nothing(
     ledger: Ledger, lease_holder: LeaseHolder, before: LedgerStatus
 ) -> None:
-    """What has come to its end is not sent again without a new claim."""
+    """A settled row is not sent again without a new claim."""
     bring(lease_holder, before)
     row = rows_in(ledger)
 
@@ -185,7 +190,7 @@ def test_intent_for_a_settled_row_is_named_and_changes_nothing(
 
 
 def test_row_in_flight_has_a_live_lease_whatever_it_was_before(ledger: Ledger, lease_holder: LeaseHolder) -> None:
-    """An intent carries a lease of its own, also on a row whose lease somebody else's look had ended."""
+    """An intent writes a new lease, also on a row whose lease had ended with its settlement."""
     bring(lease_holder, LedgerStatus.IN_DOUBT)
     assert rows_in(ledger)["k"]["lease_expires_at"] is None
 
@@ -194,7 +199,7 @@ def test_row_in_flight_has_a_live_lease_whatever_it_was_before(ledger: Ledger, l
     assert rows_in(ledger)["k"]["lease_expires_at"] > ledger.now()
 
 
-def test_only_what_is_lost_is_named(ledger: Ledger, lease_holder: LeaseHolder) -> None:
+def test_commit_names_only_the_lost_rows(ledger: Ledger, lease_holder: LeaseHolder) -> None:
     """One commit over good and lost rows does the good ones and names the others."""
     for row_key in ("one", "two"):
         bring(lease_holder, LedgerStatus.IN_FLIGHT, row_key)
@@ -230,7 +235,7 @@ def test_attempt_is_settled_before_the_next_one_begins_in_the_same_commit(
     assert row["lease_expires_at"] > ledger.now()
 
 
-def test_new_row_is_claimed_with_all_that_is_known_of_it(
+def test_claim_writes_a_new_row_with_every_known_column(
     ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]
 ) -> None:
     """The row is there, pending, with its owner, lease, payload and the task instance that claimed it."""
@@ -268,7 +273,7 @@ def test_new_row_is_claimed_with_all_that_is_known_of_it(
     assert row == dict.fromkeys(row) | known
 
 
-def test_nothing_to_claim_asks_nobody(lease_holder: LeaseHolder) -> None:
+def test_claim_without_candidates_does_not_ask_the_database(lease_holder: LeaseHolder) -> None:
     """No candidates, no claims."""
     assert lease_holder.claim([], on_in_doubt="resend") == {}
 
@@ -288,7 +293,7 @@ def test_delivered_row_is_never_claimed_again(
     assert rows_in(ledger) == before
 
 
-def test_rejected_row_stays_rejected_while_its_payload_does(
+def test_rejected_row_stays_rejected_while_its_payload_is_the_same(
     ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]
 ) -> None:
     """The reason is told again, and nothing is written."""
@@ -320,24 +325,24 @@ def test_settled_row_is_claimed_with_its_new_payload(
 
 @pytest.mark.parametrize("on_in_doubt", ["resend", "hold"])
 @pytest.mark.parametrize("status", [LedgerStatus.PENDING, LedgerStatus.IN_FLIGHT])
-def test_live_lease_keeps_everybody_else_away(
+def test_live_lease_excludes_every_other_owner(
     ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder], status: LedgerStatus, on_in_doubt: Any
 ) -> None:
-    """Neither a good row nor a spoilt one takes anything from a living owner."""
+    """Neither a valid candidate nor an invalid one changes a row whose lease lives."""
     bring(lease_holder_of(), status)
     before = rows_in(ledger)
 
-    good = lease_holder_of().claim([candidate()], on_in_doubt=on_in_doubt)
-    spoilt = lease_holder_of().claim([candidate(payload=None, error="the message is empty")], on_in_doubt=on_in_doubt)
+    valid = lease_holder_of().claim([candidate()], on_in_doubt=on_in_doubt)
+    invalid = lease_holder_of().claim([candidate(payload=None, error="the message is empty")], on_in_doubt=on_in_doubt)
 
-    assert good["k"].result is spoilt["k"].result is ClaimResult.BUSY
+    assert valid["k"].result is invalid["k"].result is ClaimResult.BUSY
     assert rows_in(ledger) == before
 
 
 def test_pending_row_with_an_expired_lease_is_taken_over(
     ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]
 ) -> None:
-    """Its process died before sending: whoever comes next sends it, without any doubt."""
+    """Its process died before sending: the next owner sends it, and it is not in doubt."""
     bring(lease_holder_of(lease=EXPIRED), LedgerStatus.PENDING)
     second = lease_holder_of()
 
@@ -352,7 +357,7 @@ def test_pending_row_with_an_expired_lease_is_taken_over(
 def test_row_that_halo_may_have_is_in_doubt_when_claimed_to_be_sent_again(
     ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder], status: LedgerStatus
 ) -> None:
-    """With resend the new owner gets it, knows of the doubt, and so does the ledger until an answer comes."""
+    """With resend the new owner gets it and is told of the doubt, which the ledger keeps until an answer comes."""
     bring(lease_holder_of(lease=EXPIRED), status)
     second = lease_holder_of()
 
@@ -365,10 +370,10 @@ def test_row_that_halo_may_have_is_in_doubt_when_claimed_to_be_sent_again(
 
 
 @pytest.mark.parametrize("status", [LedgerStatus.IN_FLIGHT, LedgerStatus.IN_DOUBT])
-def test_row_that_halo_may_have_is_held(
+def test_row_that_halo_may_have_is_held_with_hold(
     ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder], status: LedgerStatus
 ) -> None:
-    """With hold nobody gets it; an expired in_flight row becomes in_doubt for all to see, with its old payload."""
+    """No owner gets it; an in_flight row whose lease ran out becomes in_doubt, with its old payload."""
     bring(lease_holder_of(lease=EXPIRED), status)
 
     claims = lease_holder_of().claim([candidate(payload=OTHER_PAYLOAD)], on_in_doubt="hold")
@@ -379,7 +384,7 @@ def test_row_that_halo_may_have_is_held(
 
 
 def test_held_row_can_be_claimed_later_to_be_sent_again(lease_holder_of: Callable[..., LeaseHolder]) -> None:
-    """The decision against the doubt is made by claiming with resend."""
+    """A claim with resend decides to send it again."""
     bring(lease_holder_of(), LedgerStatus.IN_DOUBT)
     lease_holder_of().claim([candidate()], on_in_doubt="hold")
 
@@ -388,17 +393,17 @@ def test_held_row_can_be_claimed_later_to_be_sent_again(lease_holder_of: Callabl
     assert (claims["k"].result, claims["k"].error) == (ClaimResult.CLAIMED, "why")
 
 
-def test_spoilt_row_is_rejected_until_it_is_repaired(
+def test_invalid_row_is_rejected_until_it_is_repaired(
     ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]
 ) -> None:
     """A row that could not be rendered is rejected with the reason, and claimed once it can be."""
-    spoilt = candidate(payload=None, error="column 'text': the message is empty for this row")
+    invalid = candidate(payload=None, error="column 'text': the message is empty for this row")
 
-    claims = lease_holder_of().claim([spoilt], on_in_doubt="resend")
+    claims = lease_holder_of().claim([invalid], on_in_doubt="resend")
 
     row = rows_in(ledger)["k"]
-    assert (claims["k"].result, claims["k"].error) == (ClaimResult.REJECTED, spoilt.error)
-    assert (row["status"], row["error"], row["lease_expires_at"]) == (LedgerStatus.REJECTED, spoilt.error, None)
+    assert (claims["k"].result, claims["k"].error) == (ClaimResult.REJECTED, invalid.error)
+    assert (row["status"], row["error"], row["lease_expires_at"]) == (LedgerStatus.REJECTED, invalid.error, None)
     assert lease_holder_of().claim([candidate()], on_in_doubt="resend")["k"].result is ClaimResult.CLAIMED
     assert rows_in(ledger)["k"]["status"] == LedgerStatus.PENDING
 
@@ -413,10 +418,10 @@ def test_spoilt_row_is_rejected_until_it_is_repaired(
         (LedgerStatus.IN_DOUBT, LedgerStatus.IN_DOUBT),
     ],
 )
-def test_row_that_is_spoilt_later_is_rejected_but_keeps_its_doubt(
+def test_stored_row_that_becomes_invalid_is_rejected_but_stays_in_doubt(
     ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder], before: LedgerStatus, after: LedgerStatus
 ) -> None:
-    """The new reason is written down; that Halo may have an earlier version of the row is not forgotten for it."""
+    """The new reason is recorded; a row that Halo may have stays in doubt."""
     bring(lease_holder_of(lease=EXPIRED), before)
 
     claims = lease_holder_of().claim([candidate(payload=None, error="the message is empty")], on_in_doubt="resend")
@@ -426,15 +431,15 @@ def test_row_that_is_spoilt_later_is_rejected_but_keeps_its_doubt(
     assert (row["status"], row["error"]) == (after, "the message is empty")
 
 
-def test_preview_says_what_a_claim_would_and_writes_nothing(
+def test_preview_answers_as_a_claim_would_and_writes_nothing(
     ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]
 ) -> None:
-    """Every standing is the same, and the table too."""
+    """Every answer is the same, and the table does not change."""
     for status in LedgerStatus:
         bring(lease_holder_of(lease=EXPIRED), status, status.value)
     bring(lease_holder_of(), LedgerStatus.PENDING, "busy")
     candidates = [candidate(key) for key in (*LedgerStatus, "busy", "new")]
-    candidates += [candidate("spoilt", payload=None, error="the message is empty")]
+    candidates += [candidate("invalid", payload=None, error="the message is empty")]
     before = rows_in(ledger)
 
     lease_holder = lease_holder_of()
@@ -445,21 +450,21 @@ def test_preview_says_what_a_claim_would_and_writes_nothing(
 
 
 def test_own_claim_can_be_repeated(lease_holder: LeaseHolder) -> None:
-    """Nobody is kept away by a lease of one's own."""
+    """An owner is not excluded by its own lease."""
     for _ in range(2):
         assert lease_holder.claim([candidate()], on_in_doubt="resend")["k"].result is ClaimResult.CLAIMED
 
 
-def test_namespaces_do_not_meet(ledger: Ledger, lease_holder: LeaseHolder) -> None:
-    """The same key belongs to another row in another namespace."""
+def test_same_key_in_two_namespaces_is_two_rows(ledger: Ledger, lease_holder: LeaseHolder) -> None:
+    """A row that is delivered in one namespace can be claimed in another."""
     bring(lease_holder, LedgerStatus.DELIVERED)
     other = ledger.lease_holder("halo_default/order", task_instance=TaskInstanceRef())
 
     assert other.claim([candidate()], on_in_doubt="resend")["k"].result is ClaimResult.CLAIMED
 
 
-def test_keys_are_compared_to_the_letter(ledger: Ledger, lease_holder: LeaseHolder) -> None:
-    """Keys that differ in case, in an accent, in how it is composed, or in width are different rows."""
+def test_keys_that_differ_in_one_character_are_different_rows(ledger: Ledger, lease_holder: LeaseHolder) -> None:
+    """Also where they differ only in case, in an accent, in how it is composed, or in width."""
     accents = ["e", "E", "é", "e\u0301", "É", "straße", "strasse", "STRASSE"]
     keys = [*accents, "a", "A", "\uff41", "🦄", "🦊", "1", "01", "xy", "x y", "x\u200by"]
 
@@ -471,23 +476,44 @@ def test_keys_are_compared_to_the_letter(ledger: Ledger, lease_holder: LeaseHold
     assert {key for key, row in rows_in(ledger).items() if row["status"] == LedgerStatus.DELIVERED} == {keys[0]}
 
 
-def test_longest_key_fits(ledger: Ledger) -> None:
-    """The widest namespace with the widest key, in characters of four bytes."""
-    lease_holder = ledger.lease_holder("🦄" * MAX_NAMESPACE, task_instance=TaskInstanceRef())
-
-    lease_holder.claim([candidate("🦊" * KEY_WIDTH)], on_in_doubt="resend")
-
-    assert list(rows_in(ledger)) == ["🦊" * KEY_WIDTH]
+def letters(count: int, first: str, last: str) -> str:
+    """So many random characters: an index would compress repeated ones."""
+    return "".join(chr(random.randint(ord(first), ord(last))) for _ in range(count))
 
 
-def test_namespace_that_does_not_fit_is_refused(ledger: Ledger) -> None:
-    """Rather than cut off, where two submissions could meet."""
-    with pytest.raises(HaloConfigurationError, match="251 characters"):
-        ledger.lease_holder("x" * (MAX_NAMESPACE + 1), task_instance=TaskInstanceRef())
+@pytest.mark.parametrize("key_length", [250, 480])
+def test_longest_keys_fit_every_index(ledger: Ledger, key_length: int) -> None:
+    """PostgreSQL's index rows hold 2,704 bytes: the longest names of Airflow, and a key of 1,000 bytes with its mark.
+
+    A key has at most 480 characters, so 250 of four bytes, or 480 of two.
+    """
+    namespace = letters(MAX_NAMESPACE // 4, "\U00020000", "\U0002a6d0")
+    first, last = ("\U00020000", "\U0002a6d0") if key_length == 250 else ("Ā", "ʯ")
+    task_instance = TaskInstanceRef(
+        dag_id=letters(250, "\U00020000", "\U0002a6d0"), run_id=letters(250, "!", "~"), task_id=letters(250, "!", "~")
+    )
+    key = Change(letters(key_length, first, last), 1_000_000, PAYLOAD).ledger_key
+    lease_holder = ledger.lease_holder(namespace, task_instance=task_instance)
+
+    bring(lease_holder, LedgerStatus.FAILED, key)
+    bring(lease_holder, LedgerStatus.DELIVERED, key)
+    DeliveryRecords(ledger).begin(lease_holder.owner, namespace=namespace, task_instance=task_instance, total=None)
+
+    assert rows_in(ledger)[key]["status"] == LedgerStatus.DELIVERED
 
 
-def test_every_key_is_won_by_exactly_one_of_many_claimants(ledger_url: str) -> None:
-    """Racing for the same 500 keys, each in another order, on connections of their own, new rows and old ones."""
+@pytest.mark.parametrize("letter", ["x", "ü", "🦄"])
+def test_namespace_that_does_not_fit_is_refused(ledger: Ledger, letter: str) -> None:
+    """If it were cut, two submissions could share a namespace."""
+    longest = letter * (MAX_NAMESPACE // len(letter.encode()))
+    ledger.lease_holder(longest, task_instance=TaskInstanceRef())
+
+    with pytest.raises(HaloConfigurationError, match=r"25\d bytes"):
+        ledger.lease_holder(longest + letter, task_instance=TaskInstanceRef())
+
+
+def test_every_key_is_claimed_by_exactly_one_of_many_owners(ledger_url: str) -> None:
+    """They claim the same 500 keys at once, each in another order, on separate connections, new rows and old ones."""
     keys = [f"key-{number}" for number in range(500)]
     racers = 4
     ledgers = [Ledger.at(ledger_url) for _ in range(racers)]
@@ -518,7 +544,7 @@ def test_every_key_is_won_by_exactly_one_of_many_claimants(ledger_url: str) -> N
 
 
 def test_ledger_can_be_created_by_many_at_once(new_ledger_url: str) -> None:
-    """Tasks that start together find, or make, the one table."""
+    """Tasks that start together find the same table, or create it."""
     start = threading.Barrier(6)
 
     def create(_: int) -> bool:
@@ -532,19 +558,19 @@ def test_ledger_can_be_created_by_many_at_once(new_ledger_url: str) -> None:
         assert all(threads.map(create, range(6)))
 
 
-def test_new_file_that_somebody_writes_to_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_waits_for_the_writer_of_a_new_sqlite_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite itself does not wait where the journal's mode changes, and tasks start together on a new ledger."""
     path = tmp_path / "ledger.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
-        monkeypatch.setattr("halo_provider.ledger.ledger.time.sleep", lambda _seconds: writer.execute("ROLLBACK"))
+        monkeypatch.setattr("halo_provider.ledger.database.time.sleep", lambda _seconds: writer.execute("ROLLBACK"))
 
         with closing(Ledger.at_path(path)) as ledger:
             assert ledger.exists()
 
 
-def test_batches_leave_no_cycles_behind(ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]) -> None:
-    """A delivery looks for them seldom, and those of a statement made anew hold all keys of its batch."""
+def test_batches_leave_no_reference_cycles(ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]) -> None:
+    """A delivery collects garbage seldom, and the cycles of a newly made statement hold all keys of its batch."""
     lease_holder = lease_holder_of()
 
     def batch(number: int) -> None:
@@ -566,13 +592,13 @@ def test_batches_leave_no_cycles_behind(ledger: Ledger, lease_holder_of: Callabl
         gc.enable()
 
 
-def test_owner_is_another_for_every_claimant(lease_holder_of: Callable[..., LeaseHolder]) -> None:
+def test_every_lease_holder_has_an_owner_of_its_own(lease_holder_of: Callable[..., LeaseHolder]) -> None:
     """Also within one process."""
     assert lease_holder_of().owner != lease_holder_of().owner
 
 
-def test_renewal_puts_off_the_end_of_what_is_held(ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]) -> None:
-    """Rows in hand are out of others' reach again; what was settled, or is another's, is let alone."""
+def test_renewal_extends_the_leases_that_are_held(ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]) -> None:
+    """Other owners cannot claim the held rows; rows that were settled, or that another owner has, do not change."""
     lease_holder = lease_holder_of(lease=EXPIRED)
     for key, status in {
         "held": LedgerStatus.IN_FLIGHT,
@@ -590,6 +616,48 @@ def test_renewal_puts_off_the_end_of_what_is_held(ledger: Ledger, lease_holder_o
     assert after["held"]["lease_expires_at"] > ledger.now()
     assert {key: after[key] for key in ("settled", "lost")} == {key: before[key] for key in ("settled", "lost")}
     assert lease_holder_of().claim([candidate("held")], on_in_doubt="resend")["held"].result is ClaimResult.BUSY
+
+
+def test_released_rows_can_be_claimed_at_once_and_are_not_renewed(
+    ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]
+) -> None:
+    """A claim is given back unsent: the status, the error and the doubt stay, only the lease ends."""
+    lease_holder, other = lease_holder_of(), lease_holder_of()
+    bring(lease_holder, LedgerStatus.IN_DOUBT, "doubt")
+    lease_holder.claim([candidate(key) for key in ("new", "doubt", "held")], on_in_doubt="resend")
+    before = rows_in(ledger)
+
+    lease_holder.release(["new", "doubt"])
+    lease_holder.renew()
+
+    unchanged = {name for name in before["doubt"] if name not in {"lease_expires_at", "updated_at"}}
+    for key in ("new", "doubt"):
+        row = rows_in(ledger)[key]
+        assert row["lease_expires_at"] is None
+        assert {name: row[name] for name in unchanged} == {name: before[key][name] for name in unchanged}
+    claims = other.claim([candidate(key) for key in ("new", "doubt", "held")], on_in_doubt="resend")
+    assert {key: (claim.result, claim.doubtful) for key, claim in claims.items()} == {
+        "new": (ClaimResult.CLAIMED, False),
+        "doubt": (ClaimResult.CLAIMED, True),
+        "held": (ClaimResult.BUSY, False),
+    }
+    assert history_of(ledger, "new") == []
+
+
+def test_release_leaves_rows_in_flight_settled_rows_and_rows_of_others(
+    ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]
+) -> None:
+    """Only what has certainly not been sent under this claim can be given back."""
+    lease_holder, other = lease_holder_of(), lease_holder_of()
+    bring(lease_holder, LedgerStatus.IN_FLIGHT, "flying")
+    bring(lease_holder, LedgerStatus.FAILED, "failed")
+    bring(other, LedgerStatus.PENDING, "theirs")
+    before = rows_in(ledger)
+
+    lease_holder.release(["flying", "failed", "theirs", "unknown"])
+    lease_holder.release([])
+
+    assert rows_in(ledger) == before
 
 
 def test_lease_left_counts_from_the_oldest_claim_or_the_last_renewal(
@@ -610,10 +678,10 @@ def test_lease_left_counts_from_the_oldest_claim_or_the_last_renewal(
 @pytest.mark.parametrize(
     "status", [LedgerStatus.DELIVERED, LedgerStatus.REJECTED, LedgerStatus.IN_DOUBT, LedgerStatus.FAILED]
 )
-def test_late_settlement_counts_while_nobody_took_the_row_over(
+def test_late_settlement_is_recorded_unless_another_owner_took_the_row(
     ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder], status: LedgerStatus
 ) -> None:
-    """The lease is over, but the answer is still the row's own."""
+    """The lease is over, but the row is still this owner's."""
     lease_holder = lease_holder_of(lease=EXPIRED)
     bring(lease_holder, LedgerStatus.IN_FLIGHT)
 
@@ -621,10 +689,10 @@ def test_late_settlement_counts_while_nobody_took_the_row_over(
     assert rows_in(ledger)["k"]["status"] == status
 
 
-def test_late_answer_settles_a_row_that_somebody_only_looked_at(
+def test_late_answer_settles_a_row_that_another_run_held_in_doubt(
     ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]
 ) -> None:
-    """Another run's look, with hold, made it in_doubt; the answer that then comes ends the doubt."""
+    """Another run's claim, with hold, made it in_doubt; the answer that then comes ends the doubt."""
     lease_holder = lease_holder_of(lease=EXPIRED)
     bring(lease_holder, LedgerStatus.IN_FLIGHT)
     lease_holder_of().claim([candidate()], on_in_doubt="hold")
@@ -636,10 +704,10 @@ def test_late_answer_settles_a_row_that_somebody_only_looked_at(
 
 
 @pytest.mark.parametrize("status", [status for status in LedgerStatus if status is not LedgerStatus.IN_FLIGHT])
-def test_old_owner_changes_nothing_after_somebody_took_over(
+def test_old_owner_changes_nothing_after_another_took_over(
     ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder], status: LedgerStatus
 ) -> None:
-    """Its settlements and intents are named as lost, and the row is the new owner's alone."""
+    """Its settlements and intents are named as lost, and only the new owner can change the row."""
     old, new = lease_holder_of(lease=EXPIRED), lease_holder_of()
     bring(old, LedgerStatus.IN_FLIGHT)
     new.claim([candidate()], on_in_doubt="resend")
@@ -650,6 +718,22 @@ def test_old_owner_changes_nothing_after_somebody_took_over(
 
     assert commit == Commit(lost_intents=frozenset({"k"}), lost_settlements=frozenset({"k"}))
     assert rows_in(ledger) == before
+
+
+def test_lost_settlement_writes_no_event(ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]) -> None:
+    """A row's history tells only what became of the row: another owner has it, and its own outcome counts."""
+    old, new = lease_holder_of(lease=EXPIRED), lease_holder_of()
+    bring(old, LedgerStatus.IN_FLIGHT, "lost")
+    new.claim([candidate("lost")], on_in_doubt="resend")
+    bring(old, LedgerStatus.IN_FLIGHT, "kept")
+    before = history_of(ledger, "lost")
+
+    old.commit(
+        settlements=[Settlement(row_key=key, status=LedgerStatus.FAILED, error="gave up") for key in ("lost", "kept")]
+    )
+
+    assert history_of(ledger, "lost") == before == [("in_doubt", LEASE_RAN_OUT)]
+    assert history_of(ledger, "kept") == [("failed", "gave up")]
 
 
 def test_answer_is_kept_without_secrets_and_within_bounds(ledger: Ledger, lease_holder: LeaseHolder) -> None:
@@ -677,7 +761,7 @@ def test_answer_is_kept_without_secrets_and_within_bounds(ledger: Ledger, lease_
     assert row["response"] == {"echo": "*** *** ***", "score": 0.5, "list": [1, None, "ü"]}
 
 
-def test_spoilt_row_s_reason_is_kept_without_secrets(ledger: Ledger, lease_holder: LeaseHolder) -> None:
+def test_invalid_row_s_reason_is_kept_without_secrets(ledger: Ledger, lease_holder: LeaseHolder) -> None:
     """A claim writes errors too."""
     lease_holder.claim([candidate(payload=None, error="ha_secret_example_secret is no message")], on_in_doubt="resend")
 
@@ -687,7 +771,7 @@ def test_spoilt_row_s_reason_is_kept_without_secrets(ledger: Ledger, lease_holde
 def test_answer_with_what_a_database_cannot_hold_is_recorded_all_the_same(
     ledger: Ledger, lease_holder: LeaseHolder
 ) -> None:
-    """A NUL, which PostgreSQL's text has no room for, and the NaN that is no JSON must not cost a whole commit."""
+    """Neither a NUL, which PostgreSQL's text cannot hold, nor NaN, which is not JSON, fails a whole commit."""
     bring(lease_holder, LedgerStatus.IN_FLIGHT)
     settlement = Settlement(
         row_key="k",
@@ -706,8 +790,108 @@ def test_answer_with_what_a_database_cannot_hold_is_recorded_all_the_same(
     assert row["response"]["score"] is None
 
 
+def nested(depth: int) -> Any:
+    """A list in a list and so on."""
+    value: Any = "the innermost"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+HUGE = "x" * 20_000_000  # characters: more than MariaDB takes in one packet
+
+
+@pytest.mark.parametrize(
+    "settlement",
+    [
+        Settlement("k", LedgerStatus.DELIVERED, session_id="s", response={"deep": nested(33)}),
+        Settlement("k", LedgerStatus.DELIVERED, session_id="s", response={"deep": nested(10_000)}),
+        Settlement("k", LedgerStatus.DELIVERED, session_id="s", response={"wide": HUGE}),
+        Settlement("k", LedgerStatus.DELIVERED, session_id="s", agent_id=HUGE, reply=HUGE, error=HUGE),
+        Settlement("k", LedgerStatus.DELIVERED, session_id="s", agent_id="\ud800", reply="\udfff", error="\ud800"),
+        Settlement("k", LedgerStatus.DELIVERED, session_id="s" * MAX_SESSION_ID),
+    ],
+    ids=["33 deep", "10,000 deep", "wide", "long", "lone surrogates", "longest session"],
+)
+def test_answer_that_a_database_might_refuse_is_recorded_with_its_neighbours(
+    ledger: Ledger, lease_holder: LeaseHolder, settlement: Settlement
+) -> None:
+    """Whatever Halo answers, its texts are bounded before they come to the database."""
+    for key in ("first", "k", "last"):
+        bring(lease_holder, LedgerStatus.IN_FLIGHT, key)
+    neighbours = [Settlement(key, LedgerStatus.DELIVERED, session_id="s") for key in ("first", "last")]
+
+    commit = lease_holder.commit(settlements=[neighbours[0], settlement, neighbours[1]])
+
+    assert commit == Commit()
+    assert {row["status"] for row in rows_in(ledger).values()} == {LedgerStatus.DELIVERED}
+    assert rows_in(ledger)["k"]["session_id"] == settlement.session_id
+
+
+def test_answer_nested_deeper_than_json_checks_allow_is_kept(ledger: Ledger, lease_holder: LeaseHolder) -> None:
+    """MariaDB's JSON columns hold 32 levels; the ledger's are text."""
+    bring(lease_holder, LedgerStatus.IN_FLIGHT)
+
+    lease_holder.commit(settlements=[Settlement("k", LedgerStatus.DELIVERED, response={"deep": nested(33)})])
+
+    assert rows_in(ledger)["k"]["response"] == {"deep": nested(33)}
+
+
+def test_session_that_no_ledger_can_hold_is_lost_alone(ledger: Ledger, lease_holder: LeaseHolder) -> None:
+    """Such an answer has no usable session_id: the row stays in flight and falls into doubt, its neighbours do not."""
+    for key in ("good", "bad"):
+        bring(lease_holder, LedgerStatus.IN_FLIGHT, key)
+    settlements = [
+        Settlement("bad", LedgerStatus.DELIVERED, session_id=HUGE),
+        Settlement("good", LedgerStatus.DELIVERED, session_id="s"),
+    ]
+
+    commit = lease_holder.commit(settlements=settlements)
+
+    assert commit == Commit(lost_settlements=frozenset({"bad"}))
+    assert {key: row["status"] for key, row in rows_in(ledger).items()} == {
+        "good": LedgerStatus.DELIVERED,
+        "bad": LedgerStatus.IN_FLIGHT,
+    }
+
+
+REFUSING = {  # a rule of the database that the ledger does not know
+    "sqlite": "CREATE TRIGGER refuse BEFORE UPDATE ON halo_submissions WHEN NEW.reply = 'poison'"
+    " BEGIN SELECT RAISE(ABORT, 'refused'); END",
+    "postgresql": "ALTER TABLE halo_submissions ADD CHECK (reply <> 'poison')",
+    "mysql": "ALTER TABLE halo_submissions ADD CHECK (reply <> 'poison')",
+}
+
+
+def test_settlement_that_the_database_refuses_does_not_block_its_group(new_ledger: Ledger) -> None:
+    """The others are recorded as they are, with the intents; the culprit without the texts that may be refused."""
+    new_ledger.transaction(lambda db: db.execute(text(REFUSING[db.dialect.name])))
+    lease_holder = new_ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef())
+    for key in ("first", "poison", "last"):
+        bring(lease_holder, LedgerStatus.IN_FLIGHT, key)
+    bring(lease_holder, LedgerStatus.PENDING, "next")
+    settlements = [
+        Settlement("first", LedgerStatus.DELIVERED, session_id="1", reply="Thank you"),
+        Settlement("poison", LedgerStatus.DELIVERED, session_id="2", agent_id="agent", reply="poison"),
+        Settlement("last", LedgerStatus.FAILED, error="503"),
+    ]
+
+    commit = lease_holder.commit(settlements=settlements, intents=["next"])
+
+    assert commit == Commit(intents=frozenset({"next"}))
+    found = rows_in(new_ledger)
+    assert {key: (row["status"], row["session_id"], row["reply"]) for key, row in found.items()} == {
+        "first": (LedgerStatus.DELIVERED, "1", "Thank you"),
+        "poison": (LedgerStatus.DELIVERED, "2", None),
+        "last": (LedgerStatus.FAILED, None, None),
+        "next": (LedgerStatus.IN_FLIGHT, None, None),
+    }
+    assert found["poison"]["error"] == TEXTS_REFUSED
+    assert history_of(new_ledger, "last") == [("failed", "503")]
+
+
 def test_database_s_clock_decides_about_leases(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host whose clock is an hour fast neither takes over a living owner's rows nor writes wrong times."""
+    """A host whose clock is an hour fast neither takes over rows with a live lease nor writes wrong times."""
     if ledger_url.startswith("sqlite"):
         pytest.skip("SQLite's clock is the host's")
     right = Ledger.at(ledger_url)
@@ -718,7 +902,7 @@ def test_database_s_clock_decides_about_leases(ledger_url: str, monkeypatch: pyt
         def now(cls, tz: Any = None) -> datetime:  # noqa: ARG003 -- datetime's signature
             return datetime.now(UTC) + timedelta(hours=1)
 
-    monkeypatch.setattr(halo_provider.ledger.ledger, "datetime", FastClock)
+    monkeypatch.setattr(halo_provider.ledger.database, "datetime", FastClock)
     fast = Ledger.at(ledger_url)
     claims = fast.lease_holder(NAMESPACE, task_instance=TaskInstanceRef()).claim(
         [candidate("k"), candidate("new")], on_in_doubt="resend"
@@ -730,8 +914,8 @@ def test_database_s_clock_decides_about_leases(ledger_url: str, monkeypatch: pyt
     fast.close()
 
 
-def test_transaction_given_up_for_another_s_sake_is_run_again(ledger: Ledger, lease_holder: LeaseHolder) -> None:
-    """A deadlock's victim tries again; the work is done once."""
+def test_transaction_rolled_back_in_favour_of_another_is_run_again(ledger: Ledger, lease_holder: LeaseHolder) -> None:
+    """After a deadlock the transaction is run again, and its changes are made once."""
     deadlock = {
         "postgresql": "DO $$ BEGIN RAISE EXCEPTION 'deadlock' USING ERRCODE = '40P01'; END $$",
         "mysql": "SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213",
@@ -753,9 +937,9 @@ def test_transaction_given_up_for_another_s_sake_is_run_again(ledger: Ledger, le
     assert (runs, rows_in(ledger)["k"]["attempts"]) == (TRANSACTION_ATTEMPTS, 1)
 
 
-def test_contention_without_end_is_a_ledger_error(sqlite_ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who never gets SQLite's lock says so instead of waiting for ever."""
-    monkeypatch.setattr(halo_provider.ledger.ledger, "BUSY_TIMEOUT", 0.01)
+def test_lock_that_is_never_obtained_is_a_ledger_error(sqlite_ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that never gets SQLite's lock raises instead of waiting for ever."""
+    monkeypatch.setattr(halo_provider.ledger.database, "BUSY_TIMEOUT", 0.01)
     ledger, other = Ledger.at(sqlite_ledger_url), Ledger.at(sqlite_ledger_url)
     with other.engine.begin(), pytest.raises(LedgerError, match="database is locked"):
         ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef()).claim([candidate()], on_in_doubt="resend")
@@ -772,8 +956,8 @@ def test_contention_without_end_is_a_ledger_error(sqlite_ledger_url: str, monkey
         "hunter2-example, which is no URL",
     ],
 )
-def test_database_that_is_not_there_is_a_ledger_error_without_the_password(url: str) -> None:
-    """What a person reads in the task's log names no secret."""
+def test_database_that_cannot_be_reached_is_a_ledger_error_without_the_password(url: str) -> None:
+    """The task's log shows the error, so it holds no secret."""
     with pytest.raises(LedgerError) as raised:
         Ledger.at(url)
 
@@ -781,7 +965,7 @@ def test_database_that_is_not_there_is_a_ledger_error_without_the_password(url: 
 
 
 def test_sqlite_file_that_cannot_be_opened_is_a_ledger_error(tmp_path: Path) -> None:
-    """A missing directory is not created behind anybody's back."""
+    """A missing directory is not created."""
     with pytest.raises(LedgerError, match="unable to open database file"):
         Ledger.at_path(tmp_path / "missing" / "ledger.db")
 
@@ -795,8 +979,56 @@ def test_sqlite_path_may_hold_any_character(tmp_path: Path) -> None:
     assert path.exists()
 
 
-def test_ledger_that_is_gone_is_a_ledger_error_in_every_call(new_ledger: Ledger) -> None:
-    """Whatever comes from the database comes as the one error that callers know."""
+def delete_file(path: Path) -> None:
+    """Delete the ledger's file, and what SQLite keeps beside it."""
+    for each in path.parent.glob(f"{path.name}*"):
+        each.unlink()
+
+
+def replace_file(path: Path) -> None:
+    """Put an empty ledger in the place of this one."""
+    delete_file(path)
+    Ledger.at_path(path).close()
+
+
+def replace_directory(path: Path) -> None:
+    """Put another directory with an empty ledger in the place of this one's."""
+    path.parent.rename(path.parent.with_name("moved"))
+    path.parent.mkdir()
+    Ledger.at_path(path).close()
+
+
+@pytest.mark.parametrize("spoil", [delete_file, replace_file, replace_directory])
+def test_sqlite_ledger_that_was_deleted_or_replaced_is_noticed(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    """What a run writes into a file without a name is lost: no intent is confirmed, so that nothing more is sent."""
+    path = tmp_path / "home" / "ledger.db"
+    path.parent.mkdir()
+    with closing(Ledger.at_path(path)) as ledger:
+        lease_holder = ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef())
+        bring(lease_holder, LedgerStatus.PENDING)
+        spoil(path)
+
+        for call in (
+            lambda: lease_holder.commit(intents=["k"]),
+            lambda: lease_holder.claim([candidate("new")], on_in_doubt="resend"),
+            lease_holder.renew,
+        ):
+            with pytest.raises(LedgerError, match=r"ledger\.db was deleted or replaced while .* sent again"):
+                call()
+
+
+def test_sqlite_ledger_may_be_reached_through_a_link(tmp_path: Path) -> None:
+    """The file is the same, whatever the path to it."""
+    Ledger.at_path(tmp_path / "real.db").close()
+    (tmp_path / "link.db").symlink_to(tmp_path / "real.db")
+
+    with closing(Ledger.at_path(tmp_path / "link.db")) as ledger:
+        bring(ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef()), LedgerStatus.DELIVERED)
+        assert rows_in(ledger)["k"]["status"] == LedgerStatus.DELIVERED
+
+
+def test_missing_table_is_a_ledger_error_in_every_call(new_ledger: Ledger) -> None:
+    """Callers need to handle one error for everything the database may raise."""
     lease_holder = new_ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef())
     bring(lease_holder, LedgerStatus.IN_FLIGHT)
     new_ledger.transaction(submissions.drop)
@@ -816,7 +1048,7 @@ def test_ledger_that_is_gone_is_a_ledger_error_in_every_call(new_ledger: Ledger)
 
 
 def test_connection_lost_while_renewing_is_a_ledger_error(ledger: Ledger, lease_holder: LeaseHolder) -> None:
-    """Also where only the database's clock was to be read."""
+    """Also where only the database's clock is read."""
     bring(lease_holder, LedgerStatus.IN_FLIGHT)
 
     @event.listens_for(ledger.engine, "do_connect")
@@ -857,7 +1089,7 @@ def test_statement_that_fails_quotes_no_value(ledger: Ledger) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_thread_is_left() -> Iterator[None]:
-    """Every race ends with its test."""
+    """Every thread ends with its test."""
     before = threading.active_count()
     yield
     assert threading.active_count() <= before

@@ -116,7 +116,7 @@ def test_documented_limit_is_met_exactly(limit: str) -> None:
 
 
 @pytest.mark.parametrize("model", PATHS, ids=lambda model: model.__name__)
-def test_smallest_request_is_one_halo_takes(model: type[Request]) -> None:
+def test_request_with_required_fields_only_is_accepted_by_halo(model: type[Request]) -> None:
     """What is optional here is optional there, and nothing is sent as null."""
     CHECKS[PATHS[model]](model(**SMALLEST[model]).model_dump(mode="json", exclude_none=True))
 
@@ -135,7 +135,7 @@ def test_system_managed_trait_is_refused_by_name(model: type[Request], trait: st
 
 
 def test_company_and_user_have_their_own_system_managed_traits() -> None:
-    """A company may say first_seen, a user health_score: HALO_API.md reserves them for the other one only."""
+    """A company may say first_seen, a user health_score: Halo reserves them for the other one only."""
     assert IdentifyCompany(company_id="c", traits={"first_seen": 1, "last_seen": 1, "company_id": 1}).traits
     assert IdentifyUser(user_id="u", traits={"health_score": 1, "team_size": 1}).traits
 
@@ -155,8 +155,8 @@ def test_enumerated_trait_takes_the_documented_values_only(model: type[Request],
         assert VALUE not in str(caught.value)
 
 
-def test_enumerations_are_halos() -> None:
-    """The values of HALO_API.md, word for word."""
+def test_enumerated_values_are_those_of_halos_documentation() -> None:
+    """The values of Halo's documentation, word for word."""
     terms = {"monthly", "quarterly", "annual", "bi_annual"}
 
     assert {name: set(values) for name, values in ENUMERATED_TRAITS.items()} == {
@@ -222,7 +222,7 @@ def test_request_cannot_change_after_its_check(model: type[Request]) -> None:
         (Events, {"events": [{"event_type": "click", "metadata": {"note": VALUE * 1_000}}]}),
     ],
 )
-def test_no_error_repeats_a_value(model: type[Request], fields: dict[str, Any]) -> None:
+def test_validation_errors_repeat_no_value(model: type[Request], fields: dict[str, Any]) -> None:
     """An error may be logged; a trait or a message may not."""
     with pytest.raises(ValidationError) as caught:
         model(**{**SMALLEST[model], **fields})
@@ -232,7 +232,7 @@ def test_no_error_repeats_a_value(model: type[Request], fields: dict[str, Any]) 
     assert VALUE not in first_error(caught.value).message
 
 
-def test_first_error_names_the_place() -> None:
+def test_first_error_names_the_field_by_its_path() -> None:
     """The text leads to the field, through lists and objects."""
     with pytest.raises(ValidationError) as caught:
         UpdateUsers(users=[{"user_id": "u"}, {"user_id": "u", "trait": {}}])
@@ -249,7 +249,7 @@ def test_too_large_request_is_told_its_size() -> None:
 
 
 def test_every_documented_entry_type_is_known() -> None:
-    """The types of HALO_API.md, and none but them."""
+    """The types of Halo's documentation, and none but them."""
     for kind in ["list", "integration", "error", "status", "config", "feature", "metric", "relationship", "custom"]:
         assert ContextEntry(label="x", type=kind, value=1).type == kind
     with pytest.raises(ValidationError):
@@ -299,7 +299,7 @@ def test_numeric_ids_of_a_response_become_text() -> None:
 
 
 @pytest.mark.parametrize("body", [{}, {"session_id": ""}, {"session_id": None}, {"session_id": [1]}])
-def test_chat_answer_without_a_session_is_no_answer(body: dict[str, Any]) -> None:
+def test_chat_answer_without_a_session_id_is_invalid(body: dict[str, Any]) -> None:
     """Halo documents a session_id in every answer: without one nothing can be relied upon."""
     with pytest.raises(ValidationError):
         ChatAnswer(**body)

@@ -10,18 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halo_provider.exceptions import OutputError, RowError
-from halo_provider.sources.csv_file import CsvOptions, CsvSource
+from halo_provider.sources.csv_file import CsvOptions
 from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rejects import RejectsFile
 from halo_provider.sources.rows import Row, Source
 from halo_provider.submission import REJECT_COLUMNS, Entry, Submission
+from tests.core.sources import csv_source
 
 WRONG = RowError("too long; shorten it", column="note")
-
-
-def csv_source(content: bytes, **options: str) -> CsvSource:
-    """A CSV file of these bytes."""
-    return CsvSource(path="rows.csv", open_binary=lambda: io.BytesIO(content), options=CsvOptions(**options))
 
 
 def rejected(source: Source, *, error: RowError = WRONG, **options: str) -> bytes:
@@ -120,7 +116,7 @@ def test_file_is_written_as_its_source_is(encoding: str, delimiter: str, quotech
     assert again.startswith(content.split(b"\r")[0])
 
 
-def test_bytes_that_could_not_be_decoded_are_there_again() -> None:
+def test_bytes_that_cannot_be_decoded_are_written_back_unchanged() -> None:
     """A line in another encoding is repaired by an editor that knows it; its bytes must not change before that."""
     content = rejected(csv_source(b"id,note\n1,Zo\xeb \xe9\n"))
 
@@ -210,7 +206,7 @@ def test_full_disk_is_one_kind_of_error() -> None:
             short.close()
 
 
-def test_stream_stays_open() -> None:
+def test_rejects_file_leaves_its_stream_open() -> None:
     """It belongs to whoever opened it, and has everything once the file is closed."""
     stream = io.BytesIO()
     file = RejectsFile(stream, columns=["id"], options=CsvOptions())
@@ -222,7 +218,7 @@ def test_stream_stays_open() -> None:
     assert stream.getvalue().endswith(b"1,2,,wrong\r\n")
 
 
-def test_our_columns_are_the_last() -> None:
+def test_added_columns_come_after_those_of_the_source() -> None:
     """And are no part of what a row says."""
     content = rejected(csv_source(b"_reason,id,_row\nold,1,9\n"))
 

@@ -13,6 +13,7 @@ from halo_provider.sources.rows import Row
 from halo_provider.sources.shards import Shard, ShardedSource
 from halo_provider.submission import Submission
 from tests.core.deliveries import NOTE, Deliveries, note, notes
+from tests.core.sources import UnreadableSource
 
 ANONYMOUS_NOTE = Submission(name="note", key="id", message="{text}")
 
@@ -73,7 +74,7 @@ def test_row_that_cannot_be_used_is_in_one_share_too() -> None:
     assert isinstance(next(row.error for row in found if row.number == 3), RowError)
 
 
-def test_ids_that_mean_the_same_user_go_the_same_way() -> None:
+def test_equal_user_ids_of_different_types_are_in_one_share() -> None:
     """A database's 42, a file's "42" and a spreadsheet's 42.0 are one user."""
     rows = [note("a", user=" 42 "), {**note("b"), "user": 42}, {**note("c"), "user": 42.0}]
     assert sorted(map(len, shares(rows, count=8))) == [0, 0, 0, 0, 0, 0, 0, 3]
@@ -103,7 +104,7 @@ def test_counting_may_start_at_zero_or_at_one(text: str, index: int, count: int)
 
 
 @pytest.mark.parametrize("text", ["", "3", "3/", "/8", "9/8", "0/0", "-1/8", "1.5/8", "1/8/8", "a/b", "1 / 8", "1\\8"])
-def test_other_shards_are_refused(text: str) -> None:
+def test_malformed_shards_are_refused(text: str) -> None:
     """The error shows the value and an example."""
     with pytest.raises(HaloConfigurationError, match="'3/8'") as refused:
         Shard.parse(text)
@@ -115,12 +116,8 @@ def test_share_is_described_as_its_source() -> None:
     share = ShardedSource(ListSource(notes(3)), shard=Shard(0, 2), submission=NOTE)
     assert (share.description, share.columns()) == ("rows", ["id", "user", "text"])
 
-    class Unreadable(ListSource):
-        def rows(self, *, required: Any) -> Any:
-            raise SourceError("the file is gone")
-
     with pytest.raises(SourceError, match="the file is gone"):
-        list(ShardedSource(Unreadable([]), shard=Shard(0, 2), submission=NOTE).rows(required=[]))
+        list(ShardedSource(UnreadableSource("the file is gone"), shard=Shard(0, 2), submission=NOTE).rows(required=[]))
 
 
 def test_share_reads_the_whole_source() -> None:

@@ -15,7 +15,7 @@ from halo_provider.models import COMPANY_SYSTEM_FIELDS, USER_SYSTEM_FIELDS
 from halo_provider.simulator.api import CHECKS
 from halo_provider.submission import Company, Entry, RenderedSubmission, Submission, User, masked
 
-DESIGNS_EXAMPLE = Submission(
+APPLICATION = Submission(
     name="application",
     key="submission_id",
     user=User(id="applicant_id", traits={"name": "contact_name", "email": "contact_email"}),
@@ -79,11 +79,11 @@ def row_error(definition: Submission, row: dict[str, Any]) -> RowError:
     return caught.value
 
 
-def test_row_becomes_the_request_of_the_design() -> None:
-    """DESIGN.md's own example, field by field."""
-    found = rendered(DESIGNS_EXAMPLE, APPLICATION_ROW)
+def test_row_becomes_the_request_that_its_submission_describes() -> None:
+    """The README's own example, field by field."""
+    found = rendered(APPLICATION, APPLICATION_ROW)
 
-    assert DESIGNS_EXAMPLE.row_key(APPLICATION_ROW) == "A-1"
+    assert APPLICATION.row_key(APPLICATION_ROW) == "A-1"
     assert (found.row_key, found.user_id) == ("1", "u-1")
     assert body(found) == {
         "message": "New Reseller application from Ada at Example Works. Please review and follow up.",
@@ -107,8 +107,8 @@ def test_row_becomes_the_request_of_the_design() -> None:
 
 def test_row_becomes_a_user_and_a_company() -> None:
     """With their traits, the company linked to the user."""
-    user = DESIGNS_EXAMPLE.render_user(APPLICATION_ROW)
-    company = DESIGNS_EXAMPLE.render_company(APPLICATION_ROW)
+    user = APPLICATION.render_user(APPLICATION_ROW)
+    company = APPLICATION.render_company(APPLICATION_ROW)
 
     assert (user.user_id, user.traits) == ("u-1", {"name": "Ada", "email": "ada@example.com"})
     assert (company.company_id, company.user_id, company.traits) == ("c-1", "u-1", {"name": "Example Works"})
@@ -116,7 +116,7 @@ def test_row_becomes_a_user_and_a_company() -> None:
 
 def test_columns_are_those_the_chats_read() -> None:
     """Named before anything is sent, each once; traits alone are for the identify operator."""
-    assert DESIGNS_EXAMPLE.columns == [
+    assert APPLICATION.columns == [
         "submission_id",
         "applicant_id",
         "company_id",
@@ -127,7 +127,7 @@ def test_columns_are_those_the_chats_read() -> None:
         "use_case",
         "submitted_at",
     ]
-    assert DESIGNS_EXAMPLE.identity_columns == [
+    assert APPLICATION.identity_columns == [
         "applicant_id",
         "contact_name",
         "contact_email",
@@ -317,13 +317,13 @@ def test_mistake_in_a_submission_is_named_when_the_dag_is_parsed(
 def test_submission_cannot_change_once_it_is_checked() -> None:
     """What was checked is what runs."""
     with pytest.raises(ValidationError):
-        DESIGNS_EXAMPLE.message = "other"
+        APPLICATION.message = "other"
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])  # noqa: S301 -- our own
 def test_submission_survives_being_copied(copied: Any) -> None:
     """Airflow copies operators, with everything in them."""
-    assert copied(DESIGNS_EXAMPLE).render(APPLICATION_ROW, row_key="1") == rendered(DESIGNS_EXAMPLE, APPLICATION_ROW)
+    assert copied(APPLICATION).render(APPLICATION_ROW, row_key="1") == rendered(APPLICATION, APPLICATION_ROW)
 
 
 @pytest.mark.parametrize(
@@ -699,7 +699,7 @@ READY_MADE: list[tuple[Submission, dict[str, Any], dict[str, Any], str]] = [
 def test_ready_made_submission_follows_halos_pattern(
     definition: Submission, row: dict[str, Any], context: dict[str, Any], message: str
 ) -> None:
-    """Key, type and fields of HALO_API.md, and no column but the documented ones and the two ids."""
+    """Key, type and fields of Halo's documentation, and no column but the documented ones and the two ids."""
     found = body(rendered(definition, row))
 
     assert found == {"message": message, "user_id": "u-1", "context": context}

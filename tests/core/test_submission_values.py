@@ -93,7 +93,9 @@ def id_of(value: Any) -> str:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, set | frozenset) else ascii(value)[:40],
 )
-def test_value_of_a_database_has_its_three_forms(value: Any, as_json: Any, as_text: str, as_id: str) -> None:
+def test_value_of_a_database_has_a_json_a_text_and_an_id_form(
+    value: Any, as_json: Any, as_text: str, as_id: str
+) -> None:
     """In the context and in traits as JSON, in messages as text, in keys and ids trimmed and without a ".0"."""
     assert json_value(value) == as_json
     assert type(json_value(value)) is type(as_json) or isinstance(value, StrEnum)
@@ -121,7 +123,7 @@ def test_value_of_a_database_has_its_three_forms(value: Any, as_json: Any, as_te
     ],
     ids=lambda value: type(value).__name__ if " at 0x" in repr(value) else ascii(value)[:40],
 )
-def test_value_json_has_no_room_for_rejects_the_row(value: Any, reason: str) -> None:
+def test_value_that_json_cannot_hold_rejects_the_row(value: Any, reason: str) -> None:
     """In every place, with the column, the remedy, and not the value."""
     for convert in (json_value, text):
         with pytest.raises(RowError, match=reason):
@@ -132,7 +134,7 @@ def test_value_json_has_no_room_for_rejects_the_row(value: Any, reason: str) -> 
 
 
 @pytest.mark.parametrize("value", ["a\nb", "a\tb", "a\x00b", "a\x7fb", "a\u200bb", "a\u2028b", "a\rb"])
-def test_control_characters_have_no_place_in_an_id(value: str) -> None:
+def test_control_characters_in_an_id_are_refused(value: str) -> None:
     """They are never meant, and two keys that look the same would be different rows."""
     with pytest.raises(RowError, match="control characters or line breaks; clean the value"):
         id_of(value)
@@ -175,7 +177,7 @@ def test_every_value_becomes_standard_json(value: Any) -> None:
 
 @relaxed
 @given(st.decimals(allow_nan=False, allow_infinity=False))
-def test_decimal_keeps_its_worth(number: Decimal) -> None:
+def test_decimal_keeps_its_exact_value(number: Decimal) -> None:
     """Whether as a number or as text, it is the same number, exactly."""
     converted = json_value(number)
 
@@ -185,7 +187,7 @@ def test_decimal_keeps_its_worth(number: Decimal) -> None:
 
 @relaxed
 @given(st.text())
-def test_text_of_a_text_is_itself(value: str) -> None:
+def test_text_value_is_unchanged(value: str) -> None:
     """Nothing is trimmed, escaped or normalised."""
     assert text(value) == json_value(value) == value
 

@@ -1,4 +1,4 @@
-"""The ledger's tables: older ones brought up in place, newer ones refused, and indexes that are used."""
+"""The ledger's tables: created once, those of another version refused, and indexes that are used."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -11,54 +11,16 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, select, text
 
 from halo_provider.exceptions import LedgerError
+from halo_provider.ledger import Candidate, Ledger, TaskInstanceRef
 from halo_provider.ledger.admin import LedgerAdmin, RowCursor, RowFilter
-from halo_provider.ledger.ledger import Candidate, ClaimResult, Ledger, TaskInstanceRef, submissions
 from halo_provider.ledger.statuses import LedgerStatus
-from halo_provider.ledger.tables import SCHEMA_VERSION, metadata, version
+from halo_provider.ledger.tables import SCHEMA_VERSION, metadata, submissions, version
 from tests.core.databases import mariadb_place, postgres_place
-from tests.core.deliveries import NAMESPACE, rows_in
+from tests.core.deliveries import rows_in
 
 PAYLOAD = "a" * 64
 MANY = 20_000  # rows: enough for PostgreSQL's planner to prefer an index
 PROCESSES = 4  # that start at once
-
-# Version 1 as its release wrote it: no version table, no history, no count of changes, one index.
-VERSION_1 = """
-CREATE TABLE halo_submissions (
-    namespace {exact250} NOT NULL, row_key {exact500} NOT NULL, status VARCHAR(16) NOT NULL,
-    user_id {long}, session_id {long}, agent_id {long}, payload_hash VARCHAR(64), attempts INTEGER NOT NULL,
-    error {long}, reply {long}, response JSON, owner VARCHAR(100), lease_expires_at {moment},
-    dag_id VARCHAR(250), run_id VARCHAR(250), task_id VARCHAR(250), map_index INTEGER, try_number INTEGER,
-    logical_date {moment}, created_at {moment} NOT NULL, updated_at {moment} NOT NULL,
-    PRIMARY KEY (namespace, row_key)
-)
-"""
-VERSION_1_INDEX = "CREATE INDEX halo_submissions_status ON halo_submissions (namespace, status, updated_at)"
-VERSION_1_ROWS = """
-INSERT INTO halo_submissions (namespace, row_key, status, session_id, payload_hash, attempts, owner,
-    lease_expires_at, run_id, created_at, updated_at) VALUES
-    ('halo_default/note', 'done', 'delivered', 'sess_1', '{payload}', 1, 'h:1:a', NULL, 'run 1',
-        '2026-11-01 10:00:00', '2026-11-01 10:00:01'),
-    ('halo_default/note', 'open', 'in_flight', NULL, '{payload}', 1, 'h:1:a', '2026-11-01 10:01:00', 'run 1',
-        '2026-11-01 10:00:00', '2026-11-01 10:00:00'),
-    ('halo_default/note', 'later', 'pending', NULL, '{payload}', 0, 'h:1:a', NULL, 'run 1',
-        '2026-11-01 10:00:00', '2026-11-01 10:00:00')
-"""
-TYPES = {
-    "sqlite": {"long": "TEXT", "moment": "DATETIME", "exact250": "VARCHAR(250)", "exact500": "VARCHAR(500)"},
-    "postgresql": {
-        "long": "TEXT",
-        "moment": "TIMESTAMP WITH TIME ZONE",
-        "exact250": "VARCHAR(250)",
-        "exact500": "VARCHAR(500)",
-    },
-    "mysql": {
-        "long": "LONGTEXT CHARACTER SET utf8mb4",
-        "moment": "DATETIME(6)",
-        "exact250": "VARCHAR(250) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
-        "exact500": "VARCHAR(500) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
-    },
-}
 
 
 @pytest.fixture(params=["sqlite", "postgres", "mariadb"])
@@ -82,76 +44,32 @@ def url_of(engine: Engine) -> str:
     return engine.url.render_as_string(hide_password=False)
 
 
-@pytest.fixture
-def version_1(place: Engine) -> Engine:
-    """A ledger of version 1 with three rows."""
-    make_version_1(place)
-    return place
-
-
-def make_version_1(place: Engine) -> None:
-    """Leave what version 1 left."""
-    with place.begin() as db:
-        db.execute(text(VERSION_1.format(**TYPES[place.dialect.name])))
-        db.execute(text(VERSION_1_INDEX))
-        db.execute(text(VERSION_1_ROWS.format(payload=PAYLOAD)))
-
-
 def shape(engine: Engine) -> dict[str, tuple[set[str], set[str]]]:
     """The columns and indexes of every table."""
     inspector = inspect(engine)
     return {
         table: (
             {column["name"] for column in inspector.get_columns(table)},
-            {str(index["name"]) for index in inspector.get_indexes(table)} - {"halo_submissions_status"},
+            {str(index["name"]) for index in inspector.get_indexes(table)},
         )
         for table in metadata.tables
         if inspector.has_table(table)
     }
 
 
-def test_older_ledger_is_brought_up_with_its_rows(version_1: Engine) -> None:
-    """Rows are as they were, and so the next run finds them: what was in flight is in doubt now."""
-    with version_1.connect() as db:
-        old = {row["row_key"]: dict(row) for row in db.execute(text("SELECT * FROM halo_submissions")).mappings()}
+def test_creation_that_was_interrupted_can_be_run_again(place: Engine) -> None:
+    """Where DDL is not part of a transaction, a killed process leaves some tables, and one without its index."""
+    Ledger.at(url_of(place)).close()
+    whole = shape(place)
+    with place.begin() as db:
+        db.execute(version.delete())
+        metadata.tables["halo_deliveries"].drop(db)
+        for index in metadata.tables["halo_submission_events"].indexes:
+            index.drop(db)
 
-    with closing(Ledger.at(url_of(version_1))) as ledger:
-        found = rows_in(ledger)
-        claims = ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef()).claim(
-            [Candidate(row_key=key, payload_hash=PAYLOAD) for key in ("done", "open", "later", "new")],
-            on_in_doubt="resend",
-        )
-
-    assert found.keys() == old.keys()
-    for row_key, row in found.items():
-        assert row["changes"] is None
-        assert {name: row[name] for name in ("status", "session_id", "payload_hash", "attempts", "owner")} == {
-            name: old[row_key][name] for name in ("status", "session_id", "payload_hash", "attempts", "owner")
-        }
-        assert row["created_at"].isoformat() == "2026-11-01T10:00:00+00:00"
-    assert (claims["done"].result, claims["done"].session_id) == (ClaimResult.DELIVERED, "sess_1")
-    assert {key for key, claim in claims.items() if claim.doubtful} == {"open"}
-
-
-def test_older_ledger_gets_the_shape_of_a_new_one(version_1: Engine) -> None:
-    """The same columns and indexes as a ledger that was made today."""
-    Ledger.at(url_of(version_1)).close()
-    upgraded = shape(version_1)
-    metadata.drop_all(version_1)
-    Ledger.at(url_of(version_1)).close()
-
-    assert upgraded == shape(version_1)
-
-
-def test_upgrade_that_was_cut_off_is_taken_up_again(version_1: Engine) -> None:
-    """Where DDL is no transaction, a killed upgrade leaves a part of it."""
-    with version_1.begin() as db:
-        db.execute(text("ALTER TABLE halo_submissions ADD COLUMN changes INTEGER"))
-        metadata.tables["halo_submission_events"].create(db)
-
-    with closing(Ledger.at(url_of(version_1))) as ledger:
-        assert len(rows_in(ledger)) == 3
+    with closing(Ledger.at(url_of(place))) as ledger:
         assert ledger.transaction(lambda db: db.scalar(select(version.c.version))) == SCHEMA_VERSION
+    assert shape(place) == whole
 
 
 def test_ledger_of_a_newer_version_is_refused(place: Engine) -> None:
@@ -169,11 +87,27 @@ def test_ledger_of_a_newer_version_is_refused(place: Engine) -> None:
         assert db.scalar(select(version.c.version)) == SCHEMA_VERSION + 1
 
 
-@pytest.mark.parametrize("is_older", [False, True])
-def test_processes_that_start_at_once_bring_it_up_once(place: Engine, is_older: bool) -> None:  # noqa: FBT001 -- pytest's
-    """On the first run of several hosts, and on the first after an upgrade: each one finds a whole ledger."""
-    if is_older:
-        make_version_1(place)
+@pytest.mark.parametrize("found", [None, 1, SCHEMA_VERSION - 1])
+def test_ledger_of_an_unreleased_version_is_refused(place: Engine, found: int | None) -> None:
+    """It is neither used nor changed; the first version had no version table. The error says what to do."""
+    Ledger.at(url_of(place)).close()
+    with place.begin() as db:
+        if found is None:
+            version.drop(db)
+        else:
+            db.execute(version.update().values(version=found))
+    before = shape(place)
+
+    with pytest.raises(
+        LedgerError, match=rf"never released \(schema version {found or 1}, .* move the file or the tab"
+    ):
+        Ledger.at(url_of(place))
+
+    assert shape(place) == before
+
+
+def test_processes_that_start_at_once_create_it_once(place: Engine) -> None:
+    """On the first run of several hosts each one finds a whole ledger."""
 
     def prepare(_: int) -> int:
         with closing(Ledger.at(url_of(place))) as ledger:
@@ -182,13 +116,13 @@ def test_processes_that_start_at_once_bring_it_up_once(place: Engine, is_older: 
     with ThreadPoolExecutor(PROCESSES) as threads:
         counted = list(threads.map(prepare, range(PROCESSES)))
 
-    assert counted == [3 if is_older else 0] * PROCESSES
+    assert counted == [0] * PROCESSES
     with place.connect() as db:
         assert db.scalar(select(func.count()).select_from(version)) == 1
 
 
-def test_ledger_that_is_up_to_date_is_only_looked_at(place: Engine) -> None:
-    """Every task opens it: that changes nothing."""
+def test_opening_a_ledger_again_changes_nothing(place: Engine) -> None:
+    """Every task opens it, and only reads its version."""
     Ledger.at(url_of(place)).close()
     ledger = Ledger(create_engine(url_of(place)))
     statements = statements_of(ledger.engine, ledger.prepare)

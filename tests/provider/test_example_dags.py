@@ -15,7 +15,7 @@ from sqlalchemy.dialects import mysql
 
 from halo_provider.operators.halo import HaloIdentifyOperator, HaloTicketOperator
 from halo_provider.simulator import Simulator
-from tests.provider.conftest import Connect, Run, Statuses, _register
+from tests.provider.runs import Connect, Run, Statuses, register
 from tests.provider.source_databases import SourceDatabase, fresh_database
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
@@ -53,12 +53,12 @@ def test_every_example_imports_without_error(dag_bag: DagBag) -> None:
     assert dag_bag.import_errors == {}
 
 
-def test_example_is_called_as_its_file(dag: DAG) -> None:
+def test_example_dag_has_the_name_of_its_file(dag: DAG) -> None:
     """A file holds one DAG, of the same name."""
     assert Path(dag.fileloc) == DAGS / f"{dag.dag_id}.py"
 
 
-def test_example_explains_itself(dag: DAG) -> None:
+def test_example_documents_its_schedule(dag: DAG) -> None:
     """The UI shows what the DAG does and why it has the schedule it has."""
     assert "**Schedule" in (dag.doc_md or "")
 
@@ -98,7 +98,7 @@ def test_every_example_row_renders(tickets: HaloTicketOperator, rows: list[dict[
 
 
 @over_csv
-def test_example_rows_are_about_nobody(rows: list[dict[str, str]]) -> None:
+def test_example_rows_use_mail_domains_reserved_for_examples(rows: list[dict[str, str]]) -> None:
     """Every e-mail address belongs to the domains that are reserved for examples."""
     values = [value for row in rows for value in row.values() if "@" in value]
     assert values
@@ -177,7 +177,7 @@ def test_daily_example_delivers_exactly_its_day_from_any_database(
 ) -> None:
     """The run of November 3rd sends what happened on the 2nd, from its first microsecond to its last."""
     keys = fill(source, table=table, moment=moment)
-    _register(dag)
+    register(dag)
     result = Run(dag.dag_id, dag.test(logical_date=datetime(2026, 11, 3, tzinfo=UTC)).run_id)
     summary = result.xcom("tickets")
     assert (summary["read"], summary["delivered"]) == (2, 2)

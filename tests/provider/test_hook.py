@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from halo_provider.exceptions import HaloAuthenticationError, HaloConfigurationError, HaloRejectedError
 from halo_provider.hooks.halo import HaloHook
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Fault, Simulator
-from tests.conftest import IDENTITY_SECRET
-from tests.provider.conftest import Connect
+from tests.example_keys import IDENTITY_SECRET
+from tests.provider.runs import Connect
 
 
 def only_body(halo: Simulator, path: str) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def test_connection_is_looked_up_by_its_id(connect: Connect, halo: Simulator) ->
     assert hook.dashboard_url == "https://dashboard.example.com"
 
 
-def test_test_of_a_good_connection_has_no_effect(connect: Connect, halo: Simulator) -> None:
+def test_connection_test_changes_nothing_in_halo(connect: Connect, halo: Simulator) -> None:
     """It proves address and key without leaving anything in the workspace."""
     assert HaloHook().test_connection() == (True, "Halo answers, and takes the widget key.")
     assert (halo.users, halo.sessions, halo.tickets, halo.events) == ({}, {}, [], [])
@@ -339,7 +339,7 @@ def test_user_scoped_call_carries_a_fresh_token(
     assert (claims["user_id"], claims["exp"] - claims["iat"]) == ("u1", 300)
 
 
-def test_call_about_nobody_carries_no_token(connect: Connect, halo: Simulator) -> None:
+def test_anonymous_call_carries_no_token(connect: Connect, halo: Simulator) -> None:
     """An anonymous message proves nothing."""
     connect(extra={"identity_secret": IDENTITY_SECRET})
     HaloHook().chat("Hello")

@@ -13,7 +13,8 @@ from airflow.sdk import DAG, task
 from halo_provider.exceptions import DeliveryIncompleteError, HaloConfigurationError, RowsRejectedError, SourceError
 from halo_provider.hooks.halo import HaloHook
 from halo_provider.simulator import Fault, Simulator
-from tests.provider.conftest import NOTE, Connect, Run, RunDag, Statuses, _register, rows
+from tests.provider.notes import NOTE, rows
+from tests.provider.runs import Connect, Run, RunDag, Statuses, register
 
 WEBHOOK = Path(__file__).resolve().parents[2] / "dags" / "halo_subscription_webhook.py"
 NAMESPACE = "halo_default/cancelled_subscription"
@@ -39,7 +40,7 @@ def receive(
     """Trigger the webhook example with an event as its conf."""
     dag = DagBag(dag_folder=WEBHOOK).dags[WEBHOOK.stem]
     dag.task_dict["ticket"].on_failure_callback = [lambda context: errors.append(context["exception"])]
-    _register(dag)
+    register(dag)
 
     def receive(event: dict[str, Any] | None) -> Run:
         return Run(dag.dag_id, dag.test(run_conf=event).run_id)
@@ -205,7 +206,7 @@ def test_another_connection_is_another_set_of_rows(hook: HaloHook, connect: Conn
     assert list(statuses()) == [("halo_default/note", "1"), ("halo_other/note", "1")]
 
 
-def test_what_is_no_list_of_rows_is_refused(hook: HaloHook, halo: Simulator) -> None:
+def test_rows_that_are_no_list_are_refused(hook: HaloHook, halo: Simulator) -> None:
     """A single row is easily given without its list."""
     with pytest.raises(SourceError, match="rows must be a list of dicts"):
         hook.deliver(rows(1)[0], submission=NOTE)

@@ -12,15 +12,16 @@ from airflow.sdk import DAG
 
 from halo_provider.delivery.report import Outcome
 from halo_provider.exceptions import HaloConnectionError, HaloRateLimitError, RowError
+from halo_provider.ledger import Ledger
 from halo_provider.ledger.delivery_records import DeliveryCounts, DeliveryRecord, DeliveryRecords, duration
-from halo_provider.ledger.ledger import Ledger
 from halo_provider.ledger.statuses import RowStatus
 from halo_provider.operators import progress as module
 from halo_provider.operators.halo import HaloTicketOperator
 from halo_provider.operators.progress import Progress
 from halo_provider.simulator import Fault, Simulator
 from halo_provider.sources.rows import Row
-from tests.provider.conftest import NOTE, Attempt, Run, Supervise, csv_text, rows
+from tests.provider.notes import NOTE, csv_text, rows
+from tests.provider.runs import Attempt, Run, Supervise
 
 
 class Log:
@@ -58,7 +59,10 @@ def outcome(status: RowStatus, error: str | None = None) -> Outcome:
 
 def progress(log: Log, *, batch_size: int = 100, total: int | None = None, **watchers: Any) -> Progress:
     """A delivery's progress."""
-    return Progress(log=log, batch_size=batch_size, total=total, watchers=watchers)
+    running = Progress(log=log, batch_size=batch_size, watchers=watchers)
+    if total is not None:
+        running.rows_read(total, share=1.0)
+    return running
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +81,7 @@ def task_state(run: Run, task_id: str) -> Any:
     """What the task left in the task state store."""
     from airflow.models.task_state_store import TaskStateStoreModel  # noqa: PLC0415 -- needs the migrated database
 
-    found = run._only(TaskStateStoreModel, task_id=task_id, key=module.STATE_KEY)
+    found = run.only_record(TaskStateStoreModel, task_id=task_id, key=module.STATE_KEY)
     return json.loads(found.value) if found else None
 
 
@@ -89,8 +93,8 @@ def test_watchers_see_the_counts_grow_and_the_end_once() -> None:
     async def deliver() -> None:
         async with running.reported():
             for _ in range(20):
-                running.attempted(0.5, None)
-                running.add(outcome(RowStatus.DELIVERED))
+                running.request_ended(0.5, None)
+                running.row_ended(outcome(RowStatus.DELIVERED))
                 await asyncio.sleep(0.01)
 
     asyncio.run(deliver())
@@ -152,8 +156,8 @@ def test_error_of_a_request_that_is_tried_again_is_shown() -> None:
 
     async def deliver() -> None:
         async with running.reported():
-            running.attempted(0.1, HaloRateLimitError("/chat", status=429, message="slow down", retry_after=1.0))
-            running.attempted(0.1, HaloConnectionError("/chat", sent=False, reason="refused"))
+            running.request_ended(0.1, HaloRateLimitError("/chat", status=429, message="slow down", retry_after=1.0))
+            running.request_ended(0.1, HaloConnectionError("/chat", sent=False, reason="refused"))
 
     asyncio.run(deliver())
     assert watcher.tallies[-1].refused == 1
@@ -168,7 +172,7 @@ def test_every_batch_has_its_line_in_a_group() -> None:
     async def deliver() -> None:
         async with running.reported():
             for status in (RowStatus.DELIVERED, RowStatus.REJECTED, RowStatus.DELIVERED):
-                running.add(outcome(status))
+                running.row_ended(outcome(status))
 
     asyncio.run(deliver())
     first, *batches, last, sentence = log.lines
@@ -190,7 +194,7 @@ def test_every_batch_has_its_line_in_a_group() -> None:
         (DeliveryCounts(delivered=1, seconds=4.0, total=1), True, "1 row; 1 delivered; in 4.0 s"),
     ],
 )
-def test_sentence_is_for_people(counts: DeliveryCounts, ended: bool, sentence: str) -> None:  # noqa: FBT001 -- a parameter
+def test_progress_sentence_tells_counts_rate_and_time_left(counts: DeliveryCounts, ended: bool, sentence: str) -> None:  # noqa: FBT001 -- a parameter
     """One line says how far it is, or how it ended."""
     assert counts.sentence(ended=ended) == sentence
 
@@ -198,7 +202,7 @@ def test_sentence_is_for_people(counts: DeliveryCounts, ended: bool, sentence: s
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0.25, "250 ms"), (3.21, "3.2 s"), (42.0, "42 s"), (90.0, "2 min"), (5400.0, "1.5 h")]
 )
-def test_duration_is_for_people(seconds: float, words: str) -> None:
+def test_duration_is_rounded_more_the_longer_it_is(seconds: float, words: str) -> None:
     """The larger, the coarser."""
     assert duration(seconds) == words
 
@@ -240,7 +244,7 @@ def test_account_has_a_line_for_every_try(attempt: Attempt, dag: DAG, airflow_ho
     assert first.dag_id == dag.dag_id
 
 
-def test_airflow_without_a_task_state_store_is_served_too(attempt: Attempt, dag: DAG, airflow_home: Path) -> None:
+def test_task_works_without_a_task_state_store(attempt: Attempt, dag: DAG, airflow_home: Path) -> None:
     """Airflow 3.2 has none."""
 
     def forget(context: Any) -> None:
@@ -261,7 +265,7 @@ def test_link_to_the_rows_is_there_from_the_start(attempt: Attempt, dag: DAG, ha
     with dag:
         HaloTicketOperator(task_id="tickets", submission=NOTE, rows=rows(1), retries=0)
     run = attempt(dag, "tickets")
-    found = run._only(XComModel, task_id="tickets", key="halo_deliveries")
+    found = run.only_record(XComModel, task_id="tickets", key="halo_deliveries")
     address = XComModel.deserialize_value(found)
     assert address.endswith("/tasks/tickets/plugin/halo-task")
     assert f"/dags/{dag.dag_id}/runs/" in address

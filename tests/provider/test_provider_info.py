@@ -119,7 +119,7 @@ def test_every_option_has_its_declared_default(airflow_home: Path) -> None:
     }
 
 
-def test_metadata_costs_next_to_nothing() -> None:
+def test_metadata_loads_no_heavy_package() -> None:
     """Every Airflow process reads it, without importing Airflow, pydantic or anything else."""
     added = packages_added("from halo_provider.get_provider_info import get_provider_info; get_provider_info()")
     assert added - sys.stdlib_module_names == {"halo_provider"}

@@ -25,7 +25,8 @@ from halo_provider.exceptions import (
 from halo_provider.operators.halo import HaloIdentifyOperator, HaloTicketOperator
 from halo_provider.operators.retry_policy import HaloRetryPolicy
 from halo_provider.simulator import Fault, Simulator
-from tests.provider.conftest import NOTE, Attempt, Connect, rows
+from tests.provider.notes import NOTE, rows
+from tests.provider.runs import Attempt, Connect
 
 
 def incomplete(*, retry_after: float | None) -> DeliveryIncompleteError:
@@ -51,7 +52,7 @@ def decide(error: BaseException) -> RetryDecision:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_what_another_try_cannot_help_fails_at_once(error: Exception) -> None:
+def test_error_that_a_retry_cannot_help_fails_the_task_at_once(error: Exception) -> None:
     """Somebody has to change something first; the reason is the error's own text."""
     assert decide(error) == RetryDecision.fail(reason=str(error))
 
@@ -85,7 +86,7 @@ def test_retry_comes_when_halo_asks_for_it(error: Exception) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_everything_else_is_left_to_airflow(error: Exception) -> None:
+def test_other_errors_are_left_to_airflows_retries(error: Exception) -> None:
     """The task's own retries and retry_delay hold."""
     assert decide(error) == RetryDecision.default()
 
@@ -107,7 +108,7 @@ def test_policy_of_the_dag_author_is_kept() -> None:
     assert HaloTicketOperator(task_id="task", submission=NOTE, rows=[], retry_policy=policy).retry_policy is policy
 
 
-def test_long_retry_after_puts_the_task_off(dag: DAG, attempt: Attempt, halo: Simulator) -> None:
+def test_long_retry_after_delays_the_next_try_of_a_ticket_task(dag: DAG, attempt: Attempt, halo: Simulator) -> None:
     """A wait of more than five minutes is Airflow's: the slot is free at once, and retry_delay is overruled."""
     halo.script(path="/chat", faults=[Fault.rate_limited(retry_after=900)])
     HaloTicketOperator(
@@ -126,7 +127,7 @@ def test_long_retry_after_puts_the_task_off(dag: DAG, attempt: Attempt, halo: Si
     assert len(halo.requests) == 1
 
 
-def test_long_retry_after_puts_identifying_off(dag: DAG, attempt: Attempt, halo: Simulator) -> None:
+def test_long_retry_after_delays_the_next_try_of_an_identify_task(dag: DAG, attempt: Attempt, halo: Simulator) -> None:
     """The same for users and companies."""
     halo.script(path="/users/identify", faults=[Fault.rate_limited(retry_after=900, as_http_date=True)])
     HaloIdentifyOperator(task_id="identify", dag=dag, submission=NOTE, rows=rows(2), concurrency=1, retries=2)

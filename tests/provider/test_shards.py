@@ -9,7 +9,8 @@ from airflow.sdk import DAG
 
 from halo_provider.operators.halo import HaloTicketOperator
 from halo_provider.simulator import Simulator
-from tests.provider.conftest import NOTE, Run, RunDag, csv_text
+from tests.provider.notes import NOTE, csv_text
+from tests.provider.runs import Run, RunDag
 
 SHARDS = 4
 USERS = 16

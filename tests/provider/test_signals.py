@@ -14,7 +14,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from halo_provider.operators import telemetry
 from halo_provider.operators.halo import HaloTicketOperator
 from halo_provider.simulator import Fault, Simulator
-from tests.provider.conftest import NOTE, Attempt, csv_text, rows
+from tests.provider.notes import NOTE, csv_text, rows
+from tests.provider.runs import Attempt
 
 
 class Stats:

@@ -19,10 +19,12 @@ from sqlalchemy import make_url
 from halo_provider.operators.halo import HaloIdentifyOperator, HaloTicketOperator
 from halo_provider.simulator import Fault, Simulator
 from halo_provider.submission import Submission, User
-from tests.provider.conftest import NOTE, Run, RunDag, Statuses, Supervise, rows, wait_until
+from tests.provider.notes import NOTE, rows
+from tests.provider.runs import Run, RunDag, Statuses, Supervise
 from tests.provider.source_databases import SourceDatabase, fresh_database
+from tests.provider.summaries import counts
+from tests.waiting import wait_until
 
-COUNTS = ("delivered", "already_delivered", "duplicate", "rejected", "in_doubt", "failed", "not_attempted")
 REQUEST = Submission(name="request", key="id", user=User(id="user_id", traits={"name": "name"}), message="{message}")
 TABLE = "CREATE TABLE requests (id BIGINT, user_id INTEGER, name VARCHAR(100), message VARCHAR(100))"
 ROWS = """
@@ -32,12 +34,6 @@ ROWS = """
     (9007199254740993, 103, 'Name 3', 'Third')
 """
 QUERY = "SELECT id, user_id, name, message FROM requests WHERE id >= :first ORDER BY id"
-
-
-def counts(summary: dict[str, Any]) -> dict[str, int]:
-    """The summary's counts that are not zero, once they are known to balance."""
-    assert summary["read"] == sum(summary[name] for name in COUNTS)
-    return {name: summary[name] for name in COUNTS if summary[name]}
 
 
 def connected(database: SourceDatabase, monkeypatch: pytest.MonkeyPatch) -> SourceDatabase:
@@ -342,7 +338,7 @@ def test_dry_run_is_told_in_the_log_and_in_xcom(
     assert halo.requests == []
 
 
-def test_dry_run_leaves_no_trace(
+def test_dry_run_makes_no_ledger_no_file_and_no_request(
     *, dag: DAG, run: RunDag, halo: Simulator, sqlite_source: SourceDatabase, airflow_home: Path, tmp_path: Path
 ) -> None:
     """No ledger, no file, no request, by neither operator."""

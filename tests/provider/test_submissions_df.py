@@ -12,10 +12,11 @@ from halo_provider.exceptions import HaloConfigurationError
 from halo_provider.hooks import submissions
 from halo_provider.hooks.halo import HaloHook
 from halo_provider.hooks.ledger import open_ledger
-from halo_provider.ledger.ledger import Candidate, Change, Ledger, Settlement, TaskInstanceRef
+from halo_provider.ledger.ledger import Ledger
+from halo_provider.ledger.rules import Candidate, Change, Settlement, TaskInstanceRef
 from halo_provider.ledger.statuses import LedgerStatus
 from tests.core.databases import mariadb_place, postgres_place
-from tests.provider.conftest import Connect, Statuses
+from tests.provider.runs import Connect, Statuses
 
 PLACES = {"postgres": postgres_place, "mariadb": mariadb_place}
 LOGICAL_DATE = datetime(2026, 11, 2, 6, tzinfo=UTC)

@@ -18,10 +18,9 @@ import httpx
 import pytest
 from sqlalchemy import insert, update
 
-from halo_provider.ledger import admin
+from halo_provider.ledger import Ledger, TaskInstanceRef, admin
 from halo_provider.ledger.admin import LedgerAdmin, RowFilter
 from halo_provider.ledger.delivery_records import DeliveryCounts, DeliveryRecords
-from halo_provider.ledger.ledger import Ledger, TaskInstanceRef
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import deliveries, submissions
 from halo_provider.simulator import serving
@@ -249,7 +248,7 @@ def test_post_is_taken_with_a_bearer_token(ledger: Ledger, nobody: Browser, toke
     assert nobody.post(decision("requeue"), headers=headers).status_code == httpx.codes.SEE_OTHER
 
 
-def test_answers_forbid_scripts_of_others(ledger: Ledger, viewer: Browser) -> None:
+def test_pages_forbid_scripts_of_other_origins(ledger: Ledger, viewer: Browser) -> None:
     """Every page carries a policy that runs only the plugin's own script, in frames of Airflow's own only."""
     policy = viewer.get("").headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
@@ -391,7 +390,7 @@ def test_download_holds_no_formula(ledger: Ledger, viewer: Browser) -> None:
     assert row["row_key"] == "'=1+1"
 
 
-def test_row_tells_its_story(ledger: Ledger, viewer: Browser) -> None:
+def test_row_page_shows_its_history(ledger: Ledger, viewer: Browser) -> None:
     """Attempts, error, and what went wrong before are there; what Halo answered is not."""
     add_row(
         ledger,
@@ -435,7 +434,7 @@ def test_requeued_row_shows_who_did_it(ledger: Ledger, op: Browser) -> None:
     assert (event.event, event.actor, event.detail) == ("requeued", "op", "not in Halo")
 
 
-def test_filtered_set_is_decided_together(ledger: Ledger, op: Browser) -> None:
+def test_decision_about_a_filter_changes_every_row_in_it(ledger: Ledger, op: Browser) -> None:
     """Only the rows of the filter change, and only those in a state that allows it."""
     for row_key, status in (("a1", LedgerStatus.FAILED), ("a2", LedgerStatus.DELIVERED), ("b1", LedgerStatus.FAILED)):
         add_row(ledger, row_key, status)
@@ -482,7 +481,7 @@ def test_run_shows_its_progress(ledger: Ledger, viewer: Browser) -> None:
     assert "Last error: Halo answered 500" in text
 
 
-def test_delivery_that_fell_silent_is_shown_as_cut_off(ledger: Ledger, viewer: Browser) -> None:
+def test_delivery_without_an_end_is_shown_as_cut_off(ledger: Ledger, viewer: Browser) -> None:
     """A process that was killed leaves a line without an end."""
     task_instance = TaskInstanceRef(dag_id=DAG, run_id=RUN, task_id="tickets", map_index=-1, try_number=1)
     DeliveryRecords(ledger).begin("owner", namespace=NAMESPACE, task_instance=task_instance, total=None)
@@ -493,7 +492,7 @@ def test_delivery_that_fell_silent_is_shown_as_cut_off(ledger: Ledger, viewer: B
     assert "data-running" not in text
 
 
-def test_airflow_takes_the_plugin_as_it_is(airflow_url: str, tokens: dict[str, str]) -> None:
+def test_plugin_registers_its_navigation_and_tabs(airflow_url: str, tokens: dict[str, str]) -> None:
     """The navigation and both tabs are there, and the plugin brought no error."""
     with httpx.Client(base_url=f"{airflow_url}/api/v2", headers={"Authorization": f"Bearer {tokens['admin']}"}) as api:
         (plugin,) = [each for each in api.get("/plugins").json()["plugins"] if each["name"] == "halo"]
@@ -501,7 +500,7 @@ def test_airflow_takes_the_plugin_as_it_is(airflow_url: str, tokens: dict[str, s
     assert {view["destination"] for view in plugin["external_views"]} == {"nav", "dag_run", "task_instance"}
 
 
-def test_plugin_loads_nothing_that_a_task_would_pay_for() -> None:
+def test_plugin_import_loads_neither_pages_nor_ledger() -> None:
     """Every Airflow process imports the plugin; the pages and the ledger come with the first request."""
     check = "import sys, halo_provider.plugin; print(*[name for name in sys.modules if 'halo_provider' in name])"
     found = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)

@@ -9,7 +9,7 @@ from airflow.sdk import DAG, task
 
 from halo_provider.exceptions import HaloConfigurationError
 from halo_provider.operators.window import Window, run_window
-from tests.provider.conftest import RunDag
+from tests.provider.runs import RunDag
 
 NOON = datetime(2026, 11, 5, 12, 30, tzinfo=UTC)
 INDIA = timezone(timedelta(hours=5, minutes=30))
@@ -90,14 +90,14 @@ def test_params_say_exactly_what_a_run_is_about(start: Any, end: Any, interval: 
 
 
 @pytest.mark.parametrize("params", [{"start": "2026-11-01"}, {"start": "", "end": "2026-11-01"}])
-def test_half_a_window_is_refused(params: dict[str, str]) -> None:
+def test_window_with_only_a_start_or_only_an_end_is_refused(params: dict[str, str]) -> None:
     """An open end would mean everything."""
     with pytest.raises(HaloConfigurationError, match="give both start and end, or neither"):
         run_window(context(params=params))
 
 
 @pytest.mark.parametrize("end", ["2026-11-03", "2026-11-02"])
-def test_window_without_length_is_refused(end: str) -> None:
+def test_window_whose_end_is_not_after_its_start_is_refused(end: str) -> None:
     """It would select nothing and be green."""
     with pytest.raises(HaloConfigurationError, match="start must come before end"):
         run_window(context(params={"start": "2026-11-03", "end": end}))

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from halo_provider.simulator import Fault, Simulator
-from tests.simulator.waiting import wait_for
+from tests.waiting import wait_until
 
 MESSAGE = {"message": "Please review.", "user_id": "user-1"}
 
@@ -54,7 +54,7 @@ def test_silence_lasts_until_the_client_leaves(halo: httpx.Client, simulator: Si
     with pytest.raises(httpx.ReadTimeout):
         halo.post("/chat", json=MESSAGE, timeout=0.05)
 
-    wait_for(lambda: simulator.chats_in_flight == 0)
+    wait_until(lambda: simulator.chats_in_flight == 0)
     assert (len(simulator.chats), simulator.requests[0].status) == (int(fault.accepted), None)
     assert simulator.requests[0].ended is not None
 
@@ -226,7 +226,7 @@ def test_concurrent_chats_are_counted_while_in_flight(halo: httpx.Client, simula
         for _ in range(5):
             connection = socket.create_connection((halo.base_url.host, halo.base_url.port or 80))
             connections.enter_context(connection).sendall(request)
-        wait_for(lambda: simulator.chats_in_flight == 5)
+        wait_until(lambda: simulator.chats_in_flight == 5)
 
-    wait_for(lambda: simulator.chats_in_flight == 0)
+    wait_until(lambda: simulator.chats_in_flight == 0)
     assert simulator.max_concurrency == 5

@@ -29,7 +29,7 @@ from halo_provider.simulator import (
     TokenBucket,
     WaitingQueue,
 )
-from tests.simulator.waiting import wait_for
+from tests.waiting import wait_until
 
 MESSAGE = {"message": "Please review.", "user_id": "user-1"}
 BASE = 0.02  # seconds of latency, where there is some
@@ -65,9 +65,9 @@ def in_flight(halo: httpx.Client, simulator: Simulator, *, requests: int) -> Ite
         for _ in range(requests):
             connection = socket.create_connection((halo.base_url.host, halo.base_url.port or 80))
             connections.enter_context(connection).sendall(f"{head}{body}".encode())
-        wait_for(lambda: simulator.chats_in_flight == requests)
+        wait_until(lambda: simulator.chats_in_flight == requests)
         yield
-    wait_for(lambda: simulator.chats_in_flight == 0)
+    wait_until(lambda: simulator.chats_in_flight == 0)
 
 
 def seconds_of(halo: httpx.Client, simulator: Simulator) -> float:

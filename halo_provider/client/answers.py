@@ -1,0 +1,99 @@
+"""What an answer of Halo means: the model of a success, or the typed error of everything else."""
+
+import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from halo_provider.client.body import MAX_BODY, Body
+from halo_provider.exceptions import (
+    HaloAuthenticationError,
+    HaloPermissionError,
+    HaloProxyAuthenticationError,
+    HaloRateLimitError,
+    HaloRedirectError,
+    HaloRejectedError,
+    HaloResponseError,
+    HaloServerError,
+    HaloStatusError,
+)
+
+MAX_RETRY_AFTER = 86_400.0  # seconds: a longer Retry-After counts as one day
+
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
+AnswerT = TypeVar("AnswerT", bound=BaseModel)
+
+
+def read_answer(path: str, response: httpx.Response, body: Body, model: type[AnswerT]) -> AnswerT:
+    """The answer as its model.
+
+    Raises HaloStatusError for a status outside 2xx, HaloResponseError for a success without what Halo documents.
+    """
+    if not response.is_success:
+        wait = retry_after(response.headers.get("retry-after"), now=datetime.now(UTC))
+        raise status_error(path, status=response.status_code, content=body.content, wait=wait)
+    try:
+        if body.whole:
+            return model.model_validate_json(body.content)
+        reason = f"the answer is larger than {MAX_BODY:,} bytes"
+    except ValidationError as error:
+        place = ".".join(str(part) for part in error.errors(include_url=False, include_input=False)[0]["loc"])
+        reason = f"the answer has no usable {place}" if place else "the answer is not a JSON object"
+    raise HaloResponseError(path, reason=reason, reply=body.content.decode("utf-8", errors="replace"))
+
+
+def retry_after(header: str | None, *, now: datetime) -> float | None:
+    """Seconds that a Retry-After header asks to wait, at most MAX_RETRY_AFTER; None if it names no time.
+
+    RFC 9110 has whole seconds and HTTP-dates; a fraction of a second is understood too.
+    """
+    if header is None:
+        return None
+    if _SECONDS.fullmatch(seconds := header.strip()):
+        return min(float(seconds), MAX_RETRY_AFTER)
+    try:
+        timestamp = parsedate_to_datetime(header)
+    except (ValueError, OverflowError):
+        return None
+    if timestamp.tzinfo is None:
+        timestamp = timestamp.replace(tzinfo=UTC)
+    return min(max(0.0, (timestamp - now).total_seconds()), MAX_RETRY_AFTER)
+
+
+def error_message(content: bytes) -> str:
+    """Halo's text in an error answer, whose shape it does not document: ``error`` or ``message``, else the whole."""
+    try:
+        body: Any = from_json(content)
+    except ValueError:
+        body = None
+    while isinstance(body, dict):
+        body = body.get("error") or body.get("message") or body.get("detail")
+    if isinstance(body, str) and body.strip():
+        return body.strip()
+    return content.decode("utf-8", errors="replace").strip() or "no message"
+
+
+def status_error(path: str, *, status: int, content: bytes, wait: float | None) -> HaloStatusError:
+    """The typed error of an answer that is not a success."""
+    match status:
+        case 401:
+            kind: type[HaloStatusError] = HaloAuthenticationError
+        case 403:
+            kind = HaloPermissionError
+        case 407:
+            kind = HaloProxyAuthenticationError
+        case 429:
+            kind = HaloRateLimitError
+        case 408 | 425:
+            kind = HaloServerError
+        case _ if 400 <= status < 500:  # noqa: PLR2004 -- the class of client errors
+            kind = HaloRejectedError
+        case _ if 300 <= status < 400:  # noqa: PLR2004 -- the class of redirects
+            kind = HaloRedirectError
+        case _:
+            kind = HaloServerError
+    return kind(path, status=status, message=error_message(content), retry_after=wait)

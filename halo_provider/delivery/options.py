@@ -1,0 +1,37 @@
+"""How to send and deliver: chosen once, and carried through as one value."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from halo_provider.delivery.pace import Backoff
+from halo_provider.ledger.rules import OnInDoubt
+
+OnChange = Literal["skip", "fail", "follow_up"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendOptions:
+    """How requests are sent.
+
+    `concurrency` (requests in flight) and `requests_per_second` are upper bounds; `max_attempts` is per request.
+    """
+
+    concurrency: int = 64
+    requests_per_second: float | None = None
+    max_attempts: int = 5
+    backoff: Backoff = field(default_factory=Backoff)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryOptions(SendOptions):
+    """How rows are delivered.
+
+    `batch_size` rows are claimed together. `on_in_doubt` says what happens to a row whose answer was lost: send it
+    again (resend) or never (hold). `on_change` says what happens to a delivered row whose content is another one now:
+    leave it (skip), leave it and report an error (fail), or send the new content into the session it has (follow_up),
+    once per change.
+    """
+
+    batch_size: int = 500
+    on_in_doubt: OnInDoubt = "resend"
+    on_change: OnChange = "skip"

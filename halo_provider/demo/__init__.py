@@ -1,0 +1,1 @@
+"""A tool of the checkout, which is not in the wheel: `make demo`."""

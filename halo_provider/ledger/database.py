@@ -1,0 +1,184 @@
+"""The ledger's database: its connections, its clock, and transactions that are run again after a deadlock."""
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from sqlalchemy import Connection, Engine, event, func, select
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
+
+from halo_provider.exceptions import LedgerError, redact
+
+TRANSACTION_ATTEMPTS = 5  # tries of a transaction that the database rolled back in favour of another
+BUSY_TIMEOUT = 30.0  # seconds a writer waits for SQLite's lock
+BUSY_POLL = 0.02  # seconds between tries where SQLite does not wait by itself
+
+_T = TypeVar("_T")
+
+
+class Database:
+    """One database behind a SQLAlchemy engine. The calls block and may come from any thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.engine.hide_parameters = True  # SQLAlchemy's errors would quote them
+        self._clock_offset = timedelta()
+        self._file: _File | None = None  # SQLite's
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.engine.dispose()
+
+    def configure_connections(self) -> None:
+        """Set what every new connection of the engine begins with."""
+        if self.engine.dialect.name == "sqlite":
+            _configure_sqlite(self.engine)
+            self._file = self.transaction(_file_of, read_only=True)
+        else:
+            _configure_server(self.engine)
+
+    def read_clock(self) -> None:
+        """Learn how far this host's clock is from the database's, which decides about leases. Raises LedgerError."""
+        match self.engine.dialect.name:
+            case "postgresql":
+                timestamp = select(func.clock_timestamp())
+            case "mysql" | "mariadb":
+                timestamp = select(func.utc_timestamp(6))
+            case _:
+                return
+        found: datetime = self.transaction(lambda db: db.execute(timestamp).scalar_one())
+        aware = found if found.tzinfo else found.replace(tzinfo=UTC)
+        self._clock_offset = aware - datetime.now(UTC)
+
+    def now(self) -> datetime:
+        """The database's time."""
+        return datetime.now(UTC) + self._clock_offset
+
+    def transaction(self, work: Callable[[Connection], _T], *, read_only: bool = False) -> _T:
+        """Run `work` in one transaction, and again where the database rolled it back in favour of another.
+
+        With `read_only`, SQLite neither waits for a writer nor blocks one.
+        Raises LedgerError where the database cannot be reached or refuses.
+        """
+        engine = self.engine.execution_options(read_only=True) if read_only else self.engine
+        for attempt in range(1, TRANSACTION_ATTEMPTS + 1):
+            try:
+                with engine.begin() as db:
+                    result = work(db)
+            except OperationalError as error:
+                if attempt == TRANSACTION_ATTEMPTS or not _is_contention(error):
+                    raise LedgerError(f"the ledger cannot be used: {reason_of(error)}") from error
+            except SQLAlchemyError as error:
+                raise LedgerError(f"the ledger cannot be used: {reason_of(error)}") from error
+            else:
+                self._check_file()
+                return result
+        raise AssertionError  # the last attempt returns or raises
+
+    def _check_file(self) -> None:
+        """Make sure that the transaction is in the file at the path: SQLite writes into a deleted one without error."""
+        if self._file is not None and not self._file.is_at_its_path():
+            raise LedgerError(
+                f"the ledger {self._file.path} was deleted or replaced while this process had it open: restore it, "
+                "or the rows that only it knows as delivered will be sent again"
+            )
+
+
+class _File(NamedTuple):
+    """A file by its path and its identity."""
+
+    path: str
+    device: int
+    inode: int
+
+    def is_at_its_path(self) -> bool:
+        """Whether the path still leads to this very file."""
+        try:
+            found = os.stat(self.path)  # noqa: PTH116 -- at every commit, and Path takes three times as long
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == (self.device, self.inode)
+
+
+def _file_of(db: Connection) -> _File | None:
+    """The file that SQLite has open; None for a database in memory."""
+    path: str = db.exec_driver_sql("PRAGMA database_list").one()[2]
+    if not path:
+        return None
+    found = Path(path).stat()
+    return _File(path, found.st_dev, found.st_ino)
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of the driver's message: those after it may quote the statement with its values."""
+    message = error.orig if isinstance(error, DBAPIError) else error.args[0]
+    return redact(str(message).partition("\n")[0])
+
+
+def refuses_content(error: LedgerError) -> bool:
+    """Whether the database refused the values of a statement, so that another attempt with the same ones fails too."""
+    cause = error.__cause__
+    if not isinstance(cause, DBAPIError):
+        return False
+    return isinstance(cause, DataError | IntegrityError) or _mysql_code(cause) in _MYSQL_REFUSALS
+
+
+# A packet too large, text that is not in the character set, invalid JSON, and a violated CHECK on MySQL and on MariaDB.
+_MYSQL_REFUSALS = frozenset({1153, 1366, 3140, 3819, 4025})
+
+
+def _mysql_code(error: DBAPIError) -> Any:
+    return error.orig.args[0] if error.orig and error.orig.args else None
+
+
+def _is_contention(error: DBAPIError) -> bool:
+    """Whether the database rolled this transaction back in favour of another: a deadlock, or a lock not obtained."""
+    sql_state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+    locked = _mysql_code(error) in {1205, 1213}
+    return sql_state in {"40001", "40P01"} or locked or "database is locked" in str(error.orig)
+
+
+def _configure_server(engine: Engine) -> None:
+    """Set READ COMMITTED once for each connection.
+
+    As an engine option it would be set again in each transaction, with errors that are not SQLAlchemy's.
+    """
+    engine.dispose()
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _record: Any) -> None:
+        engine.dialect.set_isolation_level(connection, "READ COMMITTED")
+
+
+def _configure_sqlite(engine: Engine) -> None:
+    """Let readers work beside one writer, let writers wait, and let a commit return when it is on the disk."""
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # SQLAlchemy's recipe: the driver must not begin transactions by itself
+        connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT * 1000)}")
+        _use_wal(connection)
+        connection.execute("PRAGMA synchronous=FULL")
+
+    @event.listens_for(engine, "begin")
+    def _on_begin(connection: Connection) -> None:
+        read_only = connection.get_execution_options().get("read_only")
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch a new file to write-ahead logging. While another process writes, SQLite refuses that without waiting."""
+    give_up_at = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() >= give_up_at:
+                raise
+            time.sleep(BUSY_POLL)
+        else:
+            return

@@ -1,0 +1,107 @@
+"""Which ledger a task uses, and under which namespace its rows are in it."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from airflow.sdk import DAG
+from sqlalchemy import create_engine, make_url, text
+
+from halo_provider.operators.halo import HaloTicketOperator
+from halo_provider.simulator import Simulator
+from halo_provider.submission import Submission
+from tests.provider.notes import NOTE, rows
+from tests.provider.runs import Connect, RunDag, Statuses
+from tests.provider.summaries import counts
+
+
+def test_connection_and_submission_are_the_namespace(
+    dag: DAG, run: RunDag, connect: Connect, statuses: Statuses
+) -> None:
+    """The connection id counts as it is rendered."""
+    connect("halo_emea")
+    dag.params["region"] = "emea"
+    HaloTicketOperator(
+        task_id="tickets", dag=dag, submission=NOTE, rows=rows(1), halo_conn_id="halo_{{ params.region }}"
+    )
+    run(dag)
+    assert statuses() == {("halo_emea/note", "1"): "delivered"}
+
+
+def test_submissions_of_different_names_do_not_collide(
+    dag: DAG, run: RunDag, halo: Simulator, statuses: Statuses
+) -> None:
+    """The same key under two names is two rows."""
+    reminder = Submission(name="reminder", key="id", message="Reminder {id}")
+    HaloTicketOperator(task_id="notes", dag=dag, submission=NOTE, rows=rows(1))
+    HaloTicketOperator(task_id="reminders", dag=dag, submission=reminder, rows=rows(1))
+    run(dag)
+    assert sorted(statuses()) == [("halo_default/note", "1"), ("halo_default/reminder", "1")]
+    assert sorted(chat.message for chat in halo.chats) == ["Reminder 1", "Text 1"]
+
+
+@pytest.fixture
+def on_postgres(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Submission]:
+    """The connection `ledger_db` to PostgreSQL, and a submission of a name that nobody has used there."""
+    url = make_url(postgres_url)
+    connection = {
+        "conn_type": "postgres",
+        "host": url.host,
+        "port": url.port,
+        "login": url.username,
+        "password": url.password,
+        "schema": url.database,
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_LEDGER_DB", json.dumps(connection))
+    submission = Submission(name=f"note-{uuid.uuid4().hex}", key="id", message="{text}")
+    yield submission
+    with create_engine(postgres_url).begin() as db:
+        db.execute(
+            text("DELETE FROM halo_submissions WHERE namespace = :it"), {"it": f"halo_default/{submission.name}"}
+        )
+
+
+@pytest.mark.parametrize("configured", [False, True])
+def test_ledger_may_be_the_database_of_a_connection(
+    *,
+    dag: DAG,
+    run: RunDag,
+    on_postgres: Submission,
+    airflow_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    configured: bool,
+) -> None:
+    """ledger_conn_id, or [halo] ledger_conn_id, moves the ledger to PostgreSQL; nothing stays in the file."""
+    if configured:
+        monkeypatch.setenv("AIRFLOW__HALO__LEDGER_CONN_ID", "ledger_db")
+    HaloTicketOperator(
+        task_id="tickets",
+        dag=dag,
+        submission=on_postgres,
+        rows=rows(2),
+        ledger_conn_id=None if configured else "{{ 'ledger_db' }}",
+    )
+    assert run(dag).xcom("tickets")["ledger"] == "ledger_db"
+    assert counts(run(dag).xcom("tickets")) == {"already_delivered": 2}
+    assert not (airflow_home / "halo_ledger.db").exists()
+
+
+def test_ledger_on_a_connection_that_is_no_database_fails_at_once(
+    dag: DAG, run: RunDag, halo: Simulator, errors: list[BaseException]
+) -> None:
+    """Nothing is sent that could not be written down."""
+    HaloTicketOperator(
+        task_id="tickets",
+        dag=dag,
+        submission=NOTE,
+        rows=rows(1),
+        ledger_conn_id="halo_default",
+        retries=3,
+        retry_delay=timedelta(0),
+    )
+    assert run(dag).task("tickets").try_number == 1
+    assert "'halo_default'" in str(errors[0])
+    assert halo.requests == []
