@@ -16,6 +16,7 @@ HaloError
 │       ├── HaloServerError           5xx, 408 and 425
 │       ├── HaloRedirectError         3xx
 │       └── HaloAddressError          404, 405, 410, 415 or 501 before any row of a run was accepted
+├── OutputError                 a results or rejects file that cannot be written
 ├── LedgerError                 the ledger cannot be reached, or is not what it should be
 └── DeliveryError               a run that ended without every row delivered
     ├── AccountingError         the sum of the statuses is not the number of rows read
@@ -84,6 +85,16 @@ class RowError(HaloError):
         self.column = column
         self.detail = detail
         super().__init__(f"column {column!r}: {reason}" if column else reason)
+
+
+class OutputError(HaloError):
+    """A results or rejects file cannot be written. It says nothing about the rows, which are in the ledger."""
+
+    def __init__(self, file: str, error: Exception) -> None:
+        self.file = file
+        # Other words than the system's may quote a row.
+        reason = getattr(error, "strerror", None) or f"writing it raised {type(error).__name__}"
+        super().__init__(f"{file} cannot be written: {reason}")
 
 
 class HaloCallError(HaloError):
