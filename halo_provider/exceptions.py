@@ -31,12 +31,20 @@ from enum import StrEnum
 
 MAX_ERROR_TEXT = 500  # characters of Halo's own words kept in an error
 
-_SECRET = re.compile(r"(?:ab_live_|ha_secret_)[\w-]+|eyJ[\w-]+\.[\w-]+\.[\w-]*")
+# The last part of a token is optional, and nothing is given back, so that each character is looked at a few times only,
+# however often "eyJ" stands in the text.
+_KEY_OR_RUN = re.compile(r"(?:ab_live_|ha_secret_)[\w-]++|eyJ[\w-]++(?P<token>\.[\w-]++\.[\w-]*+)?")
+_KEY = re.compile(r"(?:ab_live_|ha_secret_)[\w-]++")
 
 
 def redact(text: str) -> str:
     """Replace whatever looks like a widget key, an identity secret or a token by ``***``."""
-    return _SECRET.sub("***", text)
+    return _KEY_OR_RUN.sub(_redacted, text)
+
+
+def _redacted(found: re.Match[str]) -> str:
+    is_no_token = found[0].startswith("eyJ") and not found["token"]
+    return _KEY.sub("***", found[0]) if is_no_token else "***"
 
 
 class Verdict(StrEnum):
@@ -107,7 +115,7 @@ class HaloConnectionError(HaloCallError):
     def __init__(self, path: str, *, sent: bool, reason: str) -> None:
         self.path = path
         self.sent = sent
-        self.reason = redact(reason)
+        self.reason = redact(reason)[:MAX_ERROR_TEXT]
         self.verdict = Verdict.IN_DOUBT if sent else Verdict.NOT_ACCEPTED
         outcome = "whether Halo took the request is unknown" if sent else "the request was not sent"
         super().__init__(f"POST {path}: {self.reason}; {outcome}")

@@ -2,8 +2,11 @@
 
 import inspect
 import re
+import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from halo_provider import exceptions
 from halo_provider.exceptions import (
@@ -82,6 +85,32 @@ def test_other_text_is_left_alone() -> None:
     text = "The key must begin with ab_live_ or ha_secret_; eyJ alone is no token, nor is v1.2.3."
 
     assert redact(text) == text
+
+
+PLAIN_SECRET = re.compile(r"(?:ab_live_|ha_secret_)[\w-]+|eyJ[\w-]+\.[\w-]+\.[\w-]*")
+
+
+@given(st.lists(st.sampled_from(["eyJ", "ab_live_", "ha_secret_", "a", "-", ".", " ", "é"]), max_size=20).map("".join))
+def test_redaction_finds_what_the_plain_expression_finds(text: str) -> None:
+    """It is quicker, and otherwise the same."""
+    assert redact(text) == PLAIN_SECRET.sub("***", text)
+
+
+@pytest.mark.parametrize(
+    "text", ["eyJ", "eyJ.", "eyJa.", "eyJa.b ", "ab_live_", "eyJ_ab_live_", "eyJx.y.z", "eyJ-", "a"]
+)
+def test_redaction_takes_time_in_proportion_to_the_text(text: str) -> None:
+    """A text made to be slow took minutes, in which the loop stood still."""
+    began = time.thread_time()
+
+    redact(text * (1_000_000 // len(text)))
+
+    assert time.thread_time() - began < 2.0
+
+
+def test_reason_of_a_lost_connection_is_shortened() -> None:
+    """A transport's error may be as long as it likes."""
+    assert HaloConnectionError("/chat", sent=True, reason="x" * 10_000).reason == "x" * MAX_ERROR_TEXT
 
 
 @pytest.mark.parametrize("secret", SECRETS)
