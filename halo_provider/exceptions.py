@@ -14,7 +14,8 @@ HaloError
 │       ├── HaloRejectedError         400, 404, 413, 422 and the other 4xx
 │       ├── HaloRateLimitError        429
 │       ├── HaloServerError           5xx, 408 and 425
-│       └── HaloRedirectError         3xx
+│       ├── HaloRedirectError         3xx
+│       └── HaloWrongUrlError         404, 405, 410, 415, 501 or 3xx from an address that is not Halo's API
 ├── LedgerError                 the ledger cannot be reached, or is not what it should be
 └── DeliveryError               a run that ended without every row delivered
     ├── AccountingError         the sum of the statuses is not the number of rows read
@@ -30,6 +31,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 
 MAX_ERROR_TEXT = 500  # characters of Halo's own words kept in an error
+WRONG_URL_STATUSES = frozenset({404, 405, 410, 415, 501})  # with every 3xx: what an address that is not the API answers
 
 # The last part of a token is optional, and nothing is given back, so that each character is looked at a few times only,
 # however often "eyJ" stands in the text.
@@ -134,21 +136,50 @@ class HaloResponseError(HaloCallError):
 
 
 class HaloStatusError(HaloCallError):
-    """Halo answered with an error status. `message` is Halo's own text, shortened and without secrets."""
+    """Halo answered with an error status. `message` is Halo's own text, shortened and without secrets.
 
-    remedy = ""
+    `url` is the address that answered.
+    """
 
-    def __init__(self, path: str, *, status: int, message: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self, path: str, *, status: int, message: str, retry_after: float | None = None, url: str | None = None
+    ) -> None:
         self.path = path
         self.status = status
         self.message = redact(message)[:MAX_ERROR_TEXT]
         self.retry_after = retry_after
-        super().__init__(f"POST {path}: Halo answered {status}: {self.message}{self.remedy}")
+        self.url = url
+        super().__init__(f"{self.brief}: {self.message}{self.remedy}")
 
     @property
     def brief(self) -> str:
         """The status alone; Halo's words are in the ledger and the rejects file."""
         return f"POST {self.path}: Halo answered {self.status}"
+
+    @property
+    def suggests_wrong_url(self) -> bool:
+        """Whether other servers than Halo answer so: 404, 405, 410, 415, 501 and 3xx.
+
+        While no call of a run has succeeded, such an answer means that the connection's host is not Halo's API:
+        `as_wrong_url` gives the error to stop with. After a success it is about the one request.
+        """
+        return self.status in WRONG_URL_STATUSES or 300 <= self.status < 400  # noqa: PLR2004 -- the class of redirects
+
+    def as_wrong_url(self) -> "HaloWrongUrlError":
+        """The same answer, as one about the connection."""
+        return HaloWrongUrlError(
+            self.path, status=self.status, message=self.message, retry_after=self.retry_after, url=self.url
+        )
+
+    @property
+    def remedy(self) -> str:
+        """What a person can do, as the end of the error's text."""
+        if not self.suggests_wrong_url:
+            return ""
+        return (
+            f". If every call ends so, {self.url or self.path} is not an address of Halo's SDK API: "
+            "correct the base URL in the connection's host."
+        )
 
 
 class HaloAuthenticationError(HaloStatusError):
@@ -180,6 +211,18 @@ class HaloRedirectError(HaloStatusError):
 
     verdict = Verdict.FORBIDDEN
     remedy = ". Redirects are not followed: put the API's final address into the connection's host."
+
+
+class HaloWrongUrlError(HaloStatusError):
+    """Another server than Halo's API answered: see `HaloStatusError.suggests_wrong_url`."""
+
+    verdict = Verdict.FORBIDDEN
+    remedy = ". This is not Halo's SDK API: correct the base URL in the connection's host."
+
+    @property
+    def brief(self) -> str:
+        """Which address answered what."""
+        return f"{self.url or self.path} answered {self.status}"
 
 
 class HaloRejectedError(HaloStatusError):

@@ -28,14 +28,14 @@ _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
 
 
-def read_answer(path: str, response: httpx.Response, body: Body, model: type[AnswerT]) -> AnswerT:
-    """The answer as its model.
+def read_answer(path: str, response: httpx.Response, body: Body, model: type[AnswerT], *, url: str) -> AnswerT:
+    """The answer of `url` as its model.
 
     Raises HaloStatusError for a status outside 2xx, HaloResponseError for a success without what Halo documents.
     """
     if not response.is_success:
         wait = retry_after(response.headers.get("retry-after"), now=datetime.now(UTC))
-        raise status_error(path, status=response.status_code, content=body.content, wait=wait)
+        raise status_error(path, status=response.status_code, content=body.content, wait=wait, url=url)
     try:
         if body.whole:
             return model.model_validate_json(body.content)
@@ -77,7 +77,7 @@ def error_message(content: bytes) -> str:
     return content.decode("utf-8", errors="replace").strip() or "no message"
 
 
-def status_error(path: str, *, status: int, content: bytes, wait: float | None) -> HaloStatusError:
+def status_error(path: str, *, status: int, content: bytes, wait: float | None, url: str) -> HaloStatusError:
     """The typed error of an answer that is not a success."""
     match status:
         case 401:
@@ -96,4 +96,4 @@ def status_error(path: str, *, status: int, content: bytes, wait: float | None) 
             kind = HaloRedirectError
         case _:
             kind = HaloServerError
-    return kind(path, status=status, message=error_message(content), retry_after=wait)
+    return kind(path, status=status, message=error_message(content), retry_after=wait, url=url)
