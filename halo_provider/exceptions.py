@@ -14,7 +14,9 @@ HaloError
 │       ├── HaloRejectedError         400, 404, 413, 422 and the other 4xx
 │       ├── HaloRateLimitError        429
 │       ├── HaloServerError           5xx, 408 and 425
-│       └── HaloRedirectError         3xx
+│       ├── HaloRedirectError         3xx
+│       └── HaloAddressError          404, 405, 410, 415 or 501 before any row of a run was accepted
+├── OutputError                 a results or rejects file that cannot be written
 ├── LedgerError                 the ledger cannot be reached, or is not what it should be
 └── DeliveryError               a run that ended without every row delivered
     ├── AccountingError         the sum of the statuses is not the number of rows read
@@ -22,6 +24,7 @@ HaloError
     ├── DeliveryIncompleteError rows failed, in doubt or not attempted: another try may settle them
     ├── RowsChangedError        delivered rows have another content now, and on_change is fail
     ├── TooManySubmissionsError more rows to send than max_submissions allows: nothing was sent
+    ├── EveryRowRefusedError    the first rows that Halo answered were all refused with one status
     └── RowsRejectedError       more rows rejected than the policy allows: another try will not help
 """
 
@@ -82,6 +85,16 @@ class RowError(HaloError):
         self.column = column
         self.detail = detail
         super().__init__(f"column {column!r}: {reason}" if column else reason)
+
+
+class OutputError(HaloError):
+    """A results or rejects file cannot be written. It says nothing about the rows, which are in the ledger."""
+
+    def __init__(self, file: str, error: Exception) -> None:
+        self.file = file
+        # Other words than the system's may quote a row.
+        reason = getattr(error, "strerror", None) or f"writing it raised {type(error).__name__}"
+        super().__init__(f"{file} cannot be written: {reason}")
 
 
 class HaloCallError(HaloError):
@@ -172,6 +185,33 @@ class HaloRedirectError(HaloStatusError):
 
     verdict = Verdict.FORBIDDEN
     remedy = ". Redirects are not followed: put the API's final address into the connection's host."
+
+
+class HaloAddressError(HaloStatusError):
+    """No row of the run was accepted, and this answer is none of Halo's API: the address on the connection is wrong."""
+
+    STATUSES = frozenset({404, 405, 410, 415, 501})
+
+    verdict = Verdict.FORBIDDEN
+
+    def __init__(self, error: HaloStatusError, *, base_url: str) -> None:
+        self.base_url = base_url
+        self.remedy = (
+            f". This is not how Halo's API answers: no row was accepted yet, and {base_url}{error.path} answered "
+            f"{error.status}. Correct the connection's host; the rows wait for the next run. Rows that such answers "
+            "rejected before are brought back by `halo-ledger requeue`, or on the page of the run."
+        )
+        super().__init__(error.path, status=error.status, message=error.message, retry_after=error.retry_after)
+
+    @classmethod
+    def is_suggested_by(cls, error: Exception) -> bool:
+        """Whether an answer suggests that the address is not Halo's API."""
+        return isinstance(error, HaloStatusError) and error.status in cls.STATUSES
+
+    @property
+    def brief(self) -> str:
+        """Without Halo's own words."""
+        return f"POST {self.path}: Halo answered {self.status}{self.remedy}"
 
 
 class HaloRejectedError(HaloStatusError):
@@ -267,6 +307,20 @@ class TooManySubmissionsError(DeliveryError):
         super().__init__(
             f"{would_send:,} rows would be sent, more than max_submissions={max_submissions:,}; nothing was sent. "
             "Check the source (dry_run=True shows what would happen), or raise the limit."
+        )
+
+
+class EveryRowRefusedError(DeliveryError):
+    """The first rows that Halo answered were all refused with one status: the mistake is hardly theirs."""
+
+    retry_can_help = False
+
+    def __init__(self, *, refused: int, error: str) -> None:
+        self.refused = refused
+        super().__init__(
+            f"the first {refused} rows that Halo answered were all refused alike, so the run stopped and left the "
+            f"others pending. The last: {error}. Correct the submission or the connection, and bring the refused rows "
+            "back with `halo-ledger requeue`, or on the page of the run."
         )
 
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import cached_property
@@ -38,10 +38,18 @@ from halo_provider.models import (
 )
 
 MAX_ROW_KEY = 480  # characters: what the ledger's primary key holds on every database, less the mark of a follow-up
+# Bytes in UTF-8: an index entry of PostgreSQL's holds 2,704. The ledger's widest index has the longest ids of a DAG
+# (250 characters of up to 4 bytes) and of a run, and a namespace (250 bytes each), which leave 1,164 for the key.
+MAX_ROW_KEY_BYTES = 1_000
 REJECT_COLUMNS = ("_row", "_field", "_reason")  # what a rejects file adds to the original columns
 ASKS_FOR_A_HUMAN = ("please create a support ticket", "i need human help", "please escalate this")
 _LISTS = frozenset({"list", "error"})  # entry types whose documented value is a list of items
+MAX_DEPTH = 100  # levels of lists and dicts in one value; pydantic's serializer gives up at about twice as many
+MAX_ITEMS = 100_000  # items of all lists and dicts in one value
+MAX_EXPONENT = 1_000  # of a Decimal that is written out in full: 1E+1000000000 would make a text of a gigabyte
 _PANDAS_MISSING = frozenset({"NaTType", "NAType"})  # by name: pandas is slow to import
+_ARRAY_PACKAGES = frozenset({"numpy", "pandas"})  # likewise
+_FINER_THAN_PYTHON = ("[ns]", "[ps]", "[fs]", "[as]")  # units of numpy's that become integers, not datetimes
 
 RowValues = Mapping[str, Any]
 _RequestT = TypeVar("_RequestT", bound=Request)
@@ -58,12 +66,57 @@ def is_unicode(value: str) -> bool:
     return True
 
 
+def python_value(value: Any) -> Any:
+    """A scalar or an array of numpy's or pandas' as Python's own value; any other value as it is.
+
+    A scalar becomes a number, a text, a truth value, a datetime or a timedelta (in microseconds, the finest unit that
+    Python has), a missing one None; an array becomes a list. The types are recognised by the module that they name.
+    """
+    if type(value).__module__.partition(".")[0] not in _ARRAY_PACKAGES or not hasattr(value, "tolist"):
+        return value
+    dtype = str(getattr(value, "dtype", ""))
+    if dtype.startswith(("datetime64", "timedelta64")) and dtype.endswith(_FINER_THAN_PYTHON):
+        value = value.astype(f"{dtype.partition('[')[0]}[us]")
+    found = value.tolist()
+    return float(found) if type(found) is type(value) else found  # a long double has no counterpart in Python
+
+
 def json_value(value: Any) -> Any:
     """Turn what a CSV file or a database yields into JSON, keeping its worth: dates as ISO 8601, exact decimals.
 
     A Decimal that a JSON number cannot carry exactly becomes a string, a set a sorted list. Raises RowError for bytes
-    and other things JSON has no room for.
+    and other things JSON has no room for, for a value that contains itself or has too many levels or items, and where
+    the value itself raises anything.
     """
+    try:
+        return _json_value(value, _Extent(), level=0)
+    except RowError:
+        raise
+    except Exception as error:  # noqa: BLE001 -- a value's own code may raise anything
+        raise _unreadable(error) from None
+
+
+def _unreadable(error: Exception) -> RowError:
+    """What is wrong with a value whose own code raised this. Without the error's text, which may hold the value."""
+    return RowError(f"the value cannot be read, its own code raised {type(error).__name__}; cast it at the source")
+
+
+class _Extent:
+    """Counts the items of a value, so that one which contains itself, or one list many times, comes to an end."""
+
+    def __init__(self) -> None:
+        self._items = 0
+
+    def add(self, items: Sized, *, level: int) -> None:
+        """Count the items of one list or dict. Raises RowError where it is one too many, or too deep."""
+        if level >= MAX_DEPTH:
+            raise RowError(f"the value has more than {MAX_DEPTH} levels of lists and dicts; flatten it at the source")
+        self._items += len(items)
+        if self._items > MAX_ITEMS:
+            raise RowError(f"the value has more than {MAX_ITEMS:,} items; shorten it at the source")
+
+
+def _json_value(value: Any, extent: _Extent, *, level: int) -> Any:
     match value:
         case str():
             if not is_unicode(value):
@@ -80,13 +133,19 @@ def json_value(value: Any) -> Any:
         case UUID() | timedelta():
             return str(value)
         case Mapping():
-            return {json_value(str(name)): json_value(item) for name, item in value.items()}
-        case list() | tuple():
-            return [json_value(item) for item in value]
-        case set() | frozenset():
-            return sorted((json_value(item) for item in value), key=to_json)
+            extent.add(value, level=level)
+            return {
+                _json_value(str(name), extent, level=level): _json_value(item, extent, level=level + 1)
+                for name, item in value.items()
+            }
+        case list() | tuple() | set() | frozenset():
+            extent.add(value, level=level)
+            items = [_json_value(item, extent, level=level + 1) for item in value]
+            return sorted(items, key=to_json) if isinstance(value, set | frozenset) else items
         case bytes() | bytearray() | memoryview():
             raise RowError("binary values cannot be sent; select a text form of the column, or leave it out")
+    if (found := python_value(value)) is not value:
+        return _json_value(found, extent, level=level)
     raise RowError(f"a value of type {type(value).__name__} cannot be sent; cast it to text at the source")
 
 
@@ -107,7 +166,7 @@ def text(value: Any) -> str:
     if _is_plain(value):
         return value
     match value:
-        case Decimal() if value.is_finite():
+        case Decimal() if value.is_finite() and abs(value.adjusted()) <= MAX_EXPONENT:
             return f"{value:f}"
     match json_value(value):
         case None:
@@ -121,12 +180,19 @@ def text(value: Any) -> str:
 def identifier(row: RowValues, column: str) -> str:
     """The column's value as a stable id: trimmed text, whole numbers without a fraction, "" for a missing one."""
     value = row[column]
-    if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
-        return str(int(value))
-    found: str = (value if _is_plain(value) else _in_column(column, text, value)).strip()
+    found: str = (value if _is_plain(value) else _in_column(column, _id_text, value)).strip()
     if not found.isprintable():
         raise RowError("an id cannot hold control characters or line breaks; clean the value", column=column)
     return found
+
+
+def _id_text(value: Any) -> str:
+    number = python_value(value)
+    if isinstance(number, Decimal) and number.is_nan():  # first, as a signaling NaN raises where it is compared
+        return ""
+    if isinstance(number, float | Decimal) and math.isfinite(number) and number == int(number):
+        return str(int(number))
+    return text(number)
 
 
 def _in_column(column: str, convert: Any, value: Any) -> Any:
@@ -134,6 +200,8 @@ def _in_column(column: str, convert: Any, value: Any) -> Any:
         return convert(value)
     except RowError as error:
         raise RowError(error.reason, column=column) from error
+    except Exception as error:  # noqa: BLE001 -- a value's own code may raise anything
+        raise RowError(_unreadable(error).reason, column=column) from None
 
 
 def _column(row: RowValues, column: str) -> Any:
@@ -582,7 +650,16 @@ def _joined(parts: Sequence[str], columns: Sequence[str]) -> str:
     if len(parts) > 1:
         key = "|".join(part.replace("\\", "\\\\").replace("|", "\\|") for part in parts)
     if len(key) > MAX_ROW_KEY:
-        raise RowError(f"the row's key has {len(key):,} characters, at most {MAX_ROW_KEY} fit", column=columns[0])
+        raise RowError(
+            f"the row's key has {len(key):,} characters, at most {MAX_ROW_KEY} fit; take a shorter column as the key",
+            column=columns[0],
+        )
+    if not key.isascii() and (size := len(key.encode())) > MAX_ROW_KEY_BYTES:
+        raise RowError(
+            f"the row's key has {size:,} bytes in UTF-8, at most {MAX_ROW_KEY_BYTES:,} fit; "
+            "take a shorter column as the key",
+            column=columns[0],
+        )
     return key
 
 

@@ -9,6 +9,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
+from halo_provider.client.body import MAX_BODY, Body
 from halo_provider.exceptions import (
     HaloAuthenticationError,
     HaloPermissionError,
@@ -27,33 +28,22 @@ _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
 
 
-def read_answer(path: str, response: httpx.Response, content: bytes, model: type[AnswerT]) -> AnswerT:
-    """The answer as its model. `response` has been read.
+def read_answer(path: str, response: httpx.Response, body: Body, model: type[AnswerT]) -> AnswerT:
+    """The answer as its model.
 
     Raises HaloStatusError for a status outside 2xx, HaloResponseError for a success without what Halo documents.
     """
     if not response.is_success:
         wait = retry_after(response.headers.get("retry-after"), now=datetime.now(UTC))
-        raise status_error(path, status=response.status_code, content=content, wait=wait)
+        raise status_error(path, status=response.status_code, content=body.content, wait=wait)
     try:
-        return model.model_validate_json(content)
+        if body.whole:
+            return model.model_validate_json(body.content)
+        reason = f"the answer is larger than {MAX_BODY:,} bytes"
     except ValidationError as error:
-        words = content.decode("utf-8", errors="replace")
         place = ".".join(str(part) for part in error.errors(include_url=False, include_input=False)[0]["loc"])
         reason = f"the answer has no usable {place}" if place else "the answer is not a JSON object"
-        raise HaloResponseError(path, reason=reason, reply=words) from None
-
-
-async def body_of(response: httpx.Response) -> bytes:
-    """The whole body, decompressed; `response` is closed. Raises what the transport raises, or httpx.DecodingError."""
-    if response.is_stream_consumed:
-        return response.content
-    if isinstance(response.stream, httpx.ByteStream) and "content-encoding" not in response.headers:
-        return b"".join(response.stream)  # without httpx's decoders, which cost 30 µs even where they do nothing
-    try:
-        return await response.aread()
-    finally:
-        await response.aclose()
+    raise HaloResponseError(path, reason=reason, reply=body.content.decode("utf-8", errors="replace"))
 
 
 def retry_after(header: str | None, *, now: datetime) -> float | None:

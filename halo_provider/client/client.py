@@ -10,8 +10,8 @@ import httpx
 
 from halo_provider import __version__
 from halo_provider.client.address import DEFAULT_BASE_URL, environment_proxy, sdk_url
-from halo_provider.client.answers import AnswerT, body_of, read_answer
-from halo_provider.client.transport import aiohttp_transport
+from halo_provider.client.answers import AnswerT, read_answer
+from halo_provider.client.body import ACCEPT_ENCODING, Body, read_body
 from halo_provider.exceptions import HaloConfigurationError, HaloConnectionError
 from halo_provider.models import (
     ANONYMOUS,
@@ -80,7 +80,7 @@ class HaloClient:
                 "authorization": f"Bearer {widget_key}",
                 "content-type": "application/json",
                 "accept": "application/json",
-                "accept-encoding": "gzip, deflate",
+                "accept-encoding": ACCEPT_ENCODING,
                 "user-agent": f"airflow-provider-halo/{__version__}",
             },
             encoding="utf-8",
@@ -103,7 +103,9 @@ class HaloClient:
     async def __aenter__(self) -> Self:
         transport = self._given_transport
         if transport is None:
-            transport = aiohttp_transport(proxy=environment_proxy(self.base_url))
+            from halo_provider.client.transport import AiohttpTransport  # noqa: PLC0415 -- imports aiohttp
+
+            transport = AiohttpTransport(proxy=environment_proxy(self.base_url))
         self._transport = await transport.__aenter__()
         return self
 
@@ -172,7 +174,7 @@ class HaloClient:
         request.read()
         return request
 
-    async def _attempt(self, path: str, body: bytes) -> tuple[httpx.Response, bytes]:
+    async def _attempt(self, path: str, body: bytes) -> tuple[httpx.Response, Body]:
         """Send one request and return the answer, read and decompressed. Raises HaloConnectionError."""
         if self._transport is None:
             raise RuntimeError("HaloClient is an async context manager: async with client: …")
@@ -180,7 +182,7 @@ class HaloClient:
         try:
             async with asyncio.timeout(self.timeout):
                 response = await self._transport.handle_async_request(request)
-                content = await body_of(response)
+                content = await read_body(response)
         except NOT_SENT as error:
             raise HaloConnectionError(path, sent=False, reason=_reason(error)) from error
         except (TimeoutError, httpx.ReadTimeout) as error:

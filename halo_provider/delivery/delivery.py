@@ -9,10 +9,10 @@ where one of them was not delivered, the later ones are not sent in this run.
 import asyncio
 import gc
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Any
 
 from pydantic_core import to_json
@@ -28,15 +28,18 @@ from halo_provider.delivery.report import DeliveryReport, Outcome
 from halo_provider.delivery.send import Sender
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import (
+    EveryRowRefusedError,
+    HaloAddressError,
     HaloCallError,
     HaloError,
     HaloResponseError,
+    HaloStatusError,
     LedgerError,
     RowsChangedError,
     Verdict,
 )
 from halo_provider.ledger.claims import LeaseHolder
-from halo_provider.ledger.rules import MAX_RESPONSE, Settlement
+from halo_provider.ledger.rules import MAX_RESPONSE, Settlement, session_id_fits
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.models import ChatAnswer
 from halo_provider.sources.rows import Source
@@ -48,6 +51,8 @@ MAX_DEFERRED = 5_000  # rows that may wait for another run, so that memory stays
 LIVENESS_POLL = 0.5  # seconds between checks whether this process may still send
 LEASE_MARGIN = 2.0  # seconds before the end of the lease in which nothing more is sent
 GARBAGE_THRESHOLD = 50_000  # objects more than before that start the search for cycles; Python's own is 700
+MAX_FIRST_REFUSED = 50  # rows that Halo answers first, all refused with one status, before the run stops
+MAX_SHOWN = 100  # characters of a session id that is not usable
 MAX_GIVEN_UP = 50  # rows given up one after the other before the run itself gives up
 
 
@@ -114,7 +119,9 @@ class _Delivery:
         self._observers = observers
         self._stop = stop
         self._alive = alive
-        self._reader = Reader(source, submission, batch_size=options.batch_size)
+        self._reader = Reader(
+            source, submission, batch_size=options.batch_size, follows_up=options.on_change == "follow_up"
+        )
         self._placer = Placer(
             lease_holder,
             submission=submission,
@@ -136,6 +143,8 @@ class _Delivery:
         self._deferred: list[Work] = []  # of these the first of their queues, which another run held when last asked
         self._asked_for_deferred = time.monotonic()
         self._given_up_in_a_row = 0
+        self._accepts = False  # whether Halo has accepted a row of this run
+        self._first_refused: Counter[int] = Counter()  # by status, until a row is accepted
         self._moved = asyncio.Event()
 
     async def run(self) -> DeliveryReport:
@@ -259,7 +268,7 @@ class _Delivery:
                 )
             )
             return []
-        work = Work.of(prepared.row, place)
+        work = Work.of(prepared, place)
         if self._user_queues.is_closed(work.user_id):
             self._opened(work)
             self._hold_back(work)
@@ -280,13 +289,9 @@ class _Delivery:
 
     async def _give_back(self, works: Sequence[Work]) -> None:
         """End the claims of these, which have not been sent by this run."""
-        reason = "it waits for an earlier row of the same user, which another run holds"
-        settlements = [
-            Settlement(row_key=work.ledger_key, status=work.resting_ledger_status, error=reason) for work in works
-        ]
-        commit = partial(self._lease_holder.commit, settlements=settlements)
+        row_keys = [work.ledger_key for work in works]
         try:
-            await asyncio.get_running_loop().run_in_executor(self._ledger_thread, commit)
+            await asyncio.get_running_loop().run_in_executor(self._ledger_thread, self._lease_holder.release, row_keys)
         except LedgerError as error:
             self._stop.request(str(error), error=error)
 
@@ -297,25 +302,29 @@ class _Delivery:
             self._asked_for_deferred = time.monotonic()
             asking += self._deferred
             self._deferred = []
+        open_keys = {work.row_key for work in self._open.values()} if asking else set()
+        self._deferred += [work for work in asking if work.row_key in open_keys]  # until the first row is committed
+        asking = [work for work in asking if work.row_key not in open_keys]
         if not asking:
             return
         try:
-            claims = await asyncio.get_running_loop().run_in_executor(
-                self._ledger_thread, self._placer.claims_of, [work.candidate for work in asking]
+            placed_rows = await asyncio.get_running_loop().run_in_executor(
+                self._ledger_thread, self._placer.place_again, [work.prepared for work in asking]
             )
         except HaloError as error:
             self._stop.request(str(error), error=error)
-            claims = {}
-        for work in asking:
-            prepared = PreparedRow(work.row, work.row_key, submission=work.submission)
-            match place_of(prepared, claims.get(work.ledger_key), change=work.change):
+            placed_rows = [PlacedRow(work.prepared, place_of(work.prepared, None)) for work in asking]
+        for work, placed in zip(asking, placed_rows, strict=True):
+            if placed.has_changed and work.prepared.repeats is not None:
+                self._count_change(work.row_key)
+            match placed.place:
                 case End() as place:
                     self._unclaimed.discard(work)
                     self._count(work.outcome(place.status, session_id=place.session_id)._replace(error=place.error))
                     self._leave(work, place.status)
                 case Send() as place:
                     self._unclaimed.discard(work)
-                    work.claim(place)
+                    work.take(place)
                     self._opened(work)
                     self._ready.put_nowait(work)
                 case Wait():
@@ -378,14 +387,20 @@ class _Delivery:
         except BaseException:
             work.doubtful = True
             raise
+        if not session_id_fits(answer.session_id):
+            reason = f"the answer has no usable session_id: it has {len(answer.session_id):,} characters"
+            raise HaloResponseError("/chat", reason=reason, reply=answer.session_id[:MAX_SHOWN])
         self._given_up_in_a_row = 0
+        self._accepts = True
         self._settle(work, RowStatus.DELIVERED, answer=answer)
 
     def conclude(self, work: Work, error: HaloCallError, *, is_last: bool) -> bool:
         """Record what an unsuccessful attempt means; whether it was the last one of this run."""
+        error = self._understood(work, error)
         if error.verdict is Verdict.REJECTED:
             self._given_up_in_a_row = 0
             self._settle(work, RowStatus.REJECTED, error.brief, detail=str(error))
+            self._refused(error)
             return True
         work.doubtful = work.doubtful or error.verdict is Verdict.IN_DOUBT
         if error.verdict is Verdict.FORBIDDEN:
@@ -401,6 +416,29 @@ class _Delivery:
         resting = Settlement(row_key=work.ledger_key, status=work.resting_ledger_status, final=False, error=str(error))
         self._committer.settle(resting, work, None)
         return False
+
+    def _understood(self, work: Work, error: HaloCallError) -> HaloCallError:
+        """The error by what this run knows: a 404 concerns its row only once Halo has accepted another one.
+
+        A row that continues a session may be told that this session is gone.
+        """
+        if (
+            self._accepts
+            or not isinstance(error, HaloStatusError)
+            or not HaloAddressError.is_suggested_by(error)
+            or work.submission.request.session_id is not None
+        ):
+            return error
+        return HaloAddressError(error, base_url=self._client.base_url)
+
+    def _refused(self, error: HaloCallError) -> None:
+        """Stop where Halo refuses every row alike, before all of them are rejected for a mistake that is not theirs."""
+        if self._accepts or not isinstance(error, HaloStatusError):
+            return
+        self._first_refused[error.status] += 1
+        if len(self._first_refused) == 1 and self._first_refused[error.status] >= MAX_FIRST_REFUSED:
+            refused = EveryRowRefusedError(refused=MAX_FIRST_REFUSED, error=error.brief)
+            self._stop.request(str(refused), error=refused)
 
     def _gave_up(self, work: Work, error: HaloCallError) -> None:
         self._report.first_given_up = self._report.first_given_up or f"row {work.row.number}: {error.brief}"

@@ -50,11 +50,15 @@ def dry_run(
         on_change=options.on_change,
         claims=False,
     )
-    reader = Reader(source, submission, batch_size=options.batch_size)
+    follows_up = options.on_change == "follow_up"
+    reader = Reader(source, submission, batch_size=options.batch_size, follows_up=follows_up)
     try:
         while prepared_rows := reader.next_batch():
             planned.read += len(prepared_rows)
-            for prepared, place, _ in placer.place(prepared_rows):
+            for placed in placer.place(prepared_rows):
+                (prepared, place, _) = (
+                    placed if placed.prepared.repeats is None else placer.place_again([placed.prepared])[0]
+                )
                 user_id = prepared.submission.user_id if prepared.submission else None
                 if isinstance(place, End):
                     planned.counts[place.status] += 1

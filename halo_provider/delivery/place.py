@@ -25,7 +25,7 @@ class Send(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """Another run holds the row at this moment."""
+    """It cannot be sent at this moment: another run holds the row, or an earlier row of this run has its key."""
 
     submission: RenderedSubmission
     change: Change | None = None
@@ -74,6 +74,8 @@ def place_of(prepared: PreparedRow, claim: Claim | None, *, change: Change | Non
         return End(RowStatus.ALREADY_DELIVERED, session_id=claim.session_id)
     if prepared.submission is None:
         return End(RowStatus.REJECTED, prepared.error)
+    if not prepared.is_first:
+        return Wait(prepared.submission)
     if prepared.waits_for is not None:
         return End(RowStatus.NOT_ATTEMPTED, RowError(prepared.waits_for))
     if claim is None:
@@ -138,16 +140,20 @@ class Placer:
         self._on_change = on_change
         self._ask = lease_holder.claim if claims else lease_holder.preview
 
-    def claims_of(self, candidates: Sequence[Candidate]) -> dict[str, Claim]:
-        """What the ledger answers about each, by its key."""
-        return self._ask(candidates, on_in_doubt=self._on_in_doubt) if candidates else {}
-
     def place(self, prepared_rows: Sequence[PreparedRow]) -> list[PlacedRow]:
-        """Give every row its place."""
+        """Give every row its place. One that repeats an earlier row's key waits until that row has ended."""
         rows = self._followed(prepared_rows)
-        claims = self.claims_of([candidate_of(row) for row in rows if row.is_candidate and row.waits_for is None])
+        return self._placed(rows, [row for row in rows if row.is_candidate and row.waits_for is None])
+
+    def place_again(self, prepared_rows: Sequence[PreparedRow]) -> list[PlacedRow]:
+        """Give rows that waited a place; their keys must differ. A repeated key's first row has ended by now."""
+        rows = [row._replace(is_first=True) for row in self._followed(prepared_rows)]
+        return self._placed(rows, [row for row in rows if row.waits_for is None])
+
+    def _placed(self, rows: Sequence[PreparedRow], asking: Sequence[PreparedRow]) -> list[PlacedRow]:
+        claims = self._ask_about([candidate_of(row) for row in asking])
         changes = self._changes(rows, claims)
-        claims_of_changes = self.claims_of([candidate(submission, change) for submission, change in changes.values()])
+        claims_of_changes = self._ask_about([candidate(submission, change) for submission, change in changes.values()])
         placed = []
         for row in rows:
             claim = claims.get(row.row_key or "") if row.is_candidate else None
@@ -160,6 +166,10 @@ class Placer:
                 place = place_of(row, claim)
             placed.append(PlacedRow(row, place, has_changed))
         return placed
+
+    def _ask_about(self, candidates: Sequence[Candidate]) -> dict[str, Claim]:
+        """What the ledger answers about each, by its key."""
+        return self._ask(candidates, on_in_doubt=self._on_in_doubt) if candidates else {}
 
     def _followed(self, prepared_rows: Sequence[PreparedRow]) -> list[PreparedRow]:
         """Point follow-ups into the sessions they belong to."""
@@ -184,10 +194,18 @@ class Placer:
         """The follow-ups of delivered rows that have changed since, by the rows' keys."""
         if self._on_change != "follow_up":
             return {}
-        changes: dict[str | None, tuple[RenderedSubmission, Change]] = {}
+        changed: list[tuple[PreparedRow, RenderedSubmission, Claim]] = []
         for row in rows:
             claim = claims.get(row.row_key or "") if row.is_candidate else None
             if claim is not None and claim.has_changed and claim.session_id and row.submission is not None:
-                submission = row.submission.into_session(claim.session_id)
-                changes[row.row_key] = submission, next_change(submission, claim)
+                changed.append((row, row.submission.into_session(claim.session_id), claim))
+        seconds = {row.row_key: Change(row.row_key or "", None, one.payload_hash) for row, one, _ in changed}
+        asking = [candidate(one, seconds[row.row_key]) for row, one, _ in changed]
+        known = self._lease_holder.preview(asking, on_in_doubt=self._on_in_doubt) if asking else {}
+        changes: dict[str | None, tuple[RenderedSubmission, Change]] = {}
+        for row, submission, claim in changed:
+            second = seconds[row.row_key]
+            was_second = known[second.ledger_key].result is ClaimResult.DELIVERED
+            change = second if row.repeats is not None or was_second else next_change(submission, claim)
+            changes[row.row_key] = submission, change
         return changes

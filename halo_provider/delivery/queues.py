@@ -3,10 +3,11 @@
 from collections import deque
 from dataclasses import dataclass
 
-from halo_provider.delivery.place import Send, Wait, candidate
+from halo_provider.delivery.place import Send, Wait
+from halo_provider.delivery.prepare import PreparedRow
 from halo_provider.delivery.report import Outcome
 from halo_provider.exceptions import RowError
-from halo_provider.ledger.rules import Candidate, Change
+from halo_provider.ledger.rules import Change
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.sources.rows import Row
 from halo_provider.submission import RenderedSubmission
@@ -18,7 +19,7 @@ HOLDS_BACK = frozenset({RowStatus.IN_DOUBT, RowStatus.FAILED, RowStatus.NOT_ATTE
 class Work:
     """One submission on its way. `claimed` is False while another run holds it; `doubtful` once Halo may have it."""
 
-    row: Row
+    prepared: PreparedRow
     submission: RenderedSubmission
     change: Change | None = None
     claimed: bool = False
@@ -27,17 +28,24 @@ class Work:
     attempts: int = 0
 
     @classmethod
-    def of(cls, row: Row, place: Send | Wait) -> "Work":
+    def of(cls, prepared: PreparedRow, place: Send | Wait) -> "Work":
         """The work that a place makes of a row."""
-        work = cls(row, place.submission, place.change)
-        if isinstance(place, Send):
-            work.claim(place)
+        work = cls(prepared, place.submission)
+        work.take(place)
         return work
 
-    def claim(self, place: Send) -> None:
-        """This run holds the claim from now on."""
-        self.claimed = True
-        self.doubtful = place.doubtful
+    def take(self, place: Send | Wait) -> None:
+        """Take a place, the first one or a later one."""
+        self.submission = place.submission
+        self.change = place.change
+        if isinstance(place, Send):
+            self.claimed = True
+            self.doubtful = place.doubtful
+
+    @property
+    def row(self) -> Row:
+        """The row it was made of."""
+        return self.prepared.row
 
     @property
     def row_key(self) -> str:
@@ -58,11 +66,6 @@ class Work:
     def ledger_key(self) -> str:
         """Its key in the ledger; a follow-up has a key of its own."""
         return self.change.ledger_key if self.change else self.submission.row_key
-
-    @property
-    def candidate(self) -> Candidate:
-        """What the ledger is asked about it."""
-        return candidate(self.submission, self.change)
 
     @property
     def resting_ledger_status(self) -> LedgerStatus:

@@ -7,6 +7,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from halo_provider.delivery.report import Outcome
 from halo_provider.exceptions import HaloConfigurationError
+from halo_provider.sources.output import Output
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,32 +52,41 @@ def results_writer(path: str) -> Callable[[IO[bytes]], "ResultsFile"]:
 
 
 class ResultsFile:
-    """Collects outcomes and writes them to the stream, which stays open, as frames of `FRAME_ROWS` rows."""
+    """Collects outcomes and writes them to the stream, which stays open, as frames of `FRAME_ROWS` rows.
+
+    Raises OutputError, and nothing else, where the stream or a value cannot be written. The file is then lost: every
+    later call raises the same error, and no more rows are held in memory.
+    """
 
     def __init__(self, stream: IO[bytes], *, frame_writer: Callable[[IO[bytes]], FrameWriter]) -> None:
         import pandas as pd  # noqa: PLC0415 -- slow to import: not when a DAG is parsed, nor amid a delivery
 
         self._new_frame = pd.DataFrame
         self._held: list[tuple[Any, ...]] = []
-        self._frames = frame_writer(stream)
+        self._output = Output("the results file")
+        with self._output:
+            self._frames = frame_writer(stream)
 
     def write(self, outcome: Outcome) -> None:
         """Add one row."""
-        self._held.append(
-            (outcome.row_key, outcome.user_id, outcome.session_id, outcome.status.value, outcome.attempts)
-        )
-        if len(self._held) >= FRAME_ROWS:
-            self._flush()
+        with self._output:
+            self._held.append(
+                (outcome.row_key, outcome.user_id, outcome.session_id, outcome.status.value, outcome.attempts)
+            )
+            if len(self._held) >= FRAME_ROWS:
+                self._flush()
 
     def _flush(self) -> None:
-        self._frames.write(self._new_frame(self._held, columns=list(COLUMNS)).astype(COLUMNS))
+        frame = self._new_frame(self._held, columns=list(COLUMNS)).astype(COLUMNS)
         self._held.clear()
+        self._frames.write(frame)
 
     def close(self) -> None:
         """Write what is still held in memory, and complete the file."""
-        if self._held:
-            self._flush()
-        self._frames.close()
+        with self._output:
+            if self._held:
+                self._flush()
+            self._frames.close()
 
 
 class CsvFrames:

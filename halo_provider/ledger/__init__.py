@@ -13,6 +13,7 @@ from halo_provider.ledger.rules import (
     OnInDoubt,
     Settlement,
     TaskInstanceRef,
+    session_id_fits,
 )
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 
@@ -32,4 +33,5 @@ __all__ = [
     "RowStatus",
     "Settlement",
     "TaskInstanceRef",
+    "session_id_fits",
 ]

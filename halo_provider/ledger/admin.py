@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, and_, delete, func, insert, not_, or_, select, tuple_, update
 
+from halo_provider.ledger import rules
 from halo_provider.ledger.claims import count_changes
 from halo_provider.ledger.ledger import Ledger
 from halo_provider.ledger.rules import Change
@@ -227,8 +228,16 @@ class LedgerAdmin:
         def change(db: Connection, some: Sequence[Any], keys: Any) -> None:
             now = self._ledger.now()
             db.execute(update(submissions).where(keys).values(updated_at=now, lease_expires_at=None, **values))
-            common = {"at": now, "actor": self._actor, "event": event, "detail": detail}
-            db.execute(insert(events), [{"namespace": row.namespace, "row_key": row.row_key, **common} for row in some])
+            told = [
+                rules.doubt_event(row.namespace, row.row_key, actor=self._actor, now=now)
+                for row in some
+                if row.status is LedgerStatus.IN_FLIGHT
+            ]
+            told += [
+                rules.event(event, row.namespace, row.row_key, actor=self._actor, now=now, detail=detail)
+                for row in some
+            ]
+            db.execute(insert(events), told)
             if values["status"] is LedgerStatus.DELIVERED:
                 for row in some:
                     if follow_up := Change.at(row.row_key, row.payload_hash):
@@ -251,9 +260,9 @@ class LedgerAdmin:
             columns = submissions.c
             free = or_(columns.lease_expires_at.is_(None), columns.lease_expires_at <= self._ledger.now())
             allowed = columns.status.in_([status.value for status in before])
-            statement = select(columns.namespace, columns.row_key, columns.payload_hash, columns.changes).where(
-                *wanted.conditions(), *conditions, free, allowed
-            )
+            statement = select(
+                columns.namespace, columns.row_key, columns.status, columns.payload_hash, columns.changes
+            ).where(*wanted.conditions(), *conditions, free, allowed)
             if after is not None:
                 statement = statement.where(self._behind(after, wanted))
             statement = statement.order_by(columns.namespace, columns.row_key).limit(CHUNK).with_for_update()

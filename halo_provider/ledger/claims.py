@@ -15,6 +15,7 @@ import os
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
@@ -22,9 +23,9 @@ from typing import Any
 from sqlalchemy import Connection, Insert, and_, bindparam, func, insert, or_, select, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
-from halo_provider.exceptions import HaloConfigurationError
+from halo_provider.exceptions import HaloConfigurationError, LedgerError
 from halo_provider.ledger import rules
-from halo_provider.ledger.database import Database
+from halo_provider.ledger.database import Database, refuses_content
 from halo_provider.ledger.rules import (
     Candidate,
     Change,
@@ -94,14 +95,46 @@ class LeaseHolder:
         """Record outcomes, then intents, in one transaction: when it returns, the intents' rows may be sent.
 
         A key may stand in both: its earlier attempt is settled before its next one begins. Rows of another owner are
-        not changed; the answer names them.
+        not changed; the answer names them, and the settlements whose session_id does not fit. Where the database
+        refuses a value, each settlement is recorded in a transaction of its own, the refused one without its texts.
         """
-        commit = self._database.transaction(lambda db: self._commit(db, settlements, intents))
-        self._held.difference_update(settlement.row_key for settlement in settlements if settlement.final)
-        return commit
+        fitting = [each for each in settlements if each.session_id is None or rules.session_id_fits(each.session_id)]
+        try:
+            commit = self._database.transaction(lambda db: self._commit(db, fitting, intents))
+        except LedgerError as error:
+            if not fitting or not refuses_content(error):
+                raise
+            commit = self._commit_one_by_one(fitting, intents)
+        self._held.difference_update(settlement.row_key for settlement in fitting if settlement.final)
+        unfitting = {each.row_key for each in settlements} - {each.row_key for each in fitting}
+        return replace(commit, lost_settlements=commit.lost_settlements | unfitting) if unfitting else commit
+
+    def _commit_one_by_one(self, settlements: Sequence[Settlement], intents: Sequence[str]) -> Commit:
+        lost: set[str] = set()
+        for settlement in settlements:
+            try:
+                lost |= self._commit_alone(settlement)
+            except LedgerError as error:
+                if not refuses_content(error):
+                    raise
+                lost |= self._commit_alone(rules.without_texts(settlement))
+        commit = self._database.transaction(lambda db: self._commit(db, (), intents))
+        return replace(commit, lost_settlements=frozenset(lost))
+
+    def _commit_alone(self, settlement: Settlement) -> frozenset[str]:
+        return self._database.transaction(lambda db: self._commit(db, [settlement], ())).lost_settlements
+
+    def release(self, row_keys: Sequence[str]) -> None:
+        """Give claims back that were not sent: the rows keep their status, and any owner may claim them at once.
+
+        A row in flight keeps its lease, a settled row and a row of another owner do not change.
+        """
+        if row_keys:
+            self._database.transaction(lambda db: self._release(db, row_keys))
+            self._held.difference_update(row_keys)
 
     def renew(self) -> None:
-        """Extend every lease that this owner holds."""
+        """Extend every lease that this owner holds: of all rows claimed and neither settled nor released."""
         renewed = time.monotonic()
         held = sorted(self._held)
         if held:
@@ -138,7 +171,7 @@ class LeaseHolder:
         if (new_rows or claimed_rows) and db.dialect.name != "sqlite":  # whose transactions exclude other writers
             self._confirm(db, claims)
         doubts = [
-            rules.doubt_event(row.row_key, writer)
+            rules.doubt_event(self.namespace, row.row_key, actor=writer.actor, now=writer.now)
             for row in claimed
             if rules.claim_finds_doubt(claims[row.row_key].result, row)
         ]
@@ -161,15 +194,10 @@ class LeaseHolder:
             group = [settlement for settlement in settlements if settlement.status is status]
             if group and not _execute_counted(db, statement, [self._settled(each, writer) for each in group]):
                 lost_settlements |= self._lost(db, [settlement.row_key for settlement in group], status)
-        changes = [
-            settlement.change
-            for settlement in settlements
-            if settlement.change
-            and settlement.status is LedgerStatus.DELIVERED
-            and settlement.row_key not in lost_settlements
-        ]
+        recorded = [settlement for settlement in settlements if settlement.row_key not in lost_settlements]
+        changes = [each.change for each in recorded if each.change and each.status is LedgerStatus.DELIVERED]
         count_changes(db, self.namespace, changes, now=writer.now)
-        told = [rules.settlement_event(each, writer) for each in settlements if rules.settlement_is_told(each)]
+        told = [rules.settlement_event(each, writer) for each in recorded if rules.settlement_is_told(each)]
         if told:
             db.execute(insert(events), told)
         lost_intents: set[str] = set()
@@ -186,6 +214,9 @@ class LeaseHolder:
 
     def _renew(self, db: Connection, held: Sequence[str]) -> None:
         db.execute(_RENEW, self._rows(held) | {"lease_expires_at": self._writer().lease_expires_at})
+
+    def _release(self, db: Connection, row_keys: Sequence[str]) -> None:
+        db.execute(_RELEASE, self._rows(row_keys) | {"updated_at": self._writer().now})
 
     def _rows(self, row_keys: Sequence[str]) -> dict[str, Any]:
         return {"b_namespace": self.namespace, "b_keys": list(row_keys), "b_owner": self.owner}
@@ -207,19 +238,20 @@ def find(db: Connection, namespace: str, row_keys: Sequence[str]) -> dict[str, K
 
 def count_changes(db: Connection, namespace: str, changes: Sequence[Change], *, now: datetime) -> None:
     """Record beside the rows that these changes of theirs are with Halo; a change that is recorded stays as it is."""
-    if changes:
+    counted = [(change, change.number) for change in changes if change.number is not None]
+    if counted:
         db.execute(
             _COUNT_CHANGE,
             [
                 {
                     "b_namespace": namespace,
                     "b_row_key": change.row_key,
-                    "b_before": change.number - 1,
-                    "number": change.number,
+                    "b_before": number - 1,
+                    "number": number,
                     "payload_hash": change.payload_hash,
                     "updated_at": now,
                 }
-                for change in changes
+                for change, number in counted
             ],
         )
 
@@ -262,6 +294,12 @@ _RENEW = (
     update(submissions)
     .where(_OWN_ROWS, submissions.c.lease_expires_at.is_not(None))
     .values(lease_expires_at=bindparam("lease_expires_at"))
+)
+
+_RELEASE = (
+    update(submissions)
+    .where(_OWN_ROWS, submissions.c.status.in_(rules.INTENDED_FROM), submissions.c.lease_expires_at.is_not(None))
+    .values(lease_expires_at=None, updated_at=bindparam("updated_at"))
 )
 
 _CLAIM = (

@@ -1,13 +1,15 @@
 """The ledger's database: its connections, its clock, and transactions that are run again after a deadlock."""
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Engine, event, func, select
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from halo_provider.exceptions import LedgerError, redact
 
@@ -25,6 +27,7 @@ class Database:
         self.engine = engine
         self.engine.hide_parameters = True  # SQLAlchemy's errors would quote them
         self._clock_offset = timedelta()
+        self._file: _File | None = None  # SQLite's
 
     def close(self) -> None:
         """Close the connections."""
@@ -34,6 +37,7 @@ class Database:
         """Set what every new connection of the engine begins with."""
         if self.engine.dialect.name == "sqlite":
             _configure_sqlite(self.engine)
+            self._file = self.transaction(_file_of, read_only=True)
         else:
             _configure_server(self.engine)
 
@@ -64,13 +68,49 @@ class Database:
         for attempt in range(1, TRANSACTION_ATTEMPTS + 1):
             try:
                 with engine.begin() as db:
-                    return work(db)
+                    result = work(db)
             except OperationalError as error:
                 if attempt == TRANSACTION_ATTEMPTS or not _is_contention(error):
                     raise LedgerError(f"the ledger cannot be used: {reason_of(error)}") from error
             except SQLAlchemyError as error:
                 raise LedgerError(f"the ledger cannot be used: {reason_of(error)}") from error
+            else:
+                self._check_file()
+                return result
         raise AssertionError  # the last attempt returns or raises
+
+    def _check_file(self) -> None:
+        """Make sure that the transaction is in the file at the path: SQLite writes into a deleted one without error."""
+        if self._file is not None and not self._file.is_at_its_path():
+            raise LedgerError(
+                f"the ledger {self._file.path} was deleted or replaced while this process had it open: restore it, "
+                "or the rows that only it knows as delivered will be sent again"
+            )
+
+
+class _File(NamedTuple):
+    """A file by its path and its identity."""
+
+    path: str
+    device: int
+    inode: int
+
+    def is_at_its_path(self) -> bool:
+        """Whether the path still leads to this very file."""
+        try:
+            found = os.stat(self.path)  # noqa: PTH116 -- at every commit, and Path takes three times as long
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == (self.device, self.inode)
+
+
+def _file_of(db: Connection) -> _File | None:
+    """The file that SQLite has open; None for a database in memory."""
+    path: str = db.exec_driver_sql("PRAGMA database_list").one()[2]
+    if not path:
+        return None
+    found = Path(path).stat()
+    return _File(path, found.st_dev, found.st_ino)
 
 
 def reason_of(error: Exception) -> str:
@@ -79,11 +119,27 @@ def reason_of(error: Exception) -> str:
     return redact(str(message).partition("\n")[0])
 
 
+def refuses_content(error: LedgerError) -> bool:
+    """Whether the database refused the values of a statement, so that another attempt with the same ones fails too."""
+    cause = error.__cause__
+    if not isinstance(cause, DBAPIError):
+        return False
+    return isinstance(cause, DataError | IntegrityError) or _mysql_code(cause) in _MYSQL_REFUSALS
+
+
+# A packet too large, text that is not in the character set, invalid JSON, and a violated CHECK on MySQL and on MariaDB.
+_MYSQL_REFUSALS = frozenset({1153, 1366, 3140, 3819, 4025})
+
+
+def _mysql_code(error: DBAPIError) -> Any:
+    return error.orig.args[0] if error.orig and error.orig.args else None
+
+
 def _is_contention(error: DBAPIError) -> bool:
     """Whether the database rolled this transaction back in favour of another: a deadlock, or a lock not obtained."""
     sql_state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
-    mysql_code = error.orig.args[0] if error.orig and error.orig.args else None
-    return sql_state in {"40001", "40P01"} or mysql_code in {1205, 1213} or "database is locked" in str(error.orig)
+    locked = _mysql_code(error) in {1205, 1213}
+    return sql_state in {"40001", "40P01"} or locked or "database is locked" in str(error.orig)
 
 
 def _configure_server(engine: Engine) -> None:

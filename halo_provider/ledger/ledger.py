@@ -52,9 +52,10 @@ class Ledger(Database):
 
     def lease_holder(self, namespace: str, *, task_instance: TaskInstanceRef, lease: float = LEASE) -> LeaseHolder:
         """A new owner of claims in one namespace. Raises HaloConfigurationError where the namespace is too long."""
-        if len(namespace) > MAX_NAMESPACE:
+        size = len(namespace.encode())
+        if size > MAX_NAMESPACE:
             raise HaloConfigurationError(
-                f"connection id and submission name have {len(namespace)} characters together, at most "
-                f"{MAX_NAMESPACE} fit; shorten one"
+                f"connection id and submission name have {size} bytes together, at most {MAX_NAMESPACE} fit; "
+                "shorten one"
             )
         return LeaseHolder(self, namespace, task_instance=task_instance, lease=lease)

@@ -11,11 +11,16 @@ from pydantic_core import from_json, to_json
 from halo_provider.exceptions import redact
 from halo_provider.ledger.statuses import LedgerStatus
 
-MAX_TEXT = 500  # characters kept of an error and of a reply
+MAX_TEXT = 500  # characters kept of an error, a reply and an agent's id
+MAX_READ = 10_000  # characters of a text that are searched for secrets: more than a token has beyond MAX_TEXT
 MAX_RESPONSE = 10_000  # characters of JSON kept of an answer's undocumented fields
+MAX_SESSION_ID = 1_000  # characters: what a ledger on any database holds
+TEXTS_REFUSED = "the database refused the texts of this answer"
 LEASE_RAN_OUT = "the lease of the run that was sending it ran out"
 
 _CHANGE_MARK = "\tchange "
+_SECOND_CONTENT_MARK = "\talso "
+_SECOND_CONTENT_DIGITS = 14  # of the hash: with the mark as wide as the widest change
 
 OnInDoubt = Literal["resend", "hold"]
 
@@ -99,22 +104,32 @@ class KnownRow(NamedTuple):
 
 
 class Change(NamedTuple):
-    """Which change of a delivered row a follow-up carries; counted from 1."""
+    """What a follow-up carries: another content of a row, under a key of its own.
+
+    A change of a delivered row from one run to another is counted, from 1. A second content that stands under the same
+    key in one source has no number: its key is made of the content, so that it is sent once, in whatever order the
+    source has the two.
+    """
 
     row_key: str
-    number: int
+    number: int | None
     payload_hash: str
 
     @property
     def ledger_key(self) -> str:
         """The follow-up's own key in the ledger: a row's key never holds a tab."""
+        if self.number is None:
+            return f"{self.row_key}{_SECOND_CONTENT_MARK}{self.payload_hash[:_SECOND_CONTENT_DIGITS]}"
         return f"{self.row_key}{_CHANGE_MARK}{self.number}"
 
     @classmethod
     def at(cls, ledger_key: str, payload_hash: str) -> "Change | None":
         """The change whose key this is; None for a row's own key."""
         row_key, mark, number = ledger_key.partition(_CHANGE_MARK)
-        return cls(row_key, int(number), payload_hash) if mark else None
+        if mark:
+            return cls(row_key, int(number), payload_hash)
+        row_key, mark, _ = ledger_key.partition(_SECOND_CONTENT_MARK)
+        return cls(row_key, None, payload_hash) if mark else None
 
 
 class Settlement(NamedTuple):
@@ -257,7 +272,7 @@ def settled_row(settlement: Settlement, writer: Writer) -> dict[str, Any]:
     """The columns that a settlement changes, besides the status."""
     return {
         "session_id": storable(settlement.session_id),
-        "agent_id": storable(settlement.agent_id),
+        "agent_id": shortened(settlement.agent_id),
         "error": shortened(settlement.error),
         "reply": shortened(settlement.reply),
         "response": storable_json(settlement.response),
@@ -266,42 +281,70 @@ def settled_row(settlement: Settlement, writer: Writer) -> dict[str, Any]:
     }
 
 
+def session_id_fits(session_id: str) -> bool:
+    """Whether the ledger can hold it; an answer with another one has no usable session_id."""
+    return len(session_id) <= MAX_SESSION_ID
+
+
+def without_texts(settlement: Settlement) -> Settlement:
+    """The same outcome without the texts that a database may refuse."""
+    return settlement._replace(agent_id=None, error=TEXTS_REFUSED, reply=None, response=None)
+
+
 def settlement_is_told(settlement: Settlement) -> bool:
     """Whether a row's history tells the settlement: something went wrong with an attempt."""
     return settlement.status in _TROUBLE or (settlement.status is LedgerStatus.PENDING and not settlement.final)
 
 
-def doubt_event(row_key: str, writer: Writer) -> dict[str, Any]:
-    """The columns of the event that tells of an expired lease."""
-    return _event(row_key, LedgerStatus.IN_DOUBT, LEASE_RAN_OUT, writer)
-
-
 def settlement_event(settlement: Settlement, writer: Writer) -> dict[str, Any]:
     """The columns of the event that tells of a settlement."""
-    return _event(settlement.row_key, settlement.status, settlement.error, writer)
+    return event(
+        settlement.status.value,
+        writer.namespace,
+        settlement.row_key,
+        actor=writer.actor,
+        now=writer.now,
+        detail=settlement.error,
+    )
 
 
-def _event(row_key: str, status: LedgerStatus, detail: str | None, writer: Writer) -> dict[str, Any]:
+def doubt_event(namespace: str, row_key: str, *, actor: str, now: datetime) -> dict[str, Any]:
+    """The columns of the event that tells of a row in flight whose lease ran out."""
+    return event(LedgerStatus.IN_DOUBT.value, namespace, row_key, actor=actor, now=now, detail=LEASE_RAN_OUT)
+
+
+def event(name: str, namespace: str, row_key: str, *, actor: str, now: datetime, detail: str | None) -> dict[str, Any]:
+    """The columns of an event of a row's history."""
     return {
-        "namespace": writer.namespace,
+        "namespace": namespace,
         "row_key": row_key,
-        "at": writer.now,
-        "actor": writer.actor,
-        "event": status.value,
+        "at": now,
+        "actor": actor,
+        "event": name,
         "detail": shortened(detail),
     }
 
 
 def shortened(text: str | None) -> str | None:
     """Without secrets, at most `MAX_TEXT` characters."""
-    return storable(redact(text)[:MAX_TEXT]) if text else None
+    return storable(redact(text[:MAX_READ])[:MAX_TEXT]) if text else None
 
 
 def storable(text: str | None) -> str | None:
-    """Without NUL, which PostgreSQL's text cannot hold."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}") if text else None
+    """Without NUL, which PostgreSQL's text cannot hold, and without lone surrogates, which are not UTF-8."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode() if text else None
 
 
-def storable_json(response: Mapping[str, Any] | None) -> Any:
-    """Without secrets, and without NaN and Infinity, which the parser takes but no database holds as JSON."""
-    return from_json(redact(to_json(response, inf_nan_mode="null").decode())) if response else None
+def storable_json(response: Mapping[str, Any] | None) -> str | None:
+    """JSON without secrets, without NaN and Infinity; None for what is too long, or too deep to be read again."""
+    if not response:
+        return None
+    try:
+        text = to_json(response, inf_nan_mode="null").decode()
+        if len(text) > MAX_RESPONSE:
+            return None
+        text = redact(text)
+        from_json(text)
+    except ValueError:
+        return None
+    return text

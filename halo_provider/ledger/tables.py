@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic_core import from_json
 from sqlalchemy import (
-    JSON,
     BigInteger,
     Column,
     Connection,
@@ -32,13 +32,17 @@ from halo_provider.exceptions import LedgerError
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.submission import MAX_ROW_KEY
 
-SCHEMA_VERSION = 3  # those before were never released
-MAX_NAMESPACE = 250  # characters; with KEY_WIDTH the widest primary key that MySQL's 3,072 bytes hold
+SCHEMA_VERSION = 4  # those before were never released
+MAX_NAMESPACE = 250  # bytes of UTF-8
 # What a delivery counts: rows by their status; requests; and how many of these Halo refused for its load or for their
 # rate (429, and 503 with Retry-After), so that it certainly did not take them.
 DELIVERY_COUNTS = (*(status.value for status in RowStatus), "requests", "refused")
 LOCK_WAIT = 60  # seconds for another process to create the tables
 KEY_WIDTH = MAX_ROW_KEY + 20  # characters: a row's key, and the mark of a follow-up
+
+# What indexes hold: MySQL's 3,072 bytes, counted as four for each character that a column may have; PostgreSQL's 2,704,
+# counted as stored. The widest is the one by DAG, with up to 1,000 bytes of a DAG's id and 250 of a run's, which leaves
+# 1,000 bytes for a row's key besides its mark and the namespace.
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -98,6 +102,21 @@ def _exact(length: int) -> String:
     return String(length).with_variant(exact, "mysql", "mariadb")
 
 
+class JsonText(TypeDecorator[Any]):
+    """JSON that is written as text and read as Python's values: MariaDB's JSON columns hold only 32 levels."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        """As every other text."""
+        return dialect.type_descriptor(_LONG_TEXT)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:  # noqa: ARG002 -- SQLAlchemy's signature
+        """Parse it."""
+        return None if value is None else from_json(value)
+
+
 _LONG_TEXT = Text().with_variant(mysql.LONGTEXT(charset="utf8mb4"), "mysql", "mariadb")
 
 metadata = MetaData()
@@ -115,7 +134,7 @@ submissions = Table(
     Column("attempts", Integer, nullable=False),
     Column("error", _LONG_TEXT),
     Column("reply", _LONG_TEXT),
-    Column("response", JSON(none_as_null=True)),
+    Column("response", JsonText()),
     Column("owner", String(100)),
     Column("lease_expires_at", UtcDateTime()),
     Column("dag_id", String(250)),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import stat
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,11 +25,24 @@ def is_object_storage(path: str) -> bool:
 
 
 def open_binary(path: str) -> IO[bytes]:
-    """Open a local path or an ObjectStoragePath URL for reading. Raises OSError and HaloConfigurationError."""
+    """Open a local path or an ObjectStoragePath URL for reading. Raises OSError and HaloConfigurationError.
+
+    A pipe is refused, as is everything else that is no regular file: it cannot be read twice, and to open one that
+    nobody writes to would block for ever.
+    """
     if is_object_storage(path):
         stream: IO[bytes] = _object(path).open("rb")
         return stream
-    return Path(path).open("rb")
+    return open(path, "rb", opener=_open_regular_file)
+
+
+def _open_regular_file(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # open() itself refuses a folder
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.ESPIPE, "it is no regular file, but a pipe, a socket or a device; copy it to a file first")
 
 
 @contextmanager

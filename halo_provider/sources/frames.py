@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from halo_provider.exceptions import SourceError
-from halo_provider.sources.rows import Row, check_row, doubled_columns
-from halo_provider.sources.values import python_value
+from halo_provider.sources.rows import Row, broken_off, check_row, doubled_columns
+from halo_provider.submission import python_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,12 +61,28 @@ class FrameSource:
         return self._numbered(required)
 
     def _numbered(self, required: Sequence[str]) -> Iterator[Row]:
-        for number, values in enumerate(self, start=1):
-            self._read = number
-            yield check_row(number, values, required=required)
+        number = 0
+        try:
+            for number, values in enumerate(self, start=1):
+                self._read = number
+                yield check_row(number, values, required=required)
+        except SourceError:
+            raise
+        except Exception as error:
+            raise broken_off(number, error) from error
 
 
 def _values(column: "pd.Series[Any]") -> list[Any]:
-    values = [python_value(value) for value in column.tolist()]
-    missing = column.isna().to_numpy(dtype=bool)
+    values = [_python_value(value) for value in column.tolist()]
+    try:
+        missing = column.isna().to_numpy(dtype=bool)
+    except Exception:  # noqa: BLE001 -- a signaling NaN raises when it is compared; each value is looked at later
+        return values
     return [None if gone else value for value, gone in zip(values, missing, strict=True)] if missing.any() else values
+
+
+def _python_value(value: Any) -> Any:
+    try:
+        return python_value(value)
+    except Exception:  # noqa: BLE001 -- a value's own code may raise anything; its row is rejected where it is rendered
+        return value

@@ -1,12 +1,17 @@
 """What every source yields, and what a source is."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from reprlib import Repr
+from typing import Any, NamedTuple, Protocol
 
-from halo_provider.exceptions import RowError
+from halo_provider.exceptions import RowError, SourceError
 from halo_provider.submission import RowValues
 
 MAX_RAW_TEXT = 2_000  # characters of an unreadable line that go to the rejects file
+
+_SHORTENED = Repr()
+_SHORTENED.maxlevel = 3
+_SHORTENED.maxstring = _SHORTENED.maxother = MAX_RAW_TEXT
 
 
 class Row(NamedTuple):
@@ -50,6 +55,22 @@ def check_row(number: int, values: RowValues, *, required: Sequence[str]) -> Row
     missing = next((name for name in required if name not in values), None)
     error = RowError(f"row {number} has no such column", column=missing) if missing is not None else None
     return Row(number, values, error)
+
+
+def broken_off(number: int, error: Exception) -> SourceError:
+    """What ends rows in memory that raise, after the row of this number.
+
+    The error's own text may hold values of a row; it stands in the cause only.
+    """
+    return SourceError(f"rows: reading on after row {number} raised {type(error).__name__}")
+
+
+def represented(value: Any) -> str:
+    """The value as Python writes it, shortened where it is long or nested; its type alone where that raises."""
+    try:
+        return _SHORTENED.repr(value)
+    except Exception:  # noqa: BLE001 -- a value's own code may raise anything
+        return f"<{type(value).__name__}>"
 
 
 def doubled_columns(columns: Sequence[str]) -> str:

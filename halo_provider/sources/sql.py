@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import IO, Any
 
 from sqlalchemy import CursorResult, Engine, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 
 from halo_provider.exceptions import HaloConfigurationError, SourceError, redact
 from halo_provider.sources.rows import Row
@@ -74,11 +74,21 @@ class SqlSource:
     def _stored_rows(self, columns: Sequence[str]) -> Iterator[Row]:
         self._spool.seek(0)
         number = 0
-        while some := pickle.load(self._spool):  # noqa: S301 -- our own temporary file, which nobody else can reach
+        while some := self._load():
             for values in some:
                 number += 1
                 self._read = number
                 yield Row(number, dict(zip(columns, values, strict=True)))
+
+    def _load(self) -> list[tuple[Any, ...]]:
+        try:
+            some: list[tuple[Any, ...]] = pickle.load(self._spool)  # noqa: S301 -- our own temporary file
+        except Exception as error:
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            raise SourceError(
+                f"{self.description}: the temporary file with its rows cannot be read: {reason}"
+            ) from error
+        return some
 
     def _fetch(self) -> list[str]:
         dialect = self._engine.dialect.name
@@ -89,7 +99,9 @@ class SqlSource:
                     db.exec_driver_sql(SESSION_IN_UTC[dialect])
                 with db.execute(self._statement, self._parameters, execution_options=options) as result:
                     return self._store(result)
-        except (SQLAlchemyError, ValueError) as error:  # ValueError: a value Python has no room for, such as a year BC
+        except SourceError:
+            raise
+        except Exception as error:  # noqa: BLE001 -- a driver has errors of its own, and values Python has no room for
             raise SourceError(f"{self.description}: the query failed: {self._words_of(error)}") from None
 
     def _store(self, result: CursorResult[Any]) -> list[str]:
@@ -101,6 +113,9 @@ class SqlSource:
             raise SourceError(
                 f"{self.description}: the query selects {', '.join(map(repr, doubled))} twice; give each an alias"
             )
+        self._spool.seek(0)
+        self._spool.truncate()
+        self._spooled = 0
         # The size is given here because SQLAlchemy's yield_per has no effect on text().
         for some in result.partitions(FETCH_SIZE):
             pickle.dump([_storable(row) for row in some], self._spool, protocol=pickle.HIGHEST_PROTOCOL)

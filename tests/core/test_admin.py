@@ -7,6 +7,7 @@ import pytest
 
 from halo_provider.ledger import Candidate, Change, LeaseHolder, Ledger, Settlement, TaskInstanceRef
 from halo_provider.ledger.admin import CHUNK, LedgerAdmin, RowCursor, RowFilter
+from halo_provider.ledger.rules import LEASE_RAN_OUT
 from halo_provider.ledger.statuses import LedgerStatus
 from tests.core.deliveries import NAMESPACE, rows_in
 
@@ -218,6 +219,26 @@ def test_requeued_row_is_claimed_though_its_content_is_the_same(
     )
 
     assert {claim.result for claim in claims.values()} == {"claimed"}
+
+
+@pytest.mark.parametrize("settle", ["requeue", "resolve", "reject"])
+def test_row_settled_by_hand_after_its_lease_ran_out_was_in_doubt(
+    settle: str, ledger: Ledger, admin: LedgerAdmin, bring: Bring
+) -> None:
+    """Its history tells the doubt before the decision: a second sending is never without a record of doubt."""
+    bring(LedgerStatus.IN_FLIGHT, "k")
+    bring(LedgerStatus.FAILED, "certain")
+    settled = {
+        "requeue": lambda: admin.requeue(ALL, reason="seen"),
+        "resolve": lambda: admin.resolve(ALL, session_id="s", reason="seen"),
+        "reject": lambda: admin.reject(ALL, reason="seen"),
+    }
+
+    assert settled[settle]() == 2
+
+    assert [event for event, _, _ in told(admin)] == ["in_doubt", told(admin)[-1][0]]
+    assert told(admin)[0] == ("in_doubt", "somebody@example.com", LEASE_RAN_OUT)
+    assert "in_doubt" not in [event for event, _, _ in told(admin, "certain")]
 
 
 def test_history_tells_errors_and_decisions_in_order(admin: LedgerAdmin, bring: Bring) -> None:

@@ -5,40 +5,42 @@ docs/architecture.md: only what certainly failed before sending counts as not se
 
 import asyncio
 import gzip
-import ipaddress
 import re
 import socket
 import ssl
 import threading
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from collections.abc import Awaitable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import aiohttp
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-from halo_provider.client.client import HaloClient
 from halo_provider.client.transport import httpx_kind
 from halo_provider.exceptions import HaloConfigurationError, HaloConnectionError, Verdict
-from halo_provider.models import Chat, ChatAnswer
+from halo_provider.models import ChatAnswer
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Fault, Simulator
+from tests.core.servers import (
+    ANSWER,
+    CHAT,
+    OK,
+    Behaviour,
+    answering,
+    chat,
+    chat_with,
+    client_of,
+    closing_at_once,
+    listening,
+    request_from,
+    resetting,
+)
+from tests.example_keys import IDENTITY_SECRET
 
-IDENTITY_SECRET = "ha_secret_example_identity_secret"
 PROXY_PASSWORD = "example-proxy-password"
-CHAT = Chat(message="Please review.", user_id="u-1")
-ANSWER = b'{"session_id": "s-1", "text": "Thanks"}'
-OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(ANSWER) + ANSWER
-
-Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @pytest.fixture(autouse=True)
@@ -46,51 +48,6 @@ def _no_proxy_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for scheme in ("http", "https", "all", "no"):
         monkeypatch.delenv(f"{scheme}_proxy", raising=False)
         monkeypatch.delenv(f"{scheme}_proxy".upper(), raising=False)
-
-
-@asynccontextmanager
-async def listening(behaviour: Behaviour, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """Serve on a loopback port, each connection with `behaviour`, until every client has left."""
-    conversations: set[asyncio.Task[Any]] = set()
-
-    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        conversations.add(asyncio.current_task())
-        with suppress(OSError, EOFError):
-            await behaviour(reader, writer)
-        writer.close()
-
-    async with await asyncio.start_server(converse, "127.0.0.1", 0, ssl=tls) as server:
-        yield server.sockets[0].getsockname()[1]
-        if conversations:
-            await asyncio.wait(conversations, timeout=5)
-
-
-async def request_from(reader: asyncio.StreamReader) -> bytes:
-    """The whole request: head and body."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
-    return head + (await reader.readexactly(int(length[1])) if length else b"")
-
-
-def answering(answer: bytes) -> Behaviour:
-    """Read one request, write these bytes, close the connection."""
-
-    async def behaviour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await request_from(reader)
-        writer.write(answer)
-        await writer.drain()
-
-    return behaviour
-
-
-async def closing_at_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Close the connection before anything is read."""
-
-
-async def resetting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Read the request, then cut the connection with a reset."""
-    await request_from(reader)
-    writer.transport.abort()
 
 
 async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -108,30 +65,6 @@ async def dripping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
         await writer.drain()
         with suppress(TimeoutError):
             await asyncio.wait_for(reader.read(1), 0.01)
-
-
-def client_of(url: str, **options: Any) -> HaloClient:
-    """A client with both secrets and little patience."""
-    return HaloClient(
-        widget_key=EXAMPLE_WIDGET_KEY,
-        base_url=url,
-        **{"identity_secret": IDENTITY_SECRET, "timeout": 5.0, **options},
-    )
-
-
-async def chat(client: HaloClient) -> ChatAnswer:
-    """One chat over connections of its own."""
-    async with client:
-        return await client.chat(CHAT)
-
-
-async def chat_with(
-    behaviour: Behaviour, *, tls: ssl.SSLContext | None = None, scheme: str | None = None, **options: Any
-) -> ChatAnswer:
-    """One chat with a server of this behaviour."""
-    scheme = scheme or ("https" if tls else "http")
-    async with listening(behaviour, tls=tls) as port:
-        return await chat(client_of(f"{scheme}://127.0.0.1:{port}", **options))
 
 
 def lost(chatting: Awaitable[ChatAnswer]) -> HaloConnectionError:
@@ -155,39 +88,6 @@ def is_not_sent(error: HaloConnectionError) -> bool:
     assert error.verdict is (Verdict.IN_DOUBT if error.sent else Verdict.NOT_ACCEPTED)
     assert ("was not sent" in str(error)) is not error.sent
     return not error.sent
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate for 127.0.0.1, with its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "halo.example.com")])
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("tls") / "certificate.pem"
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + signed.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
-
-
-@pytest.fixture(scope="module")
-def tls(certificate: Path) -> ssl.SSLContext:
-    """The server's side of TLS."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    return context
 
 
 @pytest.fixture
@@ -309,7 +209,6 @@ def test_certificate_authority_of_the_environment_is_trusted(
 @pytest.mark.parametrize(
     "behaviour",
     [
-        closing_at_once,
         resetting,
         answering(b""),
         answering(b"HTTP/1.1 200 OK\r\nContent-Le"),
@@ -323,7 +222,6 @@ def test_certificate_authority_of_the_environment_is_trusted(
         answering(b"SSH-2.0-OpenSSH_9.6\r\n"),
     ],
     ids=[
-        "closed at once",
         "reset",
         "no answer",
         "half a head",

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from halo_provider.client.client import HaloClient
-from halo_provider.client.transport import aiohttp_transport
+from halo_provider.client.transport import AiohttpTransport
 from halo_provider.exceptions import HaloConnectionError, HaloRateLimitError, HaloResponseError, Verdict
 from halo_provider.models import Chat, ChatAnswer
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator
@@ -285,7 +285,7 @@ def test_packages_transport_serves_httpx_itself(halo: Simulator, halo_url: str) 
     """It is a real httpx transport: httpx.AsyncClient sends through it, with headers and timeouts of its own."""
 
     async def post() -> httpx.Response:
-        async with httpx.AsyncClient(transport=aiohttp_transport(), timeout=5.0) as client:
+        async with httpx.AsyncClient(transport=AiohttpTransport(), timeout=5.0) as client:
             return await client.post(
                 f"{halo_url}/api/sdk/chat",
                 json={"message": "m"},
@@ -308,7 +308,7 @@ def test_packages_transport_obeys_httpxs_read_timeout() -> None:
 
         async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
-            async with httpx.AsyncClient(transport=aiohttp_transport(), timeout=0.1) as client:
+            async with httpx.AsyncClient(transport=AiohttpTransport(), timeout=0.1) as client:
                 await client.post(f"http://127.0.0.1:{port}/", content=b"{}")
 
     with pytest.raises(httpx.ReadTimeout):

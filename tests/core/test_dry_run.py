@@ -67,7 +67,7 @@ def eventful_past(halo: Simulator, deliveries: Deliveries) -> list[dict[str, Any
         *past[3:],
         note("endless", text="Much shorter."),
         note("new"),
-        note("new", text="The same key again."),
+        note("new"),
         note("too long", text="x" * 10_001),
         note(""),
     ]

@@ -388,3 +388,61 @@ def test_dry_run_knows_the_rows_that_would_wait(deliveries: Deliveries, ledger: 
     )
 
     assert (planned.counts, planned.would_send) == ({RowStatus.NOT_ATTEMPTED: 3}, 1)
+
+
+@pytest.mark.parametrize("on_change", ["skip", "fail"])
+def test_second_content_under_one_key_is_rejected(deliveries: Deliveries, halo: Simulator, on_change: OnChange) -> None:
+    """Nobody's ticket is lost in silence: the reason names both rows."""
+    run = deliveries.run([note("a", text="A"), note("a", text="B")], on_change=on_change)
+
+    assert run.counts == {RowStatus.DELIVERED: 1, RowStatus.REJECTED: 1}
+    assert "rows 1 and 2" in str(run.outcomes[0].error or run.outcomes[1].error)
+    assert [message for _, message in said(halo)] == ["A"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 500])
+@pytest.mark.parametrize("user", ["u", ""])
+def test_second_content_under_one_key_follows_up_in_order(
+    deliveries: Deliveries, halo: Simulator, batch_size: int, user: str
+) -> None:
+    """Each content is sent once, into one session, in the source's order; no later run sends any of them again."""
+    submission = NOTE if user else NOTE.model_copy(update={"user": None})
+    rows = [note("a", user=user, text=text) for text in ("A", "B", "C", "A")]
+    options = {"on_change": "follow_up", "batch_size": batch_size, "submission": submission}
+
+    first = deliveries.run(rows, **options)
+    again = deliveries.run(rows, **options)
+    reversed_order = deliveries.run(rows[::-1], **options)
+
+    assert first.counts == {RowStatus.DELIVERED: 3, RowStatus.DUPLICATE: 1}
+    assert again.counts == {RowStatus.ALREADY_DELIVERED: 3, RowStatus.DUPLICATE: 1}
+    assert reversed_order.counts == {RowStatus.ALREADY_DELIVERED: 3, RowStatus.DUPLICATE: 1}
+    assert [message for _, message in said(halo)] == ["A", "B", "C"]
+    assert len({session for session, _ in said(halo)}) == 1
+
+
+def test_second_content_waits_in_its_users_queue(deliveries: Deliveries, halo: Simulator) -> None:
+    """Later rows of the user do not overtake it; where the first row fails, it is not sent either."""
+    rows = [note("a", user="u", text="A"), note("a", user="u", text="B"), note("b", user="u", text="C")]
+
+    assert deliveries.run(rows, on_change="follow_up").counts == {RowStatus.DELIVERED: 3}
+    assert [message for _, message in said(halo)] == ["A", "B", "C"]
+
+    halo.script_for(user_id="v", faults=[Fault.status(503, headers={"Retry-After": "0"})])
+    failing = [note("c", user="v", text="A"), note("c", user="v", text="B")]
+    run = deliveries.run(failing, on_change="follow_up", max_attempts=1)
+    assert run.counts == {RowStatus.FAILED: 1, RowStatus.NOT_ATTEMPTED: 1}
+
+
+def test_dry_run_counts_a_second_content_once(deliveries: Deliveries) -> None:
+    """As the delivery would send it, now and when it is delivered."""
+    rows = [note("a", text="A"), note("a", text="B")]
+    options = DeliveryOptions(on_change="follow_up")
+
+    def would_send() -> int:
+        planned = dry_run(ListSource(rows), submission=NOTE, lease_holder=deliveries.lease_holder(), options=options)
+        return planned.would_send
+
+    assert would_send() == 2
+    deliveries.run(rows, on_change="follow_up")
+    assert would_send() == 0

@@ -254,7 +254,7 @@ def test_every_row_of_a_well_formed_file_gets_a_status(table: list[tuple[str, st
     for (row_key, user, words), outcome in zip(table, in_file_order(outcomes), strict=True):
         values: dict[str, Any] = {"id": row_key, "user": user, "text": words}
         assert dict(outcome.row.values) == values
-        if outcome.status is RowStatus.REJECTED:
+        if outcome.status is RowStatus.REJECTED and "have the same key" not in str(outcome.error):
             assert not (row_key.strip() and user.strip() and words.strip()) or not (
                 row_key.strip().isprintable() and user.strip().isprintable()
             )

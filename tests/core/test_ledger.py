@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, insert, text, update
+from sqlalchemy import Connection, event, insert, select, text, update
 
 import halo_provider.ledger.database
 from halo_provider.exceptions import HaloConfigurationError, LedgerError
 from halo_provider.ledger import (
     Candidate,
+    Change,
     ClaimResult,
     Commit,
     LeaseHolder,
@@ -27,8 +28,9 @@ from halo_provider.ledger import (
     TaskInstanceRef,
 )
 from halo_provider.ledger.database import TRANSACTION_ATTEMPTS
-from halo_provider.ledger.rules import MAX_TEXT
-from halo_provider.ledger.tables import KEY_WIDTH, MAX_NAMESPACE, submissions
+from halo_provider.ledger.delivery_records import DeliveryRecords
+from halo_provider.ledger.rules import LEASE_RAN_OUT, MAX_SESSION_ID, MAX_TEXT, TEXTS_REFUSED
+from halo_provider.ledger.tables import MAX_NAMESPACE, events, submissions
 from tests.core.databases import mariadb_place, postgres_place
 from tests.core.deliveries import NAMESPACE, rows_in
 
@@ -94,6 +96,12 @@ def bring(lease_holder: LeaseHolder, status: LedgerStatus, row_key: str = "k") -
         lease_holder.commit(intents=[row_key])
     if status not in {LedgerStatus.PENDING, LedgerStatus.IN_FLIGHT}:
         lease_holder.commit(settlements=[Settlement(row_key=row_key, status=status, session_id="sess_1", error="why")])
+
+
+def history_of(ledger: Ledger, row_key: str = "k") -> list[tuple[str, str | None]]:
+    """The events of a row, with their details, oldest first."""
+    statement = select(events.c.event, events.c.detail).where(events.c.row_key == row_key).order_by(events.c.id)
+    return ledger.transaction(lambda db: [tuple(found) for found in db.execute(statement)])
 
 
 LEGAL_SETTLEMENTS = {
@@ -468,19 +476,40 @@ def test_keys_that_differ_in_one_character_are_different_rows(ledger: Ledger, le
     assert {key for key, row in rows_in(ledger).items() if row["status"] == LedgerStatus.DELIVERED} == {keys[0]}
 
 
-def test_longest_key_fits(ledger: Ledger) -> None:
-    """The widest namespace with the widest key, in characters of four bytes."""
-    lease_holder = ledger.lease_holder("🦄" * MAX_NAMESPACE, task_instance=TaskInstanceRef())
-
-    lease_holder.claim([candidate("🦊" * KEY_WIDTH)], on_in_doubt="resend")
-
-    assert list(rows_in(ledger)) == ["🦊" * KEY_WIDTH]
+def letters(count: int, first: str, last: str) -> str:
+    """So many random characters: an index would compress repeated ones."""
+    return "".join(chr(random.randint(ord(first), ord(last))) for _ in range(count))
 
 
-def test_namespace_that_does_not_fit_is_refused(ledger: Ledger) -> None:
+@pytest.mark.parametrize("key_length", [250, 480])
+def test_longest_keys_fit_every_index(ledger: Ledger, key_length: int) -> None:
+    """PostgreSQL's index rows hold 2,704 bytes: the longest names of Airflow, and a key of 1,000 bytes with its mark.
+
+    A key has at most 480 characters, so 250 of four bytes, or 480 of two.
+    """
+    namespace = letters(MAX_NAMESPACE // 4, "\U00020000", "\U0002a6d0")
+    first, last = ("\U00020000", "\U0002a6d0") if key_length == 250 else ("Ā", "ʯ")
+    task_instance = TaskInstanceRef(
+        dag_id=letters(250, "\U00020000", "\U0002a6d0"), run_id=letters(250, "!", "~"), task_id=letters(250, "!", "~")
+    )
+    key = Change(letters(key_length, first, last), 1_000_000, PAYLOAD).ledger_key
+    lease_holder = ledger.lease_holder(namespace, task_instance=task_instance)
+
+    bring(lease_holder, LedgerStatus.FAILED, key)
+    bring(lease_holder, LedgerStatus.DELIVERED, key)
+    DeliveryRecords(ledger).begin(lease_holder.owner, namespace=namespace, task_instance=task_instance, total=None)
+
+    assert rows_in(ledger)[key]["status"] == LedgerStatus.DELIVERED
+
+
+@pytest.mark.parametrize("letter", ["x", "ü", "🦄"])
+def test_namespace_that_does_not_fit_is_refused(ledger: Ledger, letter: str) -> None:
     """If it were cut, two submissions could share a namespace."""
-    with pytest.raises(HaloConfigurationError, match="251 characters"):
-        ledger.lease_holder("x" * (MAX_NAMESPACE + 1), task_instance=TaskInstanceRef())
+    longest = letter * (MAX_NAMESPACE // len(letter.encode()))
+    ledger.lease_holder(longest, task_instance=TaskInstanceRef())
+
+    with pytest.raises(HaloConfigurationError, match=r"25\d bytes"):
+        ledger.lease_holder(longest + letter, task_instance=TaskInstanceRef())
 
 
 def test_every_key_is_claimed_by_exactly_one_of_many_owners(ledger_url: str) -> None:
@@ -589,6 +618,48 @@ def test_renewal_extends_the_leases_that_are_held(ledger: Ledger, lease_holder_o
     assert lease_holder_of().claim([candidate("held")], on_in_doubt="resend")["held"].result is ClaimResult.BUSY
 
 
+def test_released_rows_can_be_claimed_at_once_and_are_not_renewed(
+    ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]
+) -> None:
+    """A claim is given back unsent: the status, the error and the doubt stay, only the lease ends."""
+    lease_holder, other = lease_holder_of(), lease_holder_of()
+    bring(lease_holder, LedgerStatus.IN_DOUBT, "doubt")
+    lease_holder.claim([candidate(key) for key in ("new", "doubt", "held")], on_in_doubt="resend")
+    before = rows_in(ledger)
+
+    lease_holder.release(["new", "doubt"])
+    lease_holder.renew()
+
+    unchanged = {name for name in before["doubt"] if name not in {"lease_expires_at", "updated_at"}}
+    for key in ("new", "doubt"):
+        row = rows_in(ledger)[key]
+        assert row["lease_expires_at"] is None
+        assert {name: row[name] for name in unchanged} == {name: before[key][name] for name in unchanged}
+    claims = other.claim([candidate(key) for key in ("new", "doubt", "held")], on_in_doubt="resend")
+    assert {key: (claim.result, claim.doubtful) for key, claim in claims.items()} == {
+        "new": (ClaimResult.CLAIMED, False),
+        "doubt": (ClaimResult.CLAIMED, True),
+        "held": (ClaimResult.BUSY, False),
+    }
+    assert history_of(ledger, "new") == []
+
+
+def test_release_leaves_rows_in_flight_settled_rows_and_rows_of_others(
+    ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]
+) -> None:
+    """Only what has certainly not been sent under this claim can be given back."""
+    lease_holder, other = lease_holder_of(), lease_holder_of()
+    bring(lease_holder, LedgerStatus.IN_FLIGHT, "flying")
+    bring(lease_holder, LedgerStatus.FAILED, "failed")
+    bring(other, LedgerStatus.PENDING, "theirs")
+    before = rows_in(ledger)
+
+    lease_holder.release(["flying", "failed", "theirs", "unknown"])
+    lease_holder.release([])
+
+    assert rows_in(ledger) == before
+
+
 def test_lease_left_counts_from_the_oldest_claim_or_the_last_renewal(
     lease_holder_of: Callable[..., LeaseHolder],
 ) -> None:
@@ -649,6 +720,22 @@ def test_old_owner_changes_nothing_after_another_took_over(
     assert rows_in(ledger) == before
 
 
+def test_lost_settlement_writes_no_event(ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder]) -> None:
+    """A row's history tells only what became of the row: another owner has it, and its own outcome counts."""
+    old, new = lease_holder_of(lease=EXPIRED), lease_holder_of()
+    bring(old, LedgerStatus.IN_FLIGHT, "lost")
+    new.claim([candidate("lost")], on_in_doubt="resend")
+    bring(old, LedgerStatus.IN_FLIGHT, "kept")
+    before = history_of(ledger, "lost")
+
+    old.commit(
+        settlements=[Settlement(row_key=key, status=LedgerStatus.FAILED, error="gave up") for key in ("lost", "kept")]
+    )
+
+    assert history_of(ledger, "lost") == before == [("in_doubt", LEASE_RAN_OUT)]
+    assert history_of(ledger, "kept") == [("failed", "gave up")]
+
+
 def test_answer_is_kept_without_secrets_and_within_bounds(ledger: Ledger, lease_holder: LeaseHolder) -> None:
     """Whatever Halo echoes, no key and no token reaches the table, and texts are cut."""
     bring(lease_holder, LedgerStatus.IN_FLIGHT)
@@ -701,6 +788,106 @@ def test_answer_with_what_a_database_cannot_hold_is_recorded_all_the_same(
     row = rows_in(ledger)["k"]
     assert row["status"] == LedgerStatus.DELIVERED
     assert row["response"]["score"] is None
+
+
+def nested(depth: int) -> Any:
+    """A list in a list and so on."""
+    value: Any = "the innermost"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+HUGE = "x" * 20_000_000  # characters: more than MariaDB takes in one packet
+
+
+@pytest.mark.parametrize(
+    "settlement",
+    [
+        Settlement("k", LedgerStatus.DELIVERED, session_id="s", response={"deep": nested(33)}),
+        Settlement("k", LedgerStatus.DELIVERED, session_id="s", response={"deep": nested(10_000)}),
+        Settlement("k", LedgerStatus.DELIVERED, session_id="s", response={"wide": HUGE}),
+        Settlement("k", LedgerStatus.DELIVERED, session_id="s", agent_id=HUGE, reply=HUGE, error=HUGE),
+        Settlement("k", LedgerStatus.DELIVERED, session_id="s", agent_id="\ud800", reply="\udfff", error="\ud800"),
+        Settlement("k", LedgerStatus.DELIVERED, session_id="s" * MAX_SESSION_ID),
+    ],
+    ids=["33 deep", "10,000 deep", "wide", "long", "lone surrogates", "longest session"],
+)
+def test_answer_that_a_database_might_refuse_is_recorded_with_its_neighbours(
+    ledger: Ledger, lease_holder: LeaseHolder, settlement: Settlement
+) -> None:
+    """Whatever Halo answers, its texts are bounded before they come to the database."""
+    for key in ("first", "k", "last"):
+        bring(lease_holder, LedgerStatus.IN_FLIGHT, key)
+    neighbours = [Settlement(key, LedgerStatus.DELIVERED, session_id="s") for key in ("first", "last")]
+
+    commit = lease_holder.commit(settlements=[neighbours[0], settlement, neighbours[1]])
+
+    assert commit == Commit()
+    assert {row["status"] for row in rows_in(ledger).values()} == {LedgerStatus.DELIVERED}
+    assert rows_in(ledger)["k"]["session_id"] == settlement.session_id
+
+
+def test_answer_nested_deeper_than_json_checks_allow_is_kept(ledger: Ledger, lease_holder: LeaseHolder) -> None:
+    """MariaDB's JSON columns hold 32 levels; the ledger's are text."""
+    bring(lease_holder, LedgerStatus.IN_FLIGHT)
+
+    lease_holder.commit(settlements=[Settlement("k", LedgerStatus.DELIVERED, response={"deep": nested(33)})])
+
+    assert rows_in(ledger)["k"]["response"] == {"deep": nested(33)}
+
+
+def test_session_that_no_ledger_can_hold_is_lost_alone(ledger: Ledger, lease_holder: LeaseHolder) -> None:
+    """Such an answer has no usable session_id: the row stays in flight and falls into doubt, its neighbours do not."""
+    for key in ("good", "bad"):
+        bring(lease_holder, LedgerStatus.IN_FLIGHT, key)
+    settlements = [
+        Settlement("bad", LedgerStatus.DELIVERED, session_id=HUGE),
+        Settlement("good", LedgerStatus.DELIVERED, session_id="s"),
+    ]
+
+    commit = lease_holder.commit(settlements=settlements)
+
+    assert commit == Commit(lost_settlements=frozenset({"bad"}))
+    assert {key: row["status"] for key, row in rows_in(ledger).items()} == {
+        "good": LedgerStatus.DELIVERED,
+        "bad": LedgerStatus.IN_FLIGHT,
+    }
+
+
+REFUSING = {  # a rule of the database that the ledger does not know
+    "sqlite": "CREATE TRIGGER refuse BEFORE UPDATE ON halo_submissions WHEN NEW.reply = 'poison'"
+    " BEGIN SELECT RAISE(ABORT, 'refused'); END",
+    "postgresql": "ALTER TABLE halo_submissions ADD CHECK (reply <> 'poison')",
+    "mysql": "ALTER TABLE halo_submissions ADD CHECK (reply <> 'poison')",
+}
+
+
+def test_settlement_that_the_database_refuses_does_not_block_its_group(new_ledger: Ledger) -> None:
+    """The others are recorded as they are, with the intents; the culprit without the texts that may be refused."""
+    new_ledger.transaction(lambda db: db.execute(text(REFUSING[db.dialect.name])))
+    lease_holder = new_ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef())
+    for key in ("first", "poison", "last"):
+        bring(lease_holder, LedgerStatus.IN_FLIGHT, key)
+    bring(lease_holder, LedgerStatus.PENDING, "next")
+    settlements = [
+        Settlement("first", LedgerStatus.DELIVERED, session_id="1", reply="Thank you"),
+        Settlement("poison", LedgerStatus.DELIVERED, session_id="2", agent_id="agent", reply="poison"),
+        Settlement("last", LedgerStatus.FAILED, error="503"),
+    ]
+
+    commit = lease_holder.commit(settlements=settlements, intents=["next"])
+
+    assert commit == Commit(intents=frozenset({"next"}))
+    found = rows_in(new_ledger)
+    assert {key: (row["status"], row["session_id"], row["reply"]) for key, row in found.items()} == {
+        "first": (LedgerStatus.DELIVERED, "1", "Thank you"),
+        "poison": (LedgerStatus.DELIVERED, "2", None),
+        "last": (LedgerStatus.FAILED, None, None),
+        "next": (LedgerStatus.IN_FLIGHT, None, None),
+    }
+    assert found["poison"]["error"] == TEXTS_REFUSED
+    assert history_of(new_ledger, "last") == [("failed", "503")]
 
 
 def test_database_s_clock_decides_about_leases(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -790,6 +977,54 @@ def test_sqlite_path_may_hold_any_character(tmp_path: Path) -> None:
     Ledger.at_path(path).close()
 
     assert path.exists()
+
+
+def delete_file(path: Path) -> None:
+    """Delete the ledger's file, and what SQLite keeps beside it."""
+    for each in path.parent.glob(f"{path.name}*"):
+        each.unlink()
+
+
+def replace_file(path: Path) -> None:
+    """Put an empty ledger in the place of this one."""
+    delete_file(path)
+    Ledger.at_path(path).close()
+
+
+def replace_directory(path: Path) -> None:
+    """Put another directory with an empty ledger in the place of this one's."""
+    path.parent.rename(path.parent.with_name("moved"))
+    path.parent.mkdir()
+    Ledger.at_path(path).close()
+
+
+@pytest.mark.parametrize("spoil", [delete_file, replace_file, replace_directory])
+def test_sqlite_ledger_that_was_deleted_or_replaced_is_noticed(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    """What a run writes into a file without a name is lost: no intent is confirmed, so that nothing more is sent."""
+    path = tmp_path / "home" / "ledger.db"
+    path.parent.mkdir()
+    with closing(Ledger.at_path(path)) as ledger:
+        lease_holder = ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef())
+        bring(lease_holder, LedgerStatus.PENDING)
+        spoil(path)
+
+        for call in (
+            lambda: lease_holder.commit(intents=["k"]),
+            lambda: lease_holder.claim([candidate("new")], on_in_doubt="resend"),
+            lease_holder.renew,
+        ):
+            with pytest.raises(LedgerError, match=r"ledger\.db was deleted or replaced while .* sent again"):
+                call()
+
+
+def test_sqlite_ledger_may_be_reached_through_a_link(tmp_path: Path) -> None:
+    """The file is the same, whatever the path to it."""
+    Ledger.at_path(tmp_path / "real.db").close()
+    (tmp_path / "link.db").symlink_to(tmp_path / "real.db")
+
+    with closing(Ledger.at_path(tmp_path / "link.db")) as ledger:
+        bring(ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef()), LedgerStatus.DELIVERED)
+        assert rows_in(ledger)["k"]["status"] == LedgerStatus.DELIVERED
 
 
 def test_missing_table_is_a_ledger_error_in_every_call(new_ledger: Ledger) -> None:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 
 import halo_provider.ledger.claims
 from halo_provider.ledger import Candidate, ClaimResult, LeaseHolder, Ledger, Settlement, TaskInstanceRef
@@ -119,7 +119,14 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert old["owner"] == owner, f"{key} was taken from its owner, whose lease lives"
             if row["status"] == LedgerStatus.IN_DOUBT:
                 self.doubted.add(key)
+                assert key in self.told_doubts(), f"{key} is in doubt, and its history does not tell"
+        self.doubted |= self.told_doubts()
         self.known = after
+
+    def told_doubts(self) -> set[str]:
+        """The rows whose history tells that they were in doubt."""
+        statement = select(events.c.row_key).where(events.c.event == LedgerStatus.IN_DOUBT.value)
+        return self.ledger.transaction(lambda db: set(db.scalars(statement)))
 
     @rule(number=workers, wanted=some_keys, payload=st.sampled_from(PAYLOADS), hold=st.booleans(), bad=st.booleans())
     def claim(self, number: int, wanted: list[str], payload: str, hold: bool, bad: bool) -> None:  # noqa: FBT001 -- drawn
@@ -193,6 +200,17 @@ class LedgerMachine(RuleBasedStateMachine):
             worker.claimed.add(key)
 
     @rule(number=workers)
+    def release(self, number: int) -> None:
+        """A worker gives back what it has claimed and not sent."""
+        worker = self.workers[number]
+        with self.step(worker.lease_holder.owner):
+            worker.lease_holder.release(sorted(worker.claimed))
+        for key in worker.claimed:
+            row = self.known[key]
+            assert row["owner"] != worker.lease_holder.owner or row["lease_expires_at"] is None
+        worker.claimed.clear()
+
+    @rule(number=workers)
     def renew(self, number: int) -> None:
         """A worker extends its leases."""
         owner = self.workers[number].lease_holder.owner
@@ -260,6 +278,23 @@ def expected_result(  # the rules of claims, written a second time
     if hold and row["status"] in {LedgerStatus.IN_FLIGHT, LedgerStatus.IN_DOUBT}:
         return ClaimResult.IN_DOUBT
     return ClaimResult.CLAIMED
+
+
+@pytest.mark.parametrize("server", ["sqlite", "postgres", "mariadb"])
+def test_row_requeued_by_hand_after_a_crash_may_reach_halo_twice(server: str, request: pytest.FixtureRequest) -> None:
+    """The machine's steps that Hypothesis seldom finds: claim, send, 60 s, requeue by hand, claim, send."""
+    with closing(Ledger.at(request.getfixturevalue(f"{server}_ledger_url"))) as ledger:
+        machine = type("Machine", (LedgerMachine,), {"ledger": ledger})()
+        try:
+            for number in WORKERS[:2]:
+                machine.claim(number, ["a"], PAYLOADS[0], hold=False, bad=False)
+                machine.send(number, taken=True)
+                machine.time_passes(LEASE)
+                machine.by_hand("requeue", "a")
+                machine.row_that_halo_took_is_delivered_or_in_flight_or_was_in_doubt()
+        finally:
+            machine.teardown()
+        assert machine.halo["a"] == 2
 
 
 def explore(ledger: Ledger, *, examples: int, steps: int) -> None:

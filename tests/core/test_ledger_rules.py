@@ -261,7 +261,8 @@ def test_event_names_the_actor_and_what_happened() -> None:
     """The columns of the two events that a run writes."""
     common = {"namespace": "halo_default/note", "row_key": "k", "at": NOW, "actor": "dag run task try 1"}
 
-    assert rules.doubt_event("k", WRITER) == common | {"event": "in_doubt", "detail": rules.LEASE_RAN_OUT}
+    doubt = rules.doubt_event("halo_default/note", "k", actor=WRITER.actor, now=NOW)
+    assert doubt == common | {"event": "in_doubt", "detail": rules.LEASE_RAN_OUT}
     failed = rules.settlement_event(Settlement("k", FAILED, error="ab_live_key refused"), WRITER)
     assert failed == common | {"event": "failed", "detail": "*** refused"}
 
@@ -272,6 +273,7 @@ def test_event_names_the_actor_and_what_happened() -> None:
         (None, None),
         ("", None),
         ("a\0b", "a\N{REPLACEMENT CHARACTER}b"),
+        ("a\ud800b", "a?b"),
         ("🦄" * 600, "🦄" * rules.MAX_TEXT),
         ("key ab_live_example", "key ***"),
         ("x" * 490 + "ha_secret_example_of_a_secret", "x" * 490 + "***"),
@@ -282,19 +284,47 @@ def test_text_is_stored_without_secrets_and_within_bounds(text: str | None, stor
     assert rules.shortened(text) == stored
 
 
+def test_text_is_bounded_before_it_is_searched_for_secrets() -> None:
+    """An answer of many megabytes that looks like the beginnings of tokens costs no more than another."""
+    assert rules.shortened("eyJ" * 10_000_000) == ("eyJ" * 10_000_000)[: rules.MAX_TEXT]
+
+
+def test_session_id_fits_up_to_its_bound() -> None:
+    """The delivery takes an answer with a longer one as an answer without a session."""
+    assert rules.session_id_fits("🦄" * rules.MAX_SESSION_ID)
+    assert not rules.session_id_fits("x" * (rules.MAX_SESSION_ID + 1))
+
+
+def test_settlement_without_texts_keeps_its_outcome() -> None:
+    """The status, the session and the change are what counts."""
+    change = Change("k", 1, SAME)
+    settlement = Settlement("k", DELIVERED, False, "s", "agent", "error", "reply", {"a": 1}, change)
+
+    bare = Settlement("k", DELIVERED, final=False, session_id="s", error=rules.TEXTS_REFUSED, change=change)
+    assert rules.without_texts(settlement) == bare
+
+
+def _nested(depth: int) -> Any:
+    value: Any = None
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     ("response", "stored"),
     [
         (None, None),
         ({}, None),
-        ({"score": float("nan"), "list": [1, None]}, {"score": None, "list": [1, None]}),
-        ({"echo": "ab_live_example"}, {"echo": "***"}),
+        ({"score": float("nan"), "list": [1, None], "text": "ü"}, '{"score":null,"list":[1,null],"text":"ü"}'),
+        ({"echo": "ab_live_example"}, '{"echo":"***"}'),
+        ({"wide": "x" * rules.MAX_RESPONSE}, None),
+        ({"deep": _nested(10_000)}, None),
     ],
+    ids=["none", "empty", "NaN", "secret", "wide", "deep"],
 )
-def test_response_is_stored_as_json_without_secrets(
-    response: dict[str, Any] | None, stored: dict[str, Any] | None
-) -> None:
-    """NaN and Infinity, which the parser takes, are not JSON."""
+def test_response_is_stored_as_json_without_secrets(response: dict[str, Any] | None, stored: str | None) -> None:
+    """NaN and Infinity, which the parser takes, are not JSON; what is too long or too deep is not kept."""
     assert rules.storable_json(response) == stored
 
 

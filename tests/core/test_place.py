@@ -82,9 +82,9 @@ def test_row_that_cannot_become_a_request_is_rejected_unless_it_was_delivered(re
 @pytest.mark.parametrize("result", [*ClaimResult, None])
 def test_duplicate_is_a_duplicate_whatever_the_ledger_says(result: ClaimResult | None) -> None:
     """The first row with its key has the place."""
-    assert place_of(PreparedRow(Row(2, {}), "1", duplicate=True), Claim(result) if result else None) == End(
-        RowStatus.DUPLICATE
-    )
+    assert place_of(
+        PreparedRow(Row(2, {}), "1", duplicate=True, is_first=False), Claim(result) if result else None
+    ) == End(RowStatus.DUPLICATE)
 
 
 def test_row_goes_into_the_session_of_the_row_it_follows() -> None:

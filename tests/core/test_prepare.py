@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from halo_provider.delivery.place import candidate_of
-from halo_provider.delivery.prepare import PreparedRow, Reader, SeenKeys
+from halo_provider.delivery.prepare import PreparedRow, Reader, SeenKeys, SeenRow
 from halo_provider.exceptions import RowError, SourceError
 from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rows import Row
@@ -52,14 +52,38 @@ def test_good_row_is_rendered_under_its_key() -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 500])
 def test_key_that_was_met_before_is_a_duplicate(batch_size: int) -> None:
-    """In the same batch or in a later one, whatever became of the first; keys are trimmed, and case counts."""
-    rows = [note("a", text=""), note("a"), note("A"), note(" a")]
+    """With the same content, in the same batch or in a later one; keys are trimmed, and case counts."""
+    rows = [note("a"), note("a"), note("A", user="user-a"), note(" a", user="user-a")]
 
     prepared_rows = [one for batch in read_all(reader_of(rows, batch_size=batch_size)) for one in batch]
 
     assert [one.duplicate for one in prepared_rows] == [False, True, False, True]
     assert [one.is_candidate for one in prepared_rows] == [True, False, True, False]
-    assert isinstance(prepared_rows[0].error, RowError)
+
+
+@pytest.mark.parametrize("batch_size", [1, 500])
+def test_key_that_was_met_before_with_other_content_is_rejected(batch_size: int) -> None:
+    """The reason names both rows, the key and the remedy; also where the first row is bad."""
+    rows = [note("a"), note("b"), note("a", text="Another text."), note("c", text=""), note("c"), note("c", text="")]
+
+    prepared_rows = [one for batch in read_all(reader_of(rows, batch_size=batch_size)) for one in batch]
+
+    assert [one.is_candidate for one in prepared_rows] == [True, True, False, True, False, False]
+    assert not any(one.duplicate for one in prepared_rows)
+    assert "rows 1 and 3 have the same key 'a'" in str(prepared_rows[2].error)
+    assert "on_change='follow_up'" in str(prepared_rows[2].error)
+    assert "rows 4 and 5 have the same key 'c'" in str(prepared_rows[4].error)
+    assert "column 'text'" in str(prepared_rows[5].error)
+
+
+def test_second_content_of_a_key_may_follow_up_for_the_same_user() -> None:
+    """It waits for the first; of another user it is rejected."""
+    rows = [note("a"), note("a", text="Another text."), note("a", user="somebody else")]
+
+    ((first, second, third),) = read_all(Reader(ListSource(rows), NOTE, batch_size=500, follows_up=True))
+
+    assert (first.repeats, second.repeats, third.repeats) == (None, 1, None)
+    assert isinstance(third.error, RowError)
 
 
 def test_bad_row_keeps_its_key_where_it_has_one() -> None:
@@ -121,7 +145,10 @@ def test_seen_keys_find_every_repeated_key_among_thousands() -> None:
 
     keys = [f"{number}é" for number in range(10_000)]
 
-    assert seen.add(keys) == set()
-    assert seen.add([*keys[:3], "another", "another"]) == set(keys[:3])
-    assert seen.add(["another"]) == {"another"}
+    def rows(keys: Sequence[str], number: int) -> dict[str, SeenRow]:
+        return dict.fromkeys(keys, SeenRow(number, "hash", None))
+
+    assert seen.add(rows(keys, 1)) == {}
+    assert seen.add(rows([*keys[:3], "another"], 2)) == rows(keys[:3], 1)
+    assert seen.add(rows(["another"], 3)) == rows(["another"], 2)
     seen.close()

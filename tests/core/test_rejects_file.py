@@ -2,13 +2,14 @@
 
 import io
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from halo_provider.exceptions import RowError
+from halo_provider.exceptions import OutputError, RowError
 from halo_provider.sources.csv_file import CsvOptions
 from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rejects import RejectsFile
@@ -181,6 +182,28 @@ def test_row_lacking_a_column_has_an_empty_cell_there() -> None:
     source = ListSource([{"id": 1, "note": "x"}, {"id": 2}, "no dict"])
 
     assert [(row["id"], row["note"]) for row in rows_of(rejected(source))] == [("1", "x"), ("2", ""), ("", "")]
+
+
+def test_full_disk_is_one_kind_of_error() -> None:
+    """Nothing else escapes, whichever write meets it, and the file stays lost."""
+    full = "^the rejects file cannot be written: No space left on device$"
+    with Path("/dev/full").open("wb", buffering=0) as stream:
+        file = RejectsFile(stream, columns=["id"], options=CsvOptions())
+
+        def write() -> None:
+            for _ in range(10_000):  # more than any buffer holds
+                file.write(Row(2, {"id": "1"}), RowError("wrong"))
+
+        with pytest.raises(OutputError, match=full) as first:
+            write()
+        for attempt in (write, file.close):
+            with pytest.raises(OutputError) as again:
+                attempt()
+            assert again.value is first.value
+
+        short = RejectsFile(stream, columns=["id"], options=CsvOptions())
+        with pytest.raises(OutputError, match=full):
+            short.close()
 
 
 def test_rejects_file_leaves_its_stream_open() -> None:

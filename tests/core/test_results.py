@@ -4,6 +4,8 @@ import csv
 import io
 import json
 from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +13,12 @@ from pyarrow import parquet
 
 from halo_provider.delivery import results
 from halo_provider.delivery.report import Outcome
-from halo_provider.delivery.results import FRAME_ROWS, results_writer
-from halo_provider.exceptions import HaloConfigurationError
+from halo_provider.delivery.results import FRAME_ROWS, ResultsFile, results_writer
+from halo_provider.exceptions import HaloConfigurationError, OutputError
 from halo_provider.ledger.statuses import RowStatus
 from halo_provider.sources.rows import Row
 
+FULL = "^the results file cannot be written: No space left on device$"
 OUTCOMES = [
     Outcome(
         row=Row(2, {"id": "APP-1"}),
@@ -127,6 +130,62 @@ def test_text_is_written_as_it_is(ending: str, value: str) -> None:
     [record] = READERS[ending](written(f"results.{ending}", [OUTCOMES[0]._replace(session_id=value)]))
 
     assert record["session_id"] == (value or None if ending == "csv" else value)
+
+
+def write_one_frame(file: ResultsFile) -> None:
+    """As many rows as are written together."""
+    for _ in range(FRAME_ROWS):
+        file.write(OUTCOMES[0])
+
+
+@each_format
+def test_full_disk_is_one_kind_of_error(ending: str) -> None:
+    """From the first write that fails on: nothing else escapes, and no more rows are held in memory."""
+
+    def write_to_full_disk() -> None:
+        with Path("/dev/full").open("wb", buffering=0) as full:
+            write_one_frame(results_writer(f"results.{ending}")(full))
+
+    with pytest.raises(OutputError, match=FULL) as caught:
+        write_to_full_disk()
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+@each_format
+def test_file_that_is_lost_stays_lost(ending: str) -> None:
+    """A disk that has room again does not make a file with a hole in it: closing it raises the same error."""
+
+    class Full(io.BytesIO):
+        full = False
+
+        def write(self, some: Any) -> int:
+            if self.full:
+                raise OSError(28, "No space left on device")
+            return super().write(some)
+
+    stream = Full()
+    file = results_writer(f"results.{ending}")(stream)
+    stream.full = True
+    with pytest.raises(OutputError, match=FULL) as first:
+        write_one_frame(file)
+    stream.full = False
+
+    for attempt in (partial(file.write, OUTCOMES[0]), file.close):
+        with pytest.raises(OutputError) as again:
+            attempt()
+        assert again.value is first.value
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_text_that_cannot_be_written_is_the_same_kind_of_error(ending: str) -> None:
+    """Its words name the type of what was raised, and nothing of the row."""
+    file = results_writer(f"results.{ending}")(io.BytesIO())
+    file.write(OUTCOMES[0]._replace(session_id="half an emoji \ud83d"))
+
+    with pytest.raises(
+        OutputError, match=r"^the results file cannot be written: writing it raised UnicodeEncodeError$"
+    ):
+        file.close()
 
 
 def test_ending_may_be_in_capitals() -> None:

@@ -3,7 +3,9 @@
 import codecs
 import csv
 import io
-from collections.abc import Iterator
+import os
+import tracemalloc
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
@@ -14,8 +16,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from halo_provider.exceptions import SourceError
-from halo_provider.sources.csv_file import MAX_FIELD, CsvOptions, CsvSource
+from halo_provider.exceptions import HaloConfigurationError, SourceError
+from halo_provider.sources.csv_file import MAX_FIELD, MAX_RECORD, CsvOptions, CsvSource
 from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rows import MAX_RAW_TEXT, Row
 
@@ -304,6 +306,68 @@ def test_large_value_is_a_value() -> None:
     assert len(row.error.detail) < MAX_RAW_TEXT + 50
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        ",".join(["x" * 900_000] * 4),
+        "x" * (3 * MAX_RECORD),
+        *("," * (2 * MAX_RECORD + more) for more in (0, 1, 2)),
+        *("," * (MAX_RECORD + more) for more in (0, 1)),
+    ],
+    ids=lambda record: f"{record[0]}-{len(record)}",
+)
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_record_that_is_too_long_is_rejected_alone(record: str, line_end: str) -> None:
+    """With the beginning of its text; the rows around it are read, under their own lines."""
+    content = line_end.join(["id,note", "1,x", record, "2,y", ""])
+
+    rows = read(content)
+
+    assert [(row.number, row.error is None) for row in rows] == [(2, True), (3, False), (4, True)]
+    assert rows[1].error is not None
+    assert rows[1].error.reason == (
+        f"line 3 is not valid CSV (it has more than {MAX_RECORD:,} characters); check the quotes"
+    )
+    assert len(str(rows[1].error.detail)) < MAX_RAW_TEXT + 50
+    assert rows[2].values == {"id": "2", "note": "y"}
+
+
+def test_record_of_many_lines_that_is_too_long_has_each_of_them_rejected() -> None:
+    """As with a quote that is never closed: any of them may be a row."""
+    rows = read("id,note\n1,x\n" + ",".join(['"' + "x" * 900_000 + '\n"'] * 4) + "\n")
+
+    assert [(row.number, row.error is None) for row in rows[:4]] == [(2, True), (3, False), (4, False), (5, False)]
+    assert "it has more than 2,000,000 characters" in str(rows[1].error)
+
+
+def test_header_that_is_too_long_is_an_error_of_the_source() -> None:
+    """Such as that of a file which is no CSV file."""
+    with pytest.raises(SourceError, match="the header cannot be read: it has more than 2,000,000 characters"):
+        read("x" * (MAX_RECORD + 1))
+
+
+def test_memory_does_not_grow_with_a_record(tmp_path: Path) -> None:
+    """A hundred million characters in one line, and as many in one quoted value after another."""
+    path = tmp_path / "long.csv"
+    with path.open("w") as file:
+        file.write("id,note\n1,x\n")
+        for _ in range(100):
+            file.write("x" * 500_000 + ",")
+        file.write("\n")
+        for _ in range(100):
+            file.write('"' + "x" * 250_000 + "\n" + "x" * 250_000 + '",')
+        file.write("\n2,y\n")
+    source = CsvSource(path=str(path), open_binary=lambda: path.open("rb"), options=CsvOptions())
+
+    tracemalloc.start()
+    good_rows = [row.values["id"] for row in source.rows(required=["id"]) if row.error is None]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert good_rows == ["1", "2"]
+    assert peak < 12 * MAX_RECORD  # bytes
+
+
 def test_reading_leaves_the_csv_modules_own_limit_alone() -> None:
     """It is the whole process's: other code's files are not our business."""
     before = csv.field_size_limit()
@@ -404,6 +468,110 @@ def test_file_that_breaks_off_while_read_is_an_error_of_the_source() -> None:
     source = CsvSource(path="rows.csv", open_binary=lambda: Breaking(b"id\n1\n"), options=CsvOptions())
 
     with pytest.raises(SourceError, match="connection to the bucket lost"):
+        list(source.rows(required=[]))
+
+
+class Storage(Exception):  # noqa: N818 -- as storages name theirs
+    """What a storage's own library raises, and is no OSError."""
+
+
+@pytest.mark.parametrize("where", ["open", "read1"])
+def test_error_of_a_storages_own_is_an_error_of_the_source(where: str) -> None:
+    """With its type and its words, less what looks like a secret; the cause is kept."""
+
+    class Breaking(io.BytesIO):
+        def read1(self, size: int | None = -1) -> bytes:
+            raise Storage("no access with ab_live_secret")
+
+    def open_binary() -> IO[bytes]:
+        if where == "open":
+            raise Storage("no access with ab_live_secret")
+        return Breaking(b"id\n1\n")
+
+    source = CsvSource(path="s3://b/rows.csv", open_binary=open_binary, options=CsvOptions())
+
+    with pytest.raises(SourceError) as caught:
+        list(source.rows(required=[]))
+    assert str(caught.value) == "s3://b/rows.csv: Storage: no access with ***"
+    assert isinstance(caught.value.__cause__, Storage)
+
+
+def test_connection_without_its_provider_stays_an_error_of_the_configuration() -> None:
+    """The error is one of this package's, and says what to do."""
+
+    def open_binary() -> IO[bytes]:
+        raise HaloConfigurationError("is the provider package for it installed?")
+
+    with pytest.raises(HaloConfigurationError, match="provider package"):
+        CsvSource(path="s3://b/rows.csv", open_binary=open_binary, options=CsvOptions()).columns()
+
+
+def read_while(path: Path, change: Callable[[], Any]) -> tuple[list[str], str]:
+    """The ids of a large file's rows that changes once the first row is read, and how the reading ended."""
+    path.write_bytes(b"id,note\n" + b"".join(b"%d,%d\n" % (number, number) for number in range(100_000)))
+    source = CsvSource(path="rows.csv", open_binary=lambda: path.open("rb"), options=CsvOptions())
+    rows = source.rows(required=["id"])
+    found = [next(rows).values["id"]]
+    change()
+    with pytest.raises(SourceError) as caught:
+        found.extend(row.values["id"] for row in rows)
+    return found, str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [600_000, 600_001, 600_002, 600_003])
+def test_file_that_is_truncated_while_read_is_an_error_of_the_source(tmp_path: Path, kept: int) -> None:
+    """After the rows that were whole; the one that was cut off is not taken for a row."""
+    path = tmp_path / "rows.csv"
+
+    found, error = read_while(path, lambda: os.truncate(path, kept))
+
+    assert error == (
+        f"rows.csv: it ended after {kept:,} of the 1,177,788 bytes that it had when it was opened; "
+        "run the task again when the file is complete"
+    )
+    whole = path.read_bytes().rpartition(b"\n")[0].count(b"\n")
+    assert found == [str(number) for number in range(whole)]
+
+
+@pytest.mark.parametrize("written", [b"100000,x\n", b"100000,cut of"])
+def test_file_that_grows_while_read_is_an_error_of_the_source(tmp_path: Path, written: bytes) -> None:
+    """Whoever writes may be in the middle of a row."""
+    path = tmp_path / "rows.csv"
+
+    def grow() -> None:
+        with path.open("ab") as file:
+            file.write(written)
+
+    found, error = read_while(path, grow)
+
+    assert error.startswith("rows.csv: it was written to while it was read; run the task again")
+    assert len(found) == 100_000 + written.endswith(b"\n")
+
+
+def test_file_that_is_replaced_while_read_is_read_to_its_end(tmp_path: Path) -> None:
+    """A new file under the same name, as programs that write a file as a whole make it, changes nothing."""
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"id\n1\n2\n")
+    rows = CsvSource(path="rows.csv", open_binary=lambda: path.open("rb"), options=CsvOptions()).rows(required=["id"])
+    next(rows)
+
+    other = tmp_path / "other.csv"
+    other.write_bytes(b"id\n3\n")
+    other.replace(path)
+
+    assert [row.values["id"] for row in rows] == ["2"]
+
+
+def test_object_that_ends_early_is_an_error_of_the_source() -> None:
+    """Object storage may break off without an error of its own."""
+
+    class Short(io.BytesIO):
+        def read1(self, size: int | None = -1) -> bytes:
+            return super().read1(2) if self.tell() < 5 else b""
+
+    source = CsvSource(path="s3://b/rows.csv", open_binary=lambda: Short(b"id\n1\n2\n"), options=CsvOptions())
+
+    with pytest.raises(SourceError, match=r"s3://b/rows.csv: it ended after 6 of the 7 bytes"):
         list(source.rows(required=[]))
 
 

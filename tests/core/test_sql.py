@@ -1,5 +1,6 @@
 """SqlSource against real databases: what a query's values are worth, how parameters are bound, and what goes wrong."""
 
+import io
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import create_engine, event, make_url, text
 
 from halo_provider.exceptions import HaloConfigurationError, RowError, SourceError
 from halo_provider.sources.sql import SESSION_IN_UTC, SqlSource
@@ -320,6 +321,62 @@ def test_value_that_python_has_no_room_for_is_a_clear_error(query: Query) -> Non
     """The driver's own words, as for any other failure."""
     with pytest.raises(SourceError, match="the query failed: year -44 is out of range"):
         query("SELECT CAST('0044-03-15 BC' AS DATE) AS value").columns()
+
+
+class Driver(Exception):  # noqa: N818 -- as drivers name theirs
+    """What a driver raises that is no error of SQLAlchemy's."""
+
+
+@only_sqlite
+def test_error_of_a_drivers_own_is_an_error_of_the_source(url: str) -> None:
+    """With its words, as those of the database; a reading that is tried again finds each row once."""
+    engine = create_engine(url)
+    fails = [True]
+
+    def text_of(raw: bytes) -> str:
+        if raw == b"2000" and fails.pop():
+            raise Driver("the driver has lost its way")
+        return raw.decode()
+
+    event.listen(engine, "connect", lambda db, _record: setattr(db, "text_factory", text_of))
+    rows = (
+        "WITH RECURSIVE n(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n WHERE id < 2500) SELECT '' || id AS id FROM n"
+    )
+    with closing(SqlSource(engine=engine, statement=rows, parameters=None, description="the query")) as source:
+        with pytest.raises(SourceError, match=r"^the query: the query failed: the driver has lost its way$"):
+            source.columns()
+        fails.append(False)
+
+        assert column(source) == [str(number) for number in range(1, 2501)]
+        assert source.share_read == 1.0
+
+
+@only_sqlite
+def test_full_disk_is_an_error_of_the_source(query: Query, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The temporary file may need more than there is."""
+
+    class Full(io.BytesIO):
+        def write(self, _some: Any) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", Full)
+
+    with pytest.raises(SourceError, match=r"^the query: the query failed: .*No space left on device"):
+        query("SELECT 1 AS id").columns()
+
+
+@only_sqlite
+def test_temporary_file_that_cannot_be_read_is_an_error_of_the_source(query: Query) -> None:
+    """After the rows that came before; the cause is kept."""
+    rows = "WITH RECURSIVE n(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n WHERE id < 2500) SELECT id FROM n"
+    source = query(rows)
+    found = source.rows(required=["id"])
+    next(found)
+    source._spool.truncate(5_000)
+
+    with pytest.raises(SourceError, match=r"^the query: the temporary file with its rows cannot be read") as caught:
+        list(found)
+    assert caught.value.__cause__ is not None
 
 
 def test_query_may_find_nothing(query: Query) -> None:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halo_provider.exceptions import RowError
-from halo_provider.submission import MAX_ROW_KEY, Submission, identifier, json_value, text
+from halo_provider.submission import MAX_ROW_KEY, MAX_ROW_KEY_BYTES, Submission, identifier, json_value, text
 
 relaxed = settings(deadline=None)
 
@@ -259,6 +259,19 @@ def test_key_is_as_long_as_the_ledger_can_hold() -> None:
     assert len(submission.row_key({"a": "x" * MAX_ROW_KEY})) == MAX_ROW_KEY
     with pytest.raises(RowError, match=f"key has {MAX_ROW_KEY + 1} characters, at most {MAX_ROW_KEY} fit") as caught:
         submission.row_key({"a": "x" * (MAX_ROW_KEY + 1)})
+    assert caught.value.column == "a"
+
+
+def test_key_has_as_many_bytes_as_the_ledger_can_hold() -> None:
+    """Characters of four bytes fill an index of PostgreSQL's before there are 480 of them."""
+    submission = keyed("a", "b")
+    longest = "🎫" * (MAX_ROW_KEY_BYTES // 4 - 1) + "ab"
+
+    assert len(submission.row_key({"a": longest, "b": "x"}).encode()) == MAX_ROW_KEY_BYTES
+    with pytest.raises(
+        RowError, match=f"key has {MAX_ROW_KEY_BYTES + 1:,} bytes in UTF-8, at most {MAX_ROW_KEY_BYTES:,} fit; take a"
+    ) as caught:
+        submission.row_key({"a": longest, "b": "xy"})
     assert caught.value.column == "a"
 
 
