@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import halo_provider.delivery.breaker
 import halo_provider.delivery.delivery
 import halo_provider.delivery.pace
 from halo_provider.delivery.pace import MAX_PAUSE
@@ -251,7 +252,7 @@ def test_run_stops_after_many_failed_rows_in_a_row(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A Halo that is down is no reason to go through half a million rows."""
-    monkeypatch.setattr(halo_provider.delivery.delivery, "MAX_GIVEN_UP", 5)
+    monkeypatch.setattr(halo_provider.delivery.breaker, "MAX_GIVEN_UP", 5)
     halo.always("/chat", Fault.status(500))
 
     run = deliveries.run(notes(100), max_attempts=1, concurrency=2)
@@ -266,7 +267,7 @@ def test_run_goes_on_while_some_rows_are_delivered(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only rows given up one after the other tell that Halo is down."""
-    monkeypatch.setattr(halo_provider.delivery.delivery, "MAX_GIVEN_UP", 3)
+    monkeypatch.setattr(halo_provider.delivery.breaker, "MAX_GIVEN_UP", 3)
     halo.script(path="/chat", faults=[Fault.status(500), Fault.status(500), None] * 5)
 
     run = deliveries.run(notes(15), max_attempts=1, concurrency=1)
