@@ -162,7 +162,7 @@ class HaloClient:
 
     async def _post(self, path: str, body: Request, answer: type[AnswerT]) -> AnswerT:
         response, content = await self._attempt(path, body.model_dump_json(exclude_none=True).encode())
-        return read_answer(path, response, content, answer)
+        return read_answer(path, response, content, answer, url=self.base_url + path, request=body)
 
     def _request(self, path: str, body: bytes) -> httpx.Request:
         """The request that ``httpx.Request(content=body)`` gives, without preparing the same headers for each call."""

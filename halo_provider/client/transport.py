@@ -51,7 +51,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         """Make one attempt, and return as soon as the answer's status is there. Raises httpx.TransportError."""
         content = await request.aread()
         url = str(request.url)
-        headers = [(name.decode(), value.decode()) for name, value in request.headers.raw]
+        headers = [(_text_of(name), _text_of(value)) for name, value in request.headers.raw]
         timeouts = request.extensions.get("timeout", {})
         while True:
             body = _Body(content, used=self._used)
@@ -127,7 +127,11 @@ class _Stream(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         """Release the connection. One with an unread rest of the answer is closed."""
-        self._response.close()
+        if not self._response.closed:
+            self._response.close()
+
+
+_text_of = lru_cache(maxsize=256)(bytes.decode)  # the same few headers come with each request
 
 
 @lru_cache

@@ -29,7 +29,6 @@ from halo_provider.delivery.send import Sender
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import (
     EveryRowRefusedError,
-    HaloAddressError,
     HaloCallError,
     HaloError,
     HaloResponseError,
@@ -399,7 +398,7 @@ class _Delivery:
         error = self._understood(work, error)
         if error.verdict is Verdict.REJECTED:
             self._given_up_in_a_row = 0
-            self._settle(work, RowStatus.REJECTED, error.brief, detail=str(error))
+            self._settle(work, RowStatus.REJECTED, str(error))
             self._refused(error)
             return True
         work.doubtful = work.doubtful or error.verdict is Verdict.IN_DOUBT
@@ -407,11 +406,11 @@ class _Delivery:
             self._stop.request(str(error), error=error)
         elif is_last or (work.doubtful and self._options.on_in_doubt == "hold"):
             status = RowStatus.IN_DOUBT if work.doubtful else RowStatus.FAILED
-            self._settle(work, status, error.brief, detail=str(error), reply=_reply(error))
+            self._settle(work, status, str(error), reply=_reply(error))
             self._gave_up(work, error)
             return True
         if self._stop.requested:
-            self._settle(work, work.resting_status, error.brief, detail=str(error), reply=_reply(error))
+            self._settle(work, work.resting_status, str(error), reply=_reply(error))
             return True
         resting = Settlement(row_key=work.ledger_key, status=work.resting_ledger_status, final=False, error=str(error))
         self._committer.settle(resting, work, None)
@@ -425,11 +424,12 @@ class _Delivery:
         if (
             self._accepts
             or not isinstance(error, HaloStatusError)
-            or not HaloAddressError.is_suggested_by(error)
+            or not error.suggests_wrong_url
+            or error.verdict is Verdict.FORBIDDEN  # a redirect, which stops the run by itself
             or work.submission.request.session_id is not None
         ):
             return error
-        return HaloAddressError(error, base_url=self._client.base_url)
+        return error.as_wrong_url()
 
     def _refused(self, error: HaloCallError) -> None:
         """Stop where Halo refuses every row alike, before all of them are rejected for a mistake that is not theirs."""
@@ -437,14 +437,14 @@ class _Delivery:
             return
         self._first_refused[error.status] += 1
         if len(self._first_refused) == 1 and self._first_refused[error.status] >= MAX_FIRST_REFUSED:
-            refused = EveryRowRefusedError(refused=MAX_FIRST_REFUSED, error=error.brief)
+            refused = EveryRowRefusedError(refused=MAX_FIRST_REFUSED, error=str(error))
             self._stop.request(str(refused), error=refused)
 
     def _gave_up(self, work: Work, error: HaloCallError) -> None:
-        self._report.first_given_up = self._report.first_given_up or f"row {work.row.number}: {error.brief}"
+        self._report.first_given_up = self._report.first_given_up or f"row {work.row.number}: {error}"
         self._given_up_in_a_row += 1
         if self._given_up_in_a_row >= MAX_GIVEN_UP:
-            self._stop.request(f"{MAX_GIVEN_UP} rows in a row were given up: {error.brief}", error=error)
+            self._stop.request(f"{MAX_GIVEN_UP} rows in a row were given up: {error}", error=error)
 
     def _settle(
         self,
@@ -452,7 +452,6 @@ class _Delivery:
         status: RowStatus,
         reason: str | None = None,
         *,
-        detail: str | None = None,
         answer: ChatAnswer | None = None,
         reply: str | None = None,
     ) -> None:
@@ -463,12 +462,12 @@ class _Delivery:
             status=work.resting_ledger_status if status is RowStatus.NOT_ATTEMPTED else LedgerStatus(status.value),
             session_id=answer.session_id if answer else None,
             agent_id=answer.agent_id if answer else None,
-            error=detail or reason,
+            error=reason,
             reply=_text_of(answer) if answer else reply,
             response=_undocumented(answer) if answer else None,
             change=work.change,
         )
-        outcome = work.outcome(status, reason, detail=detail, session_id=settlement.session_id)
+        outcome = work.outcome(status, reason, session_id=settlement.session_id)
         self._committer.settle(settlement, work, outcome)
         self._leave(work, status)
 

@@ -4,14 +4,16 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, Engine, event, func, select
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from halo_provider.exceptions import LedgerError, redact
+from halo_provider.ledger import clock
+from halo_provider.ledger.clock import Times
 
 TRANSACTION_ATTEMPTS = 5  # tries of a transaction that the database rolled back in favour of another
 BUSY_TIMEOUT = 30.0  # seconds a writer waits for SQLite's lock
@@ -26,7 +28,7 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.engine.hide_parameters = True  # SQLAlchemy's errors would quote them
-        self._clock_offset = timedelta()
+        self._booted_at: datetime | None = None
         self._file: _File | None = None  # SQLite's
 
     def close(self) -> None:
@@ -41,22 +43,21 @@ class Database:
         else:
             _configure_server(self.engine)
 
-    def read_clock(self) -> None:
-        """Learn how far this host's clock is from the database's, which decides about leases. Raises LedgerError."""
-        match self.engine.dialect.name:
-            case "postgresql":
-                timestamp = select(func.clock_timestamp())
-            case "mysql" | "mariadb":
-                timestamp = select(func.utc_timestamp(6))
-            case _:
-                return
-        found: datetime = self.transaction(lambda db: db.execute(timestamp).scalar_one())
-        aware = found if found.tzinfo else found.replace(tzinfo=UTC)
-        self._clock_offset = aware - datetime.now(UTC)
+    def prepare_clock(self) -> None:
+        """Learn when the host was booted, which SQLite's leases count from. Raises LedgerError."""
+        boot = clock.boot_id()
+        if self.engine.dialect.name == "sqlite" and boot is not None:
+            self._booted_at = self.transaction(
+                lambda db: clock.recorded_boot(db, boot), read_only=True
+            ) or self.transaction(lambda db: clock.record_boot(db, boot))
+
+    def times(self, db: Connection) -> Times:
+        """The database's time, read in this transaction."""
+        return clock.read_times(db, booted_at=self._booted_at)
 
     def now(self) -> datetime:
-        """The database's time."""
-        return datetime.now(UTC) + self._clock_offset
+        """The database's time, for people. Raises LedgerError."""
+        return self.transaction(lambda db: self.times(db).now, read_only=True)
 
     def transaction(self, work: Callable[[Connection], _T], *, read_only: bool = False) -> _T:
         """Run `work` in one transaction, and again where the database rolled it back in favour of another.

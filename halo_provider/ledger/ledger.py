@@ -34,11 +34,11 @@ class Ledger(Database):
         return cls.at(URL.create("sqlite", database=str(path)))
 
     def prepare(self) -> None:
-        """Create the table where it is missing and read the database's clock. Raises LedgerError."""
+        """Create the tables where they are missing. Raises LedgerError."""
         self.configure_connections()
         try:
             create_tables(self.engine)
-            self.read_clock()
+            self.prepare_clock()
         except SQLAlchemyError as error:
             raise LedgerError(f"the ledger cannot be opened: {reason_of(error)}") from error
 

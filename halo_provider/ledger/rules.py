@@ -163,6 +163,7 @@ class Writer(NamedTuple):
     actor: str
     task_instance: Mapping[str, Any]  # by column name
     now: datetime
+    lease_now: datetime
     lease_expires_at: datetime
 
 

@@ -188,6 +188,12 @@ deliveries = Table(
     Index("halo_deliveries_by_start", "started_at"),
     Index("halo_deliveries_by_run", "dag_id", "run_id"),
 )
+boots = Table(  # of the host, on SQLite only
+    "halo_ledger_boots",
+    MetaData(),
+    Column("boot_id", String(64), primary_key=True),
+    Column("booted_at", UtcDateTime(), nullable=False),
+)
 version = Table("halo_ledger_version", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
 
 
@@ -228,6 +234,8 @@ def _create_tables(db: Connection) -> None:
     _refuse_another_version(db, found)
     version.create(db, checkfirst=True)  # the first table, so that one without it is known to be older
     metadata.create_all(db)
+    if db.dialect.name == "sqlite":
+        boots.create(db, checkfirst=True)
     _create_missing_indexes(db)
     db.execute(insert(version).values(version=SCHEMA_VERSION))
 

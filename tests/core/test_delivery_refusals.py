@@ -3,7 +3,7 @@
 import pytest
 
 import halo_provider.delivery.delivery
-from halo_provider.exceptions import EveryRowRefusedError, HaloAddressError
+from halo_provider.exceptions import EveryRowRefusedError, HaloWrongUrlError
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.simulator import Fault, Simulator
 from tests.core.deliveries import Deliveries, note, notes
@@ -22,7 +22,7 @@ def test_answer_of_another_server_stops_the_run_and_rejects_no_row(
     assert set(deliveries.statuses().values()) == {LedgerStatus.PENDING}
     assert len(halo.requests) <= 4
     error = run.report.failure()
-    assert isinstance(error, HaloAddressError)
+    assert isinstance(error, HaloWrongUrlError)
     assert not error.retry_can_help
     assert f"{deliveries.url}/api/sdk/chat answered {status}" in str(error)
     assert "halo-ledger requeue" in str(error)
