@@ -79,7 +79,7 @@ class HaloConfigurationError(HaloError, ValueError):
 
 
 class SourceError(HaloError):
-    """A source that cannot be read as a whole: nothing of it was sent."""
+    """A source that cannot be read, or not to its end."""
 
 
 class RowError(HaloError):
