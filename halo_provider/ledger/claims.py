@@ -107,8 +107,10 @@ class LeaseHolder:
                 raise
             commit = self._commit_one_by_one(fitting, intents)
         self._held.difference_update(settlement.row_key for settlement in fitting if settlement.final)
+        if len(fitting) == len(settlements):
+            return commit
         unfitting = {each.row_key for each in settlements} - {each.row_key for each in fitting}
-        return replace(commit, lost_settlements=commit.lost_settlements | unfitting) if unfitting else commit
+        return replace(commit, lost_settlements=commit.lost_settlements | unfitting)
 
     def _commit_one_by_one(self, settlements: Sequence[Settlement], intents: Sequence[str]) -> Commit:
         lost: set[str] = set()
@@ -141,6 +143,10 @@ class LeaseHolder:
         if held:
             self._database.transaction(lambda db: self._renew(db, held))
         self._renewed = renewed
+
+    def finish_within(self, seconds: float) -> None:
+        """Let no call to the ledger last longer than this from now on: for a run that has to end."""
+        self._database.finish_within(seconds)
 
     def _writer(self, db: Connection) -> Writer:
         now, lease_now = self._database.times(db)
@@ -194,10 +200,11 @@ class LeaseHolder:
             group = [settlement for settlement in settlements if settlement.status is status]
             if group and not _execute_counted(db, statement, [self._settled(each, writer) for each in group]):
                 lost_settlements |= self._lost(db, [settlement.row_key for settlement in group], status)
-        recorded = [settlement for settlement in settlements if settlement.row_key not in lost_settlements]
-        changes = [each.change for each in recorded if each.change and each.status is LedgerStatus.DELIVERED]
+        if lost_settlements:
+            settlements = [settlement for settlement in settlements if settlement.row_key not in lost_settlements]
+        changes = [each.change for each in settlements if each.change and each.status is LedgerStatus.DELIVERED]
         count_changes(db, self.namespace, changes, now=writer.now)
-        told = [rules.settlement_event(each, writer) for each in recorded if rules.settlement_is_told(each)]
+        told = [rules.settlement_event(each, writer) for each in settlements if rules.settlement_is_told(each)]
         if told:
             db.execute(insert(events), told)
         lost_intents: set[str] = set()
