@@ -492,6 +492,16 @@ def test_delivery_without_an_end_is_shown_as_cut_off(ledger: Ledger, viewer: Bro
     assert "data-running" not in text
 
 
+def test_delivery_that_failed_before_its_first_row_is_not_complete(ledger: Ledger, viewer: Browser) -> None:
+    """A source that cannot be read leaves an ended record without rows, and an error."""
+    task_instance = TaskInstanceRef(dag_id=DAG, run_id=RUN, task_id="tickets", map_index=-1, try_number=1)
+    DeliveryRecords(ledger).begin("owner", namespace=NAMESPACE, task_instance=task_instance, total=None)
+    DeliveryRecords(ledger).update("owner", DeliveryCounts(error="the file cannot be read"), ended=True)
+    text = viewer.get(rows_page(run_id=RUN)).text
+    assert "incomplete" in text
+    assert ">complete<" not in text
+
+
 def test_plugin_registers_its_navigation_and_tabs(airflow_url: str, tokens: dict[str, str]) -> None:
     """The navigation and both tabs are there, and the plugin brought no error."""
     with httpx.Client(base_url=f"{airflow_url}/api/v2", headers={"Authorization": f"Bearer {tokens['admin']}"}) as api:
