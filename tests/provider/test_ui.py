@@ -399,7 +399,7 @@ def test_row_tells_its_story(ledger: Ledger, viewer: Browser) -> None:
         error="Halo answered 503",
         attempts=5,
         reply="private",
-        response={"x": "private"},
+        response='{"x": "private"}',
     )
     LedgerAdmin(ledger, actor="somebody").requeue(RowFilter(row_keys=("1",)), reason="Halo is back")
     text = viewer.get(f"dags/{DAG}/row?namespace={NAMESPACE}&row_key=1").text
