@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 IN_MEMORY = "sqlite://"
-DEFAULT_LEDGER = "default"  # how reports call the SQLite ledger
+DEFAULT_LEDGER = "default"  # the name of the SQLite ledger in reports
 
 
 def ledger_connection_id(ledger_conn_id: str | None) -> str | None:
@@ -26,7 +26,7 @@ def ledger_connection_id(ledger_conn_id: str | None) -> str | None:
 
 def open_ledger(ledger_conn_id: str | None = None, *, create: bool = True) -> Ledger:
     """
-    Open the ledger and create what is missing, or, for a look without a trace, stand an empty one in for it.
+    Open the ledger and create what is missing; or, with ``create=False``, an empty one in memory for a missing one.
 
     :param ledger_conn_id: an Airflow connection to PostgreSQL, MySQL or MariaDB; by default ``[halo] ledger_conn_id``,
         else SQLite at ``$AIRFLOW_HOME/halo_ledger.db``, which serves tasks that all run on one host

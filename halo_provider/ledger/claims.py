@@ -96,21 +96,24 @@ class LeaseHolder:
         """Record outcomes, then intents, in one transaction: when it returns, the intents' rows may be sent.
 
         A key may stand in both: its earlier attempt is settled before its next one begins. Rows of another owner are
-        not changed; the answer names them, and the settlements whose session_id does not fit. Where the database
-        refuses a value, each settlement is recorded in a transaction of its own, the refused one without its texts.
+        not changed, and the answer names them. It also names a settlement whose session_id does not fit: its row is in
+        doubt. Where the database refuses a value, each settlement is recorded in a transaction of its own, the refused
+        one without its texts.
         """
-        fitting = [each for each in settlements if each.session_id is None or rules.session_id_fits(each.session_id)]
+        recordable = [rules.recordable(settlement) for settlement in settlements]
         try:
-            commit = self._database.transaction(lambda db: self._commit(db, fitting, intents))
+            commit = self._database.transaction(lambda db: self._commit(db, recordable, intents))
         except LedgerError as error:
-            if not fitting or not refuses_content(error):
+            if not recordable or not refuses_content(error):
                 raise
-            commit = self._commit_one_by_one(fitting, intents)
-        self._held.difference_update(settlement.row_key for settlement in fitting if settlement.final)
-        if len(fitting) == len(settlements):
-            return commit
-        unfitting = {each.row_key for each in settlements} - {each.row_key for each in fitting}
-        return replace(commit, lost_settlements=commit.lost_settlements | unfitting)
+            commit = self._commit_one_by_one(recordable, intents)
+        self._held.difference_update(settlement.row_key for settlement in settlements if settlement.final)
+        unusable = {
+            settlement.row_key
+            for settlement, recorded in zip(settlements, recordable, strict=True)
+            if recorded is not settlement
+        }
+        return replace(commit, lost_settlements=commit.lost_settlements | unusable) if unusable else commit
 
     def _commit_one_by_one(self, settlements: Sequence[Settlement], intents: Sequence[str]) -> Commit:
         lost: set[str] = set()

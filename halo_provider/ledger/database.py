@@ -36,6 +36,7 @@ class Database:
         self._is_sqlite = engine.dialect.name == "sqlite"
         self._calls = BoundedCalls()
         self._finish_at = math.inf
+        self._is_open = False
         self._booted_at: datetime | None = None
         self._file: _File | None = None  # SQLite's
 
@@ -53,12 +54,16 @@ class Database:
             _configure_server(self.engine)
 
     def prepare_clock(self) -> None:
-        """Learn when the host was booted, which SQLite's leases count from. Raises LedgerError."""
+        """Learn when the host was booted, which SQLite's leases count from: the last step of opening.
+
+        Raises LedgerError.
+        """
         boot = clock.boot_id()
         if self._is_sqlite and boot is not None:
             self._booted_at = self.transaction(
                 lambda db: clock.recorded_boot(db, boot), read_only=True
             ) or self.transaction(lambda db: clock.record_boot(db, boot))
+        self._is_open = True
 
     def times(self, db: Connection) -> Times:
         """The database's time, read in this transaction."""
@@ -96,11 +101,14 @@ class Database:
                 )
         except TimeoutError as error:
             self.engine.dispose(close=False)  # the silent connections are left to the threads that wait for them
-            raise LedgerError("the ledger cannot be used: its database does not answer") from error
+            raise self._error("its database does not answer") from error
         except SQLAlchemyError as error:
-            raise LedgerError(f"the ledger cannot be used: {reason_of(error)}") from error
+            raise self._error(reason_of(error)) from error
         self._check_file()
         return result
+
+    def _error(self, reason: str) -> LedgerError:
+        return LedgerError(f"the ledger cannot be {'used' if self._is_open else 'opened'}: {reason}")
 
     def _run(
         self,

@@ -16,6 +16,7 @@ MAX_READ = 10_000  # characters of a text that are searched for secrets: more th
 MAX_RESPONSE = 10_000  # characters of JSON kept of an answer's undocumented fields
 MAX_SESSION_ID = 1_000  # characters: what a ledger on any database holds
 TEXTS_REFUSED = "the database refused the texts of this answer"
+SESSION_UNUSABLE = f"the answer's session_id is longer than the {MAX_SESSION_ID:,} characters that the ledger holds"
 LEASE_RAN_OUT = "the lease of the run that was sending it ran out"
 
 _CHANGE_MARK = "\tchange "
@@ -285,6 +286,13 @@ def settled_row(settlement: Settlement, writer: Writer) -> dict[str, Any]:
 def session_id_fits(session_id: str) -> bool:
     """Whether the ledger can hold it; an answer with another one has no usable session_id."""
     return len(session_id) <= MAX_SESSION_ID
+
+
+def recordable(settlement: Settlement) -> Settlement:
+    """The settlement itself, or doubt where its session_id does not fit."""
+    if settlement.session_id is None or session_id_fits(settlement.session_id):
+        return settlement
+    return settlement._replace(status=LedgerStatus.IN_DOUBT, session_id=None, error=SESSION_UNUSABLE, change=None)
 
 
 def without_texts(settlement: Settlement) -> Settlement:

@@ -32,7 +32,7 @@ from halo_provider.ledger import (
 from halo_provider.ledger.admin import LedgerAdmin, RowFilter
 from halo_provider.ledger.database import TRANSACTION_ATTEMPTS
 from halo_provider.ledger.delivery_records import DeliveryRecords
-from halo_provider.ledger.rules import LEASE_RAN_OUT, MAX_SESSION_ID, MAX_TEXT, TEXTS_REFUSED
+from halo_provider.ledger.rules import LEASE_RAN_OUT, MAX_SESSION_ID, MAX_TEXT, SESSION_UNUSABLE, TEXTS_REFUSED
 from halo_provider.ledger.tables import MAX_NAMESPACE, boots, events, submissions
 from tests.core.databases import mariadb_place, postgres_place
 from tests.core.deliveries import NAMESPACE, rows_in
@@ -840,8 +840,10 @@ def test_answer_nested_deeper_than_json_checks_allow_is_kept(ledger: Ledger, lea
     assert rows_in(ledger)["k"]["response"] == {"deep": nested(33)}
 
 
-def test_session_that_no_ledger_can_hold_is_lost_alone(ledger: Ledger, lease_holder: LeaseHolder) -> None:
-    """Such an answer has no usable session_id: the row stays in flight and falls into doubt, its neighbours do not."""
+def test_session_that_no_ledger_can_hold_leaves_its_row_alone_in_doubt(
+    ledger: Ledger, lease_holder: LeaseHolder
+) -> None:
+    """Such an answer has no usable session_id: the commit names it, and its neighbours are delivered."""
     for key in ("good", "bad"):
         bring(lease_holder, LedgerStatus.IN_FLIGHT, key)
     settlements = [
@@ -852,10 +854,11 @@ def test_session_that_no_ledger_can_hold_is_lost_alone(ledger: Ledger, lease_hol
     commit = lease_holder.commit(settlements=settlements)
 
     assert commit == Commit(lost_settlements=frozenset({"bad"}))
-    assert {key: row["status"] for key, row in rows_in(ledger).items()} == {
-        "good": LedgerStatus.DELIVERED,
-        "bad": LedgerStatus.IN_FLIGHT,
+    assert {key: (row["status"], row["session_id"], row["error"]) for key, row in rows_in(ledger).items()} == {
+        "good": (LedgerStatus.DELIVERED, "s", None),
+        "bad": (LedgerStatus.IN_DOUBT, None, SESSION_UNUSABLE),
     }
+    assert history_of(ledger, "bad") == [("in_doubt", SESSION_UNUSABLE)]
 
 
 REFUSING = {  # a rule of the database that the ledger does not know

@@ -295,6 +295,15 @@ def test_session_id_fits_up_to_its_bound() -> None:
     assert not rules.session_id_fits("x" * (rules.MAX_SESSION_ID + 1))
 
 
+def test_settlement_whose_session_does_not_fit_is_recorded_as_doubt() -> None:
+    """Its other texts stay; every other settlement is recorded as it is."""
+    good = Settlement("k", DELIVERED, session_id="s", reply="Thank you")
+    huge = good._replace(session_id="x" * (rules.MAX_SESSION_ID + 1), change=Change("k", 1, SAME))
+
+    assert rules.recordable(good) is good
+    assert rules.recordable(huge) == Settlement("k", IN_DOUBT, error=rules.SESSION_UNUSABLE, reply="Thank you")
+
+
 def test_settlement_without_texts_keeps_its_outcome() -> None:
     """The status, the session and the change are what counts."""
     change = Change("k", 1, SAME)
