@@ -36,7 +36,7 @@ from halo_provider.exceptions import (
     Verdict,
 )
 from halo_provider.ledger.claims import LeaseHolder
-from halo_provider.ledger.rules import MAX_RESPONSE, Settlement, session_id_fits
+from halo_provider.ledger.rules import Settlement, session_id_fits
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.models import ChatAnswer
 from halo_provider.sources.rows import Source
@@ -45,6 +45,7 @@ from halo_provider.submission import Submission
 CLAIM_WAIT = 600.0  # seconds to wait for rows that another run holds
 CLAIM_POLL = 1.0  # seconds between attempts to claim them
 MAX_DEFERRED = 5_000  # rows that may wait for another run, so that memory stays flat
+LAST_COMMIT_TIME = 1.0  # seconds after the end of a stop's grace in which the ledger may still answer
 LIVENESS_POLL = 0.5  # seconds between checks whether this process may still send
 LEASE_MARGIN = 2.0  # seconds before the end of the lease in which nothing more is sent
 GARBAGE_THRESHOLD = 50_000  # objects more than before that start the search for cycles; Python's own is 700
@@ -427,7 +428,7 @@ class _Delivery:
             agent_id=answer.agent_id if answer else None,
             error=reason,
             reply=_text_of(answer) if answer else reply,
-            response=_undocumented(answer) if answer else None,
+            response=(answer.model_extra or None) if answer else None,
             change=work.change,
         )
         outcome = work.outcome(status, reason, session_id=settlement.session_id)
@@ -459,11 +460,16 @@ class _Delivery:
                 self._stop.request(str(error), error=error)
 
     async def _watch(self) -> None:
-        """Notice the supervisor's death between attempts."""
+        """Notice the supervisor's death between attempts, and let no ledger keep a run that has to end."""
+        ends_at: float | None = None
         while True:
             await asyncio.sleep(LIVENESS_POLL)
             if not self._alive():
                 self._stop.request("the task's supervisor is gone, and another try may already be running")
+            if self._stop.ends_at is not None and self._stop.ends_at != ends_at:
+                ends_at = self._stop.ends_at
+                left = max(0.0, ends_at - asyncio.get_running_loop().time())
+                self._lease_holder.finish_within(left + LAST_COMMIT_TIME)
 
 
 async def _uncancelled(work: Coroutine[Any, Any, None]) -> None:
@@ -506,9 +512,3 @@ def _text_of(answer: ChatAnswer) -> str | None:
 
 def _reply(error: HaloCallError) -> str | None:
     return error.reply if isinstance(error, HaloResponseError) else None
-
-
-def _undocumented(answer: ChatAnswer) -> dict[str, Any] | None:
-    """The answer's unknown fields, unless they are too large to keep."""
-    extra = answer.model_extra or None
-    return extra if extra and len(to_json(extra)) <= MAX_RESPONSE else None
