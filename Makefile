@@ -3,7 +3,7 @@ ARGS ?=
 BIN := .venv/bin
 UV := $(BIN)/uv
 
-.PHONY: demo test bench proof lint types constraints clean
+.PHONY: demo test bench proof soak lint types constraints clean
 
 demo: .venv  ## run the main job: simulator, Airflow, both example DAGs
 	@$(BIN)/python -m halo_provider.demo $(ARGS)
@@ -18,6 +18,9 @@ bench: .venv  ## the benchmarks: ratios within one run, against a bare loop and 
 
 proof: .venv  ## kill, cut off and overlap deliveries in every way, and print the table of what came of the rows
 	$(BIN)/python -m tests.acceptance.proof $(ARGS)
+
+soak: .venv  ## kill, stop and cut off three workers again and again, for 10 minutes, before an independent judge
+	$(BIN)/python -m tests.soak $(ARGS)
 
 .venv: pyproject.toml constraints.txt
 	test -x $(UV) || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --constraint constraints.txt uv; }

@@ -15,7 +15,7 @@ HaloError
 │       ├── HaloRateLimitError        429
 │       ├── HaloServerError           5xx, 408 and 425
 │       ├── HaloRedirectError         3xx
-│       └── HaloAddressError          404, 405, 410, 415 or 501 before any row of a run was accepted
+│       └── HaloWrongUrlError         404, 405, 410, 415, 501 or 3xx from an address that is not Halo's API
 ├── OutputError                 a results or rejects file that cannot be written
 ├── LedgerError                 the ledger cannot be reached, or is not what it should be
 └── DeliveryError               a run that ended without every row delivered
@@ -33,13 +33,22 @@ from collections.abc import Mapping
 from enum import StrEnum
 
 MAX_ERROR_TEXT = 500  # characters of Halo's own words kept in an error
+WRONG_URL_STATUSES = frozenset({404, 405, 410, 415, 501})  # with every 3xx: what an address that is not the API answers
 
-_SECRET = re.compile(r"(?:ab_live_|ha_secret_)[\w-]+|eyJ[\w-]+\.[\w-]+\.[\w-]*")
+# The last part of a token is optional, and nothing is given back, so that each character is looked at a few times only,
+# however often "eyJ" stands in the text.
+_KEY_OR_RUN = re.compile(r"(?:ab_live_|ha_secret_)[\w-]++|eyJ[\w-]++(?P<token>\.[\w-]++\.[\w-]*+)?")
+_KEY = re.compile(r"(?:ab_live_|ha_secret_)[\w-]++")
 
 
 def redact(text: str) -> str:
     """Replace whatever looks like a widget key, an identity secret or a token by ``***``."""
-    return _SECRET.sub("***", text)
+    return _KEY_OR_RUN.sub(_redacted, text)
+
+
+def _redacted(found: re.Match[str]) -> str:
+    is_no_token = found[0].startswith("eyJ") and not found["token"]
+    return _KEY.sub("***", found[0]) if is_no_token else "***"
 
 
 class Verdict(StrEnum):
@@ -70,7 +79,7 @@ class HaloConfigurationError(HaloError, ValueError):
 
 
 class SourceError(HaloError):
-    """A source that cannot be read as a whole: nothing of it was sent."""
+    """A source that cannot be read, or not to its end."""
 
 
 class RowError(HaloError):
@@ -108,11 +117,6 @@ class HaloCallError(HaloError):
         """False where Halo refuses this request, or every request of this connection."""
         return self.verdict not in {Verdict.REJECTED, Verdict.FORBIDDEN}
 
-    @property
-    def brief(self) -> str:
-        """The error without Halo's own words, which may quote the row: for logs."""
-        return str(self)
-
 
 class HaloConnectionError(HaloCallError):
     """No answer came. `sent` is False only where it is certain that nothing of the request was sent."""
@@ -120,7 +124,7 @@ class HaloConnectionError(HaloCallError):
     def __init__(self, path: str, *, sent: bool, reason: str) -> None:
         self.path = path
         self.sent = sent
-        self.reason = redact(reason)
+        self.reason = redact(reason)[:MAX_ERROR_TEXT]
         self.verdict = Verdict.IN_DOUBT if sent else Verdict.NOT_ACCEPTED
         outcome = "whether Halo took the request is unknown" if sent else "the request was not sent"
         super().__init__(f"POST {path}: {self.reason}; {outcome}")
@@ -139,21 +143,50 @@ class HaloResponseError(HaloCallError):
 
 
 class HaloStatusError(HaloCallError):
-    """Halo answered with an error status. `message` is Halo's own text, shortened and without secrets."""
+    """Halo answered with an error status. `message` is Halo's own text, shortened and without secrets.
 
-    remedy = ""
+    `url` is the address that answered.
+    """
 
-    def __init__(self, path: str, *, status: int, message: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self, path: str, *, status: int, message: str, retry_after: float | None = None, url: str | None = None
+    ) -> None:
         self.path = path
         self.status = status
         self.message = redact(message)[:MAX_ERROR_TEXT]
         self.retry_after = retry_after
-        super().__init__(f"POST {path}: Halo answered {status}: {self.message}{self.remedy}")
+        self.url = url
+        super().__init__(f"{self.brief}: {self.message}{self.remedy}")
 
     @property
     def brief(self) -> str:
-        """The status alone; Halo's words are in the ledger and the rejects file."""
+        """The error without Halo's words."""
         return f"POST {self.path}: Halo answered {self.status}"
+
+    @property
+    def suggests_wrong_url(self) -> bool:
+        """Whether other servers than Halo answer so: 404, 405, 410, 415, 501 and 3xx.
+
+        While no call of a run has succeeded, such an answer means that the connection's host is not Halo's API:
+        `as_wrong_url` gives the error to stop with. After a success it is about the one request.
+        """
+        return self.status in WRONG_URL_STATUSES or 300 <= self.status < 400  # noqa: PLR2004 -- the class of redirects
+
+    def as_wrong_url(self) -> "HaloWrongUrlError":
+        """The same answer, as one about the connection."""
+        return HaloWrongUrlError(
+            self.path, status=self.status, message=self.message, retry_after=self.retry_after, url=self.url
+        )
+
+    @property
+    def remedy(self) -> str:
+        """What a person can do, as the end of the error's text."""
+        if not self.suggests_wrong_url:
+            return ""
+        return (
+            f". If every call ends so, {self.url or self.path} is not an address of Halo's SDK API: "
+            "correct the base URL in the connection's host."
+        )
 
 
 class HaloAuthenticationError(HaloStatusError):
@@ -187,31 +220,19 @@ class HaloRedirectError(HaloStatusError):
     remedy = ". Redirects are not followed: put the API's final address into the connection's host."
 
 
-class HaloAddressError(HaloStatusError):
-    """No row of the run was accepted, and this answer is none of Halo's API: the address on the connection is wrong."""
-
-    STATUSES = frozenset({404, 405, 410, 415, 501})
+class HaloWrongUrlError(HaloStatusError):
+    """Another server than Halo's API answered: see `HaloStatusError.suggests_wrong_url`."""
 
     verdict = Verdict.FORBIDDEN
-
-    def __init__(self, error: HaloStatusError, *, base_url: str) -> None:
-        self.base_url = base_url
-        self.remedy = (
-            f". This is not how Halo's API answers: no row was accepted yet, and {base_url}{error.path} answered "
-            f"{error.status}. Correct the connection's host; the rows wait for the next run. Rows that such answers "
-            "rejected before are brought back by `halo-ledger requeue`, or on the page of the run."
-        )
-        super().__init__(error.path, status=error.status, message=error.message, retry_after=error.retry_after)
-
-    @classmethod
-    def is_suggested_by(cls, error: Exception) -> bool:
-        """Whether an answer suggests that the address is not Halo's API."""
-        return isinstance(error, HaloStatusError) and error.status in cls.STATUSES
+    remedy = (
+        ". This is not Halo's SDK API: correct the base URL in the connection's host. "
+        "Rows that such answers rejected in earlier runs come back with `halo-ledger requeue`, or on the run's page."
+    )
 
     @property
     def brief(self) -> str:
-        """Without Halo's own words."""
-        return f"POST {self.path}: Halo answered {self.status}{self.remedy}"
+        """Which address answered what."""
+        return f"{self.url or self.path} answered {self.status}"
 
 
 class HaloRejectedError(HaloStatusError):

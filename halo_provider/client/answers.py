@@ -1,6 +1,7 @@
 """What an answer of Halo means: the model of a success, or the typed error of everything else."""
 
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from halo_provider.client.body import MAX_BODY, Body
+from halo_provider.client.masking import masked_words
 from halo_provider.exceptions import (
     HaloAuthenticationError,
     HaloPermissionError,
@@ -21,21 +23,28 @@ from halo_provider.exceptions import (
     HaloServerError,
     HaloStatusError,
 )
+from halo_provider.models import Request
 
 MAX_RETRY_AFTER = 86_400.0  # seconds: a longer Retry-After counts as one day
 
+# What an error may quote: ids that logs hold anyway, and words of the submission that say what a value is.
+_NOT_PRIVATE = frozenset({"user_id", "company_id", "session_id", "agent_id", "user_token", "mode", "label", "type"})
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
 
 
-def read_answer(path: str, response: httpx.Response, body: Body, model: type[AnswerT]) -> AnswerT:
-    """The answer as its model.
+def read_answer(
+    path: str, response: httpx.Response, body: Body, model: type[AnswerT], *, url: str, request: Request
+) -> AnswerT:
+    """The answer of `url` to the request, as its model.
 
-    Raises HaloStatusError for a status outside 2xx, HaloResponseError for a success without what Halo documents.
+    Raises HaloStatusError for a status outside 2xx, HaloResponseError for a success without what Halo documents. What
+    these quote of the request is masked.
     """
     if not response.is_success:
         wait = retry_after(response.headers.get("retry-after"), now=datetime.now(UTC))
-        raise status_error(path, status=response.status_code, content=body.content, wait=wait)
+        words = masked_words(error_message(body.content), values=request_texts(request))
+        raise status_error(path, status=response.status_code, words=words, wait=wait, url=url)
     try:
         if body.whole:
             return model.model_validate_json(body.content)
@@ -43,7 +52,23 @@ def read_answer(path: str, response: httpx.Response, body: Body, model: type[Ans
     except ValidationError as error:
         place = ".".join(str(part) for part in error.errors(include_url=False, include_input=False)[0]["loc"])
         reason = f"the answer has no usable {place}" if place else "the answer is not a JSON object"
-    raise HaloResponseError(path, reason=reason, reply=body.content.decode("utf-8", errors="replace"))
+    words = body.content.decode("utf-8", errors="replace")
+    raise HaloResponseError(path, reason=reason, reply=masked_words(words, values=request_texts(request)))
+
+
+def request_texts(request: Request) -> Iterator[str]:
+    """What a request says of people and their business: everything but ids, tokens and the names of fields."""
+    left: list[Any] = [request.model_dump(mode="json", exclude_none=True)]
+    while left:
+        match left.pop():
+            case dict(fields):
+                left += [value for name, value in fields.items() if name not in _NOT_PRIVATE]
+            case list(items):
+                left += items
+            case bool():
+                continue
+            case value:
+                yield str(value)
 
 
 def retry_after(header: str | None, *, now: datetime) -> float | None:
@@ -77,7 +102,7 @@ def error_message(content: bytes) -> str:
     return content.decode("utf-8", errors="replace").strip() or "no message"
 
 
-def status_error(path: str, *, status: int, content: bytes, wait: float | None) -> HaloStatusError:
+def status_error(path: str, *, status: int, words: str, wait: float | None, url: str) -> HaloStatusError:
     """The typed error of an answer that is not a success."""
     match status:
         case 401:
@@ -96,4 +121,4 @@ def status_error(path: str, *, status: int, content: bytes, wait: float | None) 
             kind = HaloRedirectError
         case _:
             kind = HaloServerError
-    return kind(path, status=status, message=error_message(content), retry_after=wait)
+    return kind(path, status=status, message=words, retry_after=wait, url=url)

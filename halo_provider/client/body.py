@@ -31,7 +31,7 @@ async def read_body(response: httpx.Response) -> Body:
         raise TypeError(f"{type(stream).__name__} is not an httpx.AsyncByteStream")
     content = bytearray()
     try:
-        inflater = _inflater(response.headers.get("content-encoding", "identity"))
+        inflater = _inflater([value for name, value in response.headers.raw if name.lower() == b"content-encoding"])
         async for part in stream:
             content += inflater.inflate(part, limit=MAX_BODY + 1 - len(content)) if inflater else part
             if len(content) > MAX_BODY:
@@ -50,11 +50,12 @@ def _bounded(content: bytes) -> Body:
     return Body(content[:MAX_BODY], whole=len(content) <= MAX_BODY)
 
 
-def _inflater(encoding: str) -> "_Inflater | None":
-    match encoding.strip().lower():
-        case "identity" | "":
+def _inflater(encodings: list[bytes]) -> "_Inflater | None":
+    """What decompresses an answer with these Content-Encoding headers, if it is compressed."""
+    match [encoding.strip().lower() for encoding in encodings]:
+        case [] | [b"identity"] | [b""]:
             return None
-        case "gzip" | "deflate":
+        case [b"gzip" | b"deflate"]:
             return _Inflater()
     raise httpx.DecodingError("the answer has an encoding that was not asked for")
 

@@ -162,14 +162,13 @@ class HaloClient:
 
     async def _post(self, path: str, body: Request, answer: type[AnswerT]) -> AnswerT:
         response, content = await self._attempt(path, body.model_dump_json(exclude_none=True).encode())
-        return read_answer(path, response, content, answer)
+        return read_answer(path, response, content, answer, url=self.base_url + path, request=body)
 
     def _request(self, path: str, body: bytes) -> httpx.Request:
         """The request that ``httpx.Request(content=body)`` gives, without preparing the same headers for each call."""
-        headers = httpx.Headers(self._headers)
-        headers["content-length"] = str(len(body))
+        self._headers["content-length"] = str(len(body))  # the request takes a copy
         request = httpx.Request(
-            "POST", self._urls[path], headers=headers, stream=httpx.ByteStream(body), extensions=self._extensions
+            "POST", self._urls[path], headers=self._headers, stream=httpx.ByteStream(body), extensions=self._extensions
         )
         request.read()
         return request

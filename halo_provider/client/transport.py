@@ -51,7 +51,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         """Make one attempt, and return as soon as the answer's status is there. Raises httpx.TransportError."""
         content = await request.aread()
         url = str(request.url)
-        headers = [(name.decode(), value.decode()) for name, value in request.headers.raw]
+        headers = [(_text_of(name), _text_of(value)) for name, value in request.headers.raw]
         timeouts = request.extensions.get("timeout", {})
         while True:
             body = _Body(content, used=self._used)
@@ -89,19 +89,29 @@ class _Body(aiohttp.BytesPayload):
         self.sent = False
         self.stale = False  # the server had closed a used connection before anything was written
 
-    async def write_with_length(  # type: ignore[override]  # a client session's writer
+    async def write(self, writer: StreamWriter) -> None:  # type: ignore[override]  # a client session's writer
+        """Write the request, as aiohttp before 3.12 asks."""
+        self._check(writer)
+        await super().write(writer)
+
+    async def write_with_length(  # type: ignore[override]
         self, writer: StreamWriter, content_length: int | None
     ) -> None:
-        """Write the request, unless its connection is closed already."""
+        """Write the request, as aiohttp asks since 3.12."""
+        self._check(writer)
+        await super().write_with_length(writer, content_length)
+
+    def _check(self, writer: StreamWriter) -> None:
+        """Note that the request is written now. Raises ConnectionResetError if its connection is closed already."""
         used = writer.protocol in self._used
         transport = writer.transport
-        if transport is None or transport.is_closing() or (used and _is_readable(transport)):
-            self.stale = used
+        is_closed = transport is None or transport.is_closing() or (used and _is_readable(transport))
+        self.stale = used and is_closed
+        if is_closed:
             raise ConnectionResetError("the connection was closed before the request was written")
         if not used:
             self._used.add(writer.protocol)
         self.sent = True
-        await super().write_with_length(writer, content_length)
 
 
 class _Stream(httpx.AsyncByteStream):
@@ -127,7 +137,11 @@ class _Stream(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         """Release the connection. One with an unread rest of the answer is closed."""
-        self._response.close()
+        if not self._response.closed:
+            self._response.close()
+
+
+_text_of = lru_cache(maxsize=256)(bytes.decode)  # the same few headers come with each request
 
 
 @lru_cache

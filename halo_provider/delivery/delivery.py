@@ -9,7 +9,6 @@ where one of them was not delivered, the later ones are not sent in this run.
 import asyncio
 import gc
 import time
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from halo_provider.client.client import HaloClient
+from halo_provider.delivery.breaker import Breaker
 from halo_provider.delivery.commit import Committer
 from halo_provider.delivery.observer import DeliveryObserver, Observers
 from halo_provider.delivery.options import DeliveryOptions
@@ -28,12 +28,9 @@ from halo_provider.delivery.report import DeliveryReport, Outcome
 from halo_provider.delivery.send import Sender, Sending
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import (
-    EveryRowRefusedError,
-    HaloAddressError,
     HaloCallError,
     HaloError,
     HaloResponseError,
-    HaloStatusError,
     LedgerError,
     RowsChangedError,
     Verdict,
@@ -51,9 +48,7 @@ MAX_DEFERRED = 5_000  # rows that may wait for another run, so that memory stays
 LIVENESS_POLL = 0.5  # seconds between checks whether this process may still send
 LEASE_MARGIN = 2.0  # seconds before the end of the lease in which nothing more is sent
 GARBAGE_THRESHOLD = 50_000  # objects more than before that start the search for cycles; Python's own is 700
-MAX_FIRST_REFUSED = 50  # rows that Halo answers first, all refused with one status, before the run stops
 MAX_SHOWN = 100  # characters of a session id that is not usable
-MAX_GIVEN_UP = 50  # rows given up one after the other before the run itself gives up
 
 
 async def deliver(
@@ -142,9 +137,7 @@ class _Delivery:
         self._fresh: list[Work] = []  # of these the first of their queues, to be claimed at once
         self._deferred: list[Work] = []  # of these the first of their queues, which another run held when last asked
         self._asked_for_deferred = time.monotonic()
-        self._given_up_in_a_row = 0
-        self._accepts = False  # whether Halo has accepted a row of this run
-        self._first_refused: Counter[int] = Counter()  # by status, until a row is accepted
+        self._breaker = Breaker(stop)
         self._moved = asyncio.Event()
 
     async def run(self) -> DeliveryReport:
@@ -157,6 +150,7 @@ class _Delivery:
         self._report.seconds = time.monotonic() - started
         self._report.requests = self._sender.requests
         self._report.refused = self._sender.pacer.refused
+        self._report.first_given_up = self._breaker.first_given_up
         self._report.stopped = self._stop.reason
         self._report.error = self._stop.error
         self._report.observer_error = self._observers.error
@@ -397,61 +391,30 @@ class _Delivery:
         if not session_id_fits(answer.session_id):
             reason = f"the answer has no usable session_id: it has {len(answer.session_id):,} characters"
             raise HaloResponseError("/chat", reason=reason, reply=answer.session_id[:MAX_SHOWN])
-        self._given_up_in_a_row = 0
-        self._accepts = True
+        self._breaker.accepted()
         self._settle(work, RowStatus.DELIVERED, answer=answer)
 
     def conclude(self, work: Work, error: HaloCallError, *, is_last: bool) -> bool:
         """Record what an unsuccessful attempt means; whether it was the last one of this run."""
-        error = self._understood(work, error)
+        error = self._breaker.understood(error, continues_session=work.submission.request.session_id is not None)
         if error.verdict is Verdict.REJECTED:
-            self._given_up_in_a_row = 0
-            self._settle(work, RowStatus.REJECTED, error.brief, detail=str(error))
-            self._refused(error)
+            self._settle(work, RowStatus.REJECTED, str(error))
+            self._breaker.refused(error)
             return True
         work.doubtful = work.doubtful or error.verdict is Verdict.IN_DOUBT
         if error.verdict is Verdict.FORBIDDEN:
             self._stop.request(str(error), error=error)
         elif is_last or (work.doubtful and self._options.on_in_doubt == "hold"):
             status = RowStatus.IN_DOUBT if work.doubtful else RowStatus.FAILED
-            self._settle(work, status, error.brief, detail=str(error), reply=_reply(error))
-            self._gave_up(work, error)
+            self._settle(work, status, str(error), reply=_reply(error))
+            self._breaker.gave_up(work.row.number, error)
             return True
         if self._stop.requested:
-            self._settle(work, work.resting_status, error.brief, detail=str(error), reply=_reply(error))
+            self._settle(work, work.resting_status, str(error), reply=_reply(error))
             return True
         resting = Settlement(row_key=work.ledger_key, status=work.resting_ledger_status, final=False, error=str(error))
         self._committer.settle(resting, work, None)
         return False
-
-    def _understood(self, work: Work, error: HaloCallError) -> HaloCallError:
-        """The error by what this run knows: a 404 concerns its row only once Halo has accepted another one.
-
-        A row that continues a session may be told that this session is gone.
-        """
-        if (
-            self._accepts
-            or not isinstance(error, HaloStatusError)
-            or not HaloAddressError.is_suggested_by(error)
-            or work.submission.request.session_id is not None
-        ):
-            return error
-        return HaloAddressError(error, base_url=self._client.base_url)
-
-    def _refused(self, error: HaloCallError) -> None:
-        """Stop where Halo refuses every row alike, before all of them are rejected for a mistake that is not theirs."""
-        if self._accepts or not isinstance(error, HaloStatusError):
-            return
-        self._first_refused[error.status] += 1
-        if len(self._first_refused) == 1 and self._first_refused[error.status] >= MAX_FIRST_REFUSED:
-            refused = EveryRowRefusedError(refused=MAX_FIRST_REFUSED, error=error.brief)
-            self._stop.request(str(refused), error=refused)
-
-    def _gave_up(self, work: Work, error: HaloCallError) -> None:
-        self._report.first_given_up = self._report.first_given_up or f"row {work.row.number}: {error.brief}"
-        self._given_up_in_a_row += 1
-        if self._given_up_in_a_row >= MAX_GIVEN_UP:
-            self._stop.request(f"{MAX_GIVEN_UP} rows in a row were given up: {error.brief}", error=error)
 
     def _settle(
         self,
@@ -459,7 +422,6 @@ class _Delivery:
         status: RowStatus,
         reason: str | None = None,
         *,
-        detail: str | None = None,
         answer: ChatAnswer | None = None,
         reply: str | None = None,
     ) -> None:
@@ -470,12 +432,12 @@ class _Delivery:
             status=work.resting_ledger_status if status is RowStatus.NOT_ATTEMPTED else LedgerStatus(status.value),
             session_id=answer.session_id if answer else None,
             agent_id=answer.agent_id if answer else None,
-            error=detail or reason,
+            error=reason,
             reply=_text_of(answer) if answer else reply,
             response=_undocumented(answer) if answer else None,
             change=work.change,
         )
-        outcome = work.outcome(status, reason, detail=detail, session_id=settlement.session_id)
+        outcome = work.outcome(status, reason, session_id=settlement.session_id)
         self._committer.settle(settlement, work, outcome)
         self._leave(work, status)
 

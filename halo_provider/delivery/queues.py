@@ -77,9 +77,7 @@ class Work:
         """How it ends when the claim is given back: what Halo may have is in doubt, whenever it was sent."""
         return RowStatus.IN_DOUBT if self.doubtful else RowStatus.NOT_ATTEMPTED
 
-    def outcome(
-        self, status: RowStatus, reason: str | None = None, *, detail: str | None = None, session_id: str | None = None
-    ) -> Outcome:
+    def outcome(self, status: RowStatus, reason: str | None = None, *, session_id: str | None = None) -> Outcome:
         """Its end in this run."""
         return Outcome(
             row=self.row,
@@ -88,7 +86,7 @@ class Work:
             status=status,
             session_id=session_id,
             attempts=self.attempts,
-            error=RowError(reason, detail=detail) if reason else None,
+            error=RowError(reason) if reason else None,
         )
 
 

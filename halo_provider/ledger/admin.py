@@ -226,7 +226,7 @@ class LedgerAdmin:
         self, wanted: RowFilter, before: tuple[LedgerStatus, ...], event: str, detail: str | None, **values: Any
     ) -> int:
         def change(db: Connection, some: Sequence[Any], keys: Any) -> None:
-            now = self._ledger.now()
+            now = self._ledger.times(db).now
             db.execute(update(submissions).where(keys).values(updated_at=now, lease_expires_at=None, **values))
             told = [
                 rules.doubt_event(row.namespace, row.row_key, actor=self._actor, now=now)
@@ -258,7 +258,8 @@ class LedgerAdmin:
 
         def one_chunk(db: Connection) -> list[Any]:
             columns = submissions.c
-            free = or_(columns.lease_expires_at.is_(None), columns.lease_expires_at <= self._ledger.now())
+            now = self._ledger.times(db).lease_now
+            free = or_(columns.lease_expires_at.is_(None), columns.lease_expires_at <= now)
             allowed = columns.status.in_([status.value for status in before])
             statement = select(
                 columns.namespace, columns.row_key, columns.status, columns.payload_hash, columns.changes

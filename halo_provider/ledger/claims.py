@@ -12,7 +12,6 @@ context, traits, secrets.
 """
 
 import os
-import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,6 +24,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from halo_provider.exceptions import HaloConfigurationError, LedgerError
 from halo_provider.ledger import rules
+from halo_provider.ledger.clock import seconds_since_boot
 from halo_provider.ledger.database import Database, refuses_content
 from halo_provider.ledger.rules import (
     Candidate,
@@ -53,12 +53,12 @@ class LeaseHolder:
         self._actor = task_instance.name or self.owner
         self._task_instance = task_instance.columns
         self._held: set[str] = set()
-        self._renewed = time.monotonic()
+        self._renewed = seconds_since_boot()
 
     @property
     def lease_left(self) -> float:
         """Seconds until other owners may claim the rows that this one holds."""
-        return self._renewed + self.lease - time.monotonic()
+        return self._renewed + self.lease - seconds_since_boot()
 
     def claim(self, candidates: Sequence[Candidate], *, on_in_doubt: OnInDoubt) -> dict[str, Claim]:
         """Claim the rows that may be sent, in one transaction, and answer every candidate by its key.
@@ -67,7 +67,7 @@ class LeaseHolder:
         """
         if not candidates:
             return {}
-        renewed = time.monotonic()
+        renewed = seconds_since_boot()
         claims = self._database.transaction(lambda db: self._claim(db, candidates, on_in_doubt))
         if not self._held:
             self._renewed = renewed
@@ -81,9 +81,10 @@ class LeaseHolder:
 
     def preview(self, candidates: Sequence[Candidate], *, on_in_doubt: OnInDoubt) -> dict[str, Claim]:
         """Answer every candidate as `claim` would, and write nothing."""
-        now = self._database.now()
         keys = [candidate.row_key for candidate in candidates]
-        found = self._database.transaction(lambda db: find(db, self.namespace, keys))
+        now, found = self._database.transaction(
+            lambda db: (self._database.times(db).lease_now, find(db, self.namespace, keys))
+        )
         claims: dict[str, Claim] = {}
         for candidate in candidates:
             row = found.get(candidate.row_key)
@@ -106,8 +107,10 @@ class LeaseHolder:
                 raise
             commit = self._commit_one_by_one(fitting, intents)
         self._held.difference_update(settlement.row_key for settlement in fitting if settlement.final)
+        if len(fitting) == len(settlements):
+            return commit
         unfitting = {each.row_key for each in settlements} - {each.row_key for each in fitting}
-        return replace(commit, lost_settlements=commit.lost_settlements | unfitting) if unfitting else commit
+        return replace(commit, lost_settlements=commit.lost_settlements | unfitting)
 
     def _commit_one_by_one(self, settlements: Sequence[Settlement], intents: Sequence[str]) -> Commit:
         lost: set[str] = set()
@@ -135,20 +138,23 @@ class LeaseHolder:
 
     def renew(self) -> None:
         """Extend every lease that this owner holds: of all rows claimed and neither settled nor released."""
-        renewed = time.monotonic()
+        renewed = seconds_since_boot()
         held = sorted(self._held)
         if held:
-            self._database.read_clock()
             self._database.transaction(lambda db: self._renew(db, held))
         self._renewed = renewed
 
-    def _writer(self) -> Writer:
-        now = self._database.now()
-        lease_end = now + timedelta(seconds=self.lease)
-        return Writer(self.namespace, self.owner, self._actor, self._task_instance, now, lease_end)
+    def finish_within(self, seconds: float) -> None:
+        """Let no call to the ledger last longer than this from now on: for a run that has to end."""
+        self._database.finish_within(seconds)
+
+    def _writer(self, db: Connection) -> Writer:
+        now, lease_now = self._database.times(db)
+        lease_end = lease_now + timedelta(seconds=self.lease)
+        return Writer(self.namespace, self.owner, self._actor, self._task_instance, now, lease_now, lease_end)
 
     def _claim(self, db: Connection, candidates: Sequence[Candidate], on_in_doubt: OnInDoubt) -> dict[str, Claim]:
-        writer = self._writer()
+        writer = self._writer(db)
         found = find(db, self.namespace, [candidate.row_key for candidate in candidates])
         claims: dict[str, Claim] = {}
         new_rows: list[dict[str, Any]] = []
@@ -156,12 +162,12 @@ class LeaseHolder:
         claimed_rows: list[dict[str, Any]] = []
         for candidate in sorted(candidates, key=_row_key):  # all writers in one order, or they deadlock
             row = found.get(candidate.row_key)
-            result = rules.claim_result(row, candidate, owner=self.owner, now=writer.now, on_in_doubt=on_in_doubt)
+            result = rules.claim_result(row, candidate, owner=self.owner, now=writer.lease_now, on_in_doubt=on_in_doubt)
             claims[candidate.row_key] = rules.claim_answer(result, row, candidate)
             if row is None:
                 new_rows.append(rules.new_row(result, candidate, writer))
             elif rules.claim_changes_row(result, row, candidate):
-                as_found = {**self._one_row(row.row_key, row.owner), "b_status": row.status, "b_now": writer.now}
+                as_found = {**self._one_row(row.row_key, row.owner), "b_status": row.status, "b_now": writer.lease_now}
                 claimed_rows.append({**as_found, **rules.claimed_row(result, row, candidate, writer)})
                 claimed.append(row)
         if new_rows:
@@ -188,16 +194,17 @@ class LeaseHolder:
                 claims[key] = Claim(ClaimResult.BUSY)
 
     def _commit(self, db: Connection, settlements: Sequence[Settlement], intents: Sequence[str]) -> Commit:
-        writer = self._writer()
+        writer = self._writer(db)
         lost_settlements: set[str] = set()
         for status, statement in _SETTLE.items():
             group = [settlement for settlement in settlements if settlement.status is status]
             if group and not _execute_counted(db, statement, [self._settled(each, writer) for each in group]):
                 lost_settlements |= self._lost(db, [settlement.row_key for settlement in group], status)
-        recorded = [settlement for settlement in settlements if settlement.row_key not in lost_settlements]
-        changes = [each.change for each in recorded if each.change and each.status is LedgerStatus.DELIVERED]
+        if lost_settlements:
+            settlements = [settlement for settlement in settlements if settlement.row_key not in lost_settlements]
+        changes = [each.change for each in settlements if each.change and each.status is LedgerStatus.DELIVERED]
         count_changes(db, self.namespace, changes, now=writer.now)
-        told = [rules.settlement_event(each, writer) for each in recorded if rules.settlement_is_told(each)]
+        told = [rules.settlement_event(each, writer) for each in settlements if rules.settlement_is_told(each)]
         if told:
             db.execute(insert(events), told)
         lost_intents: set[str] = set()
@@ -213,10 +220,10 @@ class LeaseHolder:
         return set(row_keys) - set(db.scalars(_OWNED_WITH_STATUS, self._rows(row_keys) | {"b_status": status}))
 
     def _renew(self, db: Connection, held: Sequence[str]) -> None:
-        db.execute(_RENEW, self._rows(held) | {"lease_expires_at": self._writer().lease_expires_at})
+        db.execute(_RENEW, self._rows(held) | {"lease_expires_at": self._writer(db).lease_expires_at})
 
     def _release(self, db: Connection, row_keys: Sequence[str]) -> None:
-        db.execute(_RELEASE, self._rows(row_keys) | {"updated_at": self._writer().now})
+        db.execute(_RELEASE, self._rows(row_keys) | {"updated_at": self._writer(db).now})
 
     def _rows(self, row_keys: Sequence[str]) -> dict[str, Any]:
         return {"b_namespace": self.namespace, "b_keys": list(row_keys), "b_owner": self.owner}

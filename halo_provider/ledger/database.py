@@ -1,20 +1,27 @@
 """The ledger's database: its connections, its clock, and transactions that are run again after a deadlock."""
 
+import math
 import os
 import sqlite3
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, Engine, event, func, select
+from sqlalchemy import Connection, Dialect, Engine, event
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from halo_provider.exceptions import LedgerError, redact
+from halo_provider.ledger import clock
+from halo_provider.ledger.clock import Times
+from halo_provider.ledger.threads import BoundedCalls
 
-TRANSACTION_ATTEMPTS = 5  # tries of a transaction that the database rolled back in favour of another
+TRANSACTION_ATTEMPTS = 5  # tries of a transaction that a server rolled back in favour of another
+TRANSACTION_TIMEOUT = 20.0  # seconds after which a transaction on a server is abandoned
 BUSY_TIMEOUT = 30.0  # seconds a writer waits for SQLite's lock
+BUSY_SLICE = 0.25  # seconds it waits at a time, so that it can give up earlier
 BUSY_POLL = 0.02  # seconds between tries where SQLite does not wait by itself
 
 _T = TypeVar("_T")
@@ -26,58 +33,96 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.engine.hide_parameters = True  # SQLAlchemy's errors would quote them
-        self._clock_offset = timedelta()
+        self._is_sqlite = engine.dialect.name == "sqlite"
+        self._calls = BoundedCalls()
+        self._finish_at = math.inf
+        self._booted_at: datetime | None = None
         self._file: _File | None = None  # SQLite's
 
     def close(self) -> None:
         """Close the connections."""
+        self._calls.close()
         self.engine.dispose()
 
     def configure_connections(self) -> None:
         """Set what every new connection of the engine begins with."""
-        if self.engine.dialect.name == "sqlite":
+        if self._is_sqlite:
             _configure_sqlite(self.engine)
             self._file = self.transaction(_file_of, read_only=True)
         else:
             _configure_server(self.engine)
 
-    def read_clock(self) -> None:
-        """Learn how far this host's clock is from the database's, which decides about leases. Raises LedgerError."""
-        match self.engine.dialect.name:
-            case "postgresql":
-                timestamp = select(func.clock_timestamp())
-            case "mysql" | "mariadb":
-                timestamp = select(func.utc_timestamp(6))
-            case _:
-                return
-        found: datetime = self.transaction(lambda db: db.execute(timestamp).scalar_one())
-        aware = found if found.tzinfo else found.replace(tzinfo=UTC)
-        self._clock_offset = aware - datetime.now(UTC)
+    def prepare_clock(self) -> None:
+        """Learn when the host was booted, which SQLite's leases count from. Raises LedgerError."""
+        boot = clock.boot_id()
+        if self._is_sqlite and boot is not None:
+            self._booted_at = self.transaction(
+                lambda db: clock.recorded_boot(db, boot), read_only=True
+            ) or self.transaction(lambda db: clock.record_boot(db, boot))
+
+    def times(self, db: Connection) -> Times:
+        """The database's time, read in this transaction."""
+        return clock.read_times(db, booted_at=self._booted_at)
 
     def now(self) -> datetime:
-        """The database's time."""
-        return datetime.now(UTC) + self._clock_offset
+        """The database's time, for people. Raises LedgerError."""
+        return self.transaction(lambda db: self.times(db).now, read_only=True)
+
+    def finish_within(self, seconds: float) -> None:
+        """Let no call last longer than this from now on, calls under way included: for a run that has to end."""
+        self._finish_at = time.monotonic() + seconds
 
     def transaction(self, work: Callable[[Connection], _T], *, read_only: bool = False) -> _T:
         """Run `work` in one transaction, and again where the database rolled it back in favour of another.
 
-        With `read_only`, SQLite neither waits for a writer nor blocks one.
-        Raises LedgerError where the database cannot be reached or refuses.
+        With `read_only`, SQLite neither waits for a writer nor blocks one. Raises LedgerError where the database cannot
+        be reached, refuses, or has not answered after `TRANSACTION_TIMEOUT`; on SQLite, where its lock was not free for
+        `BUSY_TIMEOUT`.
         """
         engine = self.engine.execution_options(read_only=True) if read_only else self.engine
-        for attempt in range(1, TRANSACTION_ATTEMPTS + 1):
+        allowed = BUSY_TIMEOUT if self._is_sqlite else TRANSACTION_TIMEOUT
+        give_up_at = time.monotonic() + allowed
+
+        def time_left() -> float:
+            return min(give_up_at, self._finish_at) - time.monotonic()
+
+        try:
+            if self._is_sqlite:
+                result = self._run(engine, work, time_left=time_left)
+            else:
+                result = self._calls.call(
+                    lambda abandoned: self._run(engine, work, time_left=time_left, abandoned=abandoned),
+                    time_left=time_left,
+                )
+        except TimeoutError as error:
+            self.engine.dispose(close=False)  # the silent connections are left to the threads that wait for them
+            raise LedgerError("the ledger cannot be used: its database does not answer") from error
+        except SQLAlchemyError as error:
+            raise LedgerError(f"the ledger cannot be used: {reason_of(error)}") from error
+        self._check_file()
+        return result
+
+    def _run(
+        self,
+        engine: Engine,
+        work: Callable[[Connection], _T],
+        *,
+        time_left: Callable[[], float],
+        abandoned: Event | None = None,
+    ) -> _T:
+        attempts = 0
+        while True:
+            attempts += 1
             try:
                 with engine.begin() as db:
                     result = work(db)
+                    if abandoned is not None and abandoned.is_set():
+                        raise TimeoutError  # rolls back
+                    return result
             except OperationalError as error:
-                if attempt == TRANSACTION_ATTEMPTS or not _is_contention(error):
-                    raise LedgerError(f"the ledger cannot be used: {reason_of(error)}") from error
-            except SQLAlchemyError as error:
-                raise LedgerError(f"the ledger cannot be used: {reason_of(error)}") from error
-            else:
-                self._check_file()
-                return result
-        raise AssertionError  # the last attempt returns or raises
+                is_last = attempts >= TRANSACTION_ATTEMPTS and not self._is_sqlite
+                if is_last or time_left() <= 0 or not _is_contention(error):
+                    raise
 
     def _check_file(self) -> None:
         """Make sure that the transaction is in the file at the path: SQLite writes into a deleted one without error."""
@@ -142,12 +187,29 @@ def _is_contention(error: DBAPIError) -> bool:
     return sql_state in {"40001", "40P01"} or locked or "database is locked" in str(error.orig)
 
 
+# With which a driver gives up by itself, in seconds: later than transaction() does, so that no abandoned thread is left
+# for ever. libpq cannot bound a statement, but it can notice a host that is gone.
+_LIBPQ_PARAMETERS = {"connect_timeout": 30, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+_MYSQL_PARAMETERS = {"connect_timeout": 30, "read_timeout": 60, "write_timeout": 60}
+_CONNECT_PARAMETERS = {
+    "psycopg": _LIBPQ_PARAMETERS,
+    "psycopg2": _LIBPQ_PARAMETERS,
+    "pymysql": _MYSQL_PARAMETERS,
+    "mysqldb": _MYSQL_PARAMETERS,
+}
+
+
 def _configure_server(engine: Engine) -> None:
-    """Set READ COMMITTED once for each connection.
+    """Let the driver give up in the end, and set READ COMMITTED once for each connection.
 
     As an engine option it would be set again in each transaction, with errors that are not SQLAlchemy's.
     """
     engine.dispose()
+
+    @event.listens_for(engine, "do_connect")
+    def _on_do_connect(dialect: Dialect, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> None:
+        for name, value in _CONNECT_PARAMETERS.get(dialect.driver, {}).items():
+            parameters.setdefault(name, value)
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:
@@ -160,7 +222,7 @@ def _configure_sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # SQLAlchemy's recipe: the driver must not begin transactions by itself
-        connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT * 1000)}")
+        connection.execute(f"PRAGMA busy_timeout={int(BUSY_SLICE * 1000)}")
         _use_wal(connection)
         connection.execute("PRAGMA synchronous=FULL")
 

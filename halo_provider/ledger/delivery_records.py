@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, insert, select, update
+from sqlalchemy import ColumnElement, Connection, insert, select, update
 
 from halo_provider.ledger.ledger import Ledger
 from halo_provider.ledger.rules import TaskInstanceRef, shortened
@@ -117,7 +117,6 @@ class DeliveryRecords:
 
     def begin(self, owner: str, *, namespace: str, task_instance: TaskInstanceRef, total: int | None) -> None:
         """Start a record; `owner` is the one of the claims."""
-        now = self._ledger.now()
         record = {
             "owner": owner,
             "namespace": namespace,
@@ -126,31 +125,32 @@ class DeliveryRecords:
             "task_id": task_instance.task_id,
             "map_index": task_instance.map_index,
             "try_number": task_instance.try_number,
-            "started_at": now,
-            "updated_at": now,
             "total": total,
             **dict.fromkeys(DELIVERY_COUNTS, 0),
             "request_seconds": 0.0,
             "seconds": 0.0,
         }
-        self._ledger.transaction(lambda db: db.execute(insert(deliveries).values(record)))
+
+        def write(db: Connection) -> None:
+            now = self._ledger.times(db).now
+            db.execute(insert(deliveries).values({**record, "started_at": now, "updated_at": now}))
+
+        self._ledger.transaction(write)
 
     def update(self, owner: str, counts: DeliveryCounts, *, ended: bool = False) -> None:
         """Update a record; the last update is the one with `ended`."""
-        now = self._ledger.now()
         values = {name: getattr(counts, name) for name in (*DELIVERY_COUNTS, "request_seconds", "seconds")}
         statement = (
             update(deliveries)
             .where(deliveries.c.owner == owner)
-            .values(
-                **values,
-                total=counts.total,
-                error=shortened(counts.error),
-                updated_at=now,
-                ended_at=now if ended else None,
-            )
+            .values(**values, total=counts.total, error=shortened(counts.error))
         )
-        self._ledger.transaction(lambda db: db.execute(statement))
+
+        def write(db: Connection) -> None:
+            now = self._ledger.times(db).now
+            db.execute(statement.values(updated_at=now, ended_at=now if ended else None))
+
+        self._ledger.transaction(write)
 
     def dag_ids(self) -> list[str]:
         """The DAGs that have delivered."""

@@ -10,7 +10,7 @@ from halo_provider.exceptions import HaloConfigurationError, LedgerError
 from halo_provider.ledger.claims import LeaseHolder, find
 from halo_provider.ledger.database import Database, reason_of
 from halo_provider.ledger.rules import KnownRow, TaskInstanceRef
-from halo_provider.ledger.tables import MAX_NAMESPACE, create_tables, submissions
+from halo_provider.ledger.tables import MAX_NAMESPACE, create_tables, submissions, tables_exist
 
 LEASE = 60.0  # seconds a claim lives without being renewed
 
@@ -34,13 +34,15 @@ class Ledger(Database):
         return cls.at(URL.create("sqlite", database=str(path)))
 
     def prepare(self) -> None:
-        """Create the table where it is missing and read the database's clock. Raises LedgerError."""
-        self.configure_connections()
+        """Create the tables where they are missing. Raises LedgerError."""
         try:
-            create_tables(self.engine)
-            self.read_clock()
-        except SQLAlchemyError as error:
-            raise LedgerError(f"the ledger cannot be opened: {reason_of(error)}") from error
+            self.configure_connections()
+            if not self.transaction(tables_exist, read_only=True):
+                self.transaction(create_tables)
+            self.prepare_clock()
+        except LedgerError:
+            self.close()
+            raise
 
     def exists(self) -> bool:
         """Whether the database has the table. Raises LedgerError where it cannot be reached."""

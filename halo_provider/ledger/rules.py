@@ -163,6 +163,7 @@ class Writer(NamedTuple):
     actor: str
     task_instance: Mapping[str, Any]  # by column name
     now: datetime
+    lease_now: datetime
     lease_expires_at: datetime
 
 
@@ -332,7 +333,11 @@ def shortened(text: str | None) -> str | None:
 
 def storable(text: str | None) -> str | None:
     """Without NUL, which PostgreSQL's text cannot hold, and without lone surrogates, which are not UTF-8."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode() if text else None
+    if not text:
+        return None
+    if "\0" in text:
+        text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def storable_json(response: Mapping[str, Any] | None) -> str | None:

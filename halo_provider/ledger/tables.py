@@ -12,7 +12,6 @@ from sqlalchemy import (
     Connection,
     DateTime,
     Dialect,
-    Engine,
     Float,
     Index,
     Integer,
@@ -21,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    delete,
     func,
     insert,
     inspect,
@@ -37,7 +37,7 @@ MAX_NAMESPACE = 250  # bytes of UTF-8
 # What a delivery counts: rows by their status; requests; and how many of these Halo refused for its load or for their
 # rate (429, and 503 with Retry-After), so that it certainly did not take them.
 DELIVERY_COUNTS = (*(status.value for status in RowStatus), "requests", "refused")
-LOCK_WAIT = 60  # seconds for another process to create the tables
+LOCK_WAIT = 15  # seconds for another process to create the tables
 KEY_WIDTH = MAX_ROW_KEY + 20  # characters: a row's key, and the mark of a follow-up
 
 # What indexes hold: MySQL's 3,072 bytes, counted as four for each character that a column may have; PostgreSQL's 2,704,
@@ -188,20 +188,28 @@ deliveries = Table(
     Index("halo_deliveries_by_start", "started_at"),
     Index("halo_deliveries_by_run", "dag_id", "run_id"),
 )
+boots = Table(  # of the host, on SQLite only
+    "halo_ledger_boots",
+    MetaData(),
+    Column("boot_id", String(64), primary_key=True),
+    Column("booted_at", UtcDateTime(), nullable=False),
+)
 version = Table("halo_ledger_version", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
 
 
-def create_tables(engine: Engine) -> None:
+def tables_exist(db: Connection) -> bool:
+    """Whether the database has a whole ledger of this version."""
+    return _version(db) == SCHEMA_VERSION
+
+
+def create_tables(db: Connection) -> None:
     """Create what is missing in an empty database.
 
     Creation that was interrupted can be run again. Raises LedgerError for a ledger of another version, and SQLAlchemy's
     errors.
     """
-    with engine.begin() as db:
-        if _version(db) == SCHEMA_VERSION:
-            return
-        with _creation_lock(db):
-            _create_tables(db)
+    with _creation_lock(db):
+        _create_tables(db)
 
 
 @contextmanager
@@ -228,7 +236,10 @@ def _create_tables(db: Connection) -> None:
     _refuse_another_version(db, found)
     version.create(db, checkfirst=True)  # the first table, so that one without it is known to be older
     metadata.create_all(db)
+    if db.dialect.name == "sqlite":
+        boots.create(db, checkfirst=True)
     _create_missing_indexes(db)
+    db.execute(delete(version))  # MySQL's lock ends before the transaction: another process's row may be there by now
     db.execute(insert(version).values(version=SCHEMA_VERSION))
 
 

@@ -147,13 +147,16 @@ class CsvSource:
         previous_limit = csv.field_size_limit(MAX_FIELD)
         try:
             with self._open_binary() as binary:
+                opened = _written(binary)
                 start = binary.read(3)
                 size = binary.seek(0, io.SEEK_END)
                 binary.seek(0)
                 marked = (name for mark, name in _BYTE_ORDER_MARKS.items() if start.startswith(mark))
                 encoding = next(marked, self.options.encoding)
                 text = io.TextIOWrapper(binary, encoding=encoding, errors="surrogateescape", newline="")
-                yield _Lines(text, encoding=encoding, size=size, check_end=self._end_check(binary, size=size))
+                yield _Lines(
+                    text, encoding=encoding, size=size, check_end=self._end_check(binary, size=size, opened=opened)
+                )
         except UnicodeError as error:
             encoding = getattr(error, "encoding", self.options.encoding)
             raise SourceError(
@@ -168,9 +171,8 @@ class CsvSource:
         finally:
             csv.field_size_limit(previous_limit)
 
-    def _end_check(self, binary: IO[bytes], *, size: int) -> Callable[[], None]:
-        """What raises SourceError at the end of a file that is not the one any more whose reading began."""
-        opened = _written(binary)
+    def _end_check(self, binary: IO[bytes], *, size: int, opened: tuple[int, int] | None) -> Callable[[], None]:
+        """What raises SourceError at the end of a file that was changed since it was opened."""
 
         def check_end() -> None:
             end = binary.tell()
@@ -228,7 +230,7 @@ class _Lines:
     @property
     def share_read(self) -> float:
         """The share of the file that the lines read so far take up, at most 1.0."""
-        return min(self._bytes_read / self._size, 1.0)
+        return min(self._bytes_read / self._size, 1.0) if self._size else 1.0
 
     def begin_record(self) -> None:
         """Forget the lines of the record before."""

@@ -336,6 +336,18 @@ def test_redirect_is_not_followed(halo: Simulator, halo_url: str, unsigned: Halo
     assert [request.path for request in halo.requests] == ["/chat"]
 
 
+@pytest.mark.parametrize("status", [301, 404, 405, 410, 415, 501])
+def test_status_of_another_server_names_its_address(halo: Simulator, halo_url: str, status: int) -> None:
+    """Whoever wrote a wrong base URL reads which one it is, and where to correct it."""
+    halo.script(path="/chat", faults=[Fault.status(status)])
+
+    error = failure(HaloClient(widget_key=EXAMPLE_WIDGET_KEY, base_url=halo_url))
+
+    assert error.suggests_wrong_url
+    assert error.url == f"{halo_url}/api/sdk/chat"
+    assert str(error.as_wrong_url()).startswith(f"{halo_url}/api/sdk/chat answered {status}: ")
+
+
 def test_503_with_retry_after_was_not_accepted(halo: Simulator, unsigned: HaloClient) -> None:
     """A server that says when to come back has done nothing; without that word it may have."""
     halo.script(path="/chat", faults=[Fault.status(503, headers={"Retry-After": "7"})])

@@ -2,8 +2,9 @@
 
 import pytest
 
+import halo_provider.delivery.breaker
 import halo_provider.delivery.delivery
-from halo_provider.exceptions import EveryRowRefusedError, HaloAddressError
+from halo_provider.exceptions import EveryRowRefusedError, HaloWrongUrlError
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.simulator import Fault, Simulator
 from tests.core.deliveries import Deliveries, note, notes
@@ -22,7 +23,7 @@ def test_answer_of_another_server_stops_the_run_and_rejects_no_row(
     assert set(deliveries.statuses().values()) == {LedgerStatus.PENDING}
     assert len(halo.requests) <= 4
     error = run.report.failure()
-    assert isinstance(error, HaloAddressError)
+    assert isinstance(error, HaloWrongUrlError)
     assert not error.retry_can_help
     assert f"{deliveries.url}/api/sdk/chat answered {status}" in str(error)
     assert "halo-ledger requeue" in str(error)
@@ -60,7 +61,7 @@ def test_run_stops_when_the_first_rows_are_all_refused_alike(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mistake in the submission must not reject a million rows; the error says how the refused ones come back."""
-    monkeypatch.setattr(halo_provider.delivery.delivery, "MAX_FIRST_REFUSED", 5)
+    monkeypatch.setattr(halo_provider.delivery.breaker, "MAX_FIRST_REFUSED", 5)
     halo.always("/chat", Fault.status(422))
 
     run = deliveries.run(notes(100), concurrency=1)
@@ -76,7 +77,7 @@ def test_run_goes_on_when_a_row_was_accepted_or_refused_otherwise(
     halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then the refusals are about rows."""
-    monkeypatch.setattr(halo_provider.delivery.delivery, "MAX_FIRST_REFUSED", 5)
+    monkeypatch.setattr(halo_provider.delivery.breaker, "MAX_FIRST_REFUSED", 5)
     halo.always("/chat", Fault.status(422))
     halo.script_for(user_id="user-2", faults=[Fault.status(400)])
 

@@ -2,8 +2,11 @@
 
 import inspect
 import re
+import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from halo_provider import exceptions
 from halo_provider.exceptions import (
@@ -22,6 +25,7 @@ from halo_provider.exceptions import (
     HaloResponseError,
     HaloServerError,
     HaloStatusError,
+    HaloWrongUrlError,
     IdentifyIncompleteError,
     LedgerError,
     RowError,
@@ -84,6 +88,32 @@ def test_other_text_is_left_alone() -> None:
     assert redact(text) == text
 
 
+PLAIN_SECRET = re.compile(r"(?:ab_live_|ha_secret_)[\w-]+|eyJ[\w-]+\.[\w-]+\.[\w-]*")
+
+
+@given(st.lists(st.sampled_from(["eyJ", "ab_live_", "ha_secret_", "a", "-", ".", " ", "é"]), max_size=20).map("".join))
+def test_redaction_finds_what_the_plain_expression_finds(text: str) -> None:
+    """It is quicker, and otherwise the same."""
+    assert redact(text) == PLAIN_SECRET.sub("***", text)
+
+
+@pytest.mark.parametrize(
+    "text", ["eyJ", "eyJ.", "eyJa.", "eyJa.b ", "ab_live_", "eyJ_ab_live_", "eyJx.y.z", "eyJ-", "a"]
+)
+def test_redaction_takes_time_in_proportion_to_the_text(text: str) -> None:
+    """A text made to be slow took minutes, in which the loop stood still."""
+    began = time.thread_time()
+
+    redact(text * (1_000_000 // len(text)))
+
+    assert time.thread_time() - began < 2.0
+
+
+def test_reason_of_a_lost_connection_is_shortened() -> None:
+    """A transport's error may be as long as it likes."""
+    assert HaloConnectionError("/chat", sent=True, reason="x" * 10_000).reason == "x" * MAX_ERROR_TEXT
+
+
 @pytest.mark.parametrize("secret", SECRETS)
 @pytest.mark.parametrize("kept", [9, 30, 60])
 def test_secret_at_the_end_of_a_shortened_text_is_not_shown_in_part(secret: str, kept: int) -> None:
@@ -143,6 +173,7 @@ def incomplete(*, retry_after: float | None) -> DeliveryIncompleteError:
         HaloProxyAuthenticationError("/chat", status=407, message=""),
         HaloRedirectError("/chat", status=307, message=""),
         HaloRejectedError("/chat", status=400, message=""),
+        HaloWrongUrlError("/chat", status=404, message=""),
         RowsChangedError(changed=1, first="a"),
         RowsRejectedError(rejected=1, read=2, first="row 2: no key", rejects_path=None),
         TooManySubmissionsError(would_send=3, max_submissions=2),
@@ -190,6 +221,40 @@ def test_retry_can_help_wherever_the_cause_may_pass(error: HaloError) -> None:
 def test_what_stops_everything_names_its_remedy(error: HaloStatusError, remedy: str) -> None:
     """An error that only a person can put right says where."""
     assert remedy in str(error)
+
+
+WRONG_URL = "https://halo.example.com/v1/chat"
+
+
+@pytest.mark.parametrize(
+    ("status", "suggests"),
+    [
+        *((status, True) for status in (301, 302, 307, 308, 404, 405, 410, 415, 501)),
+        *((status, False) for status in (400, 401, 403, 408, 409, 413, 422, 429, 500, 502, 503, 504)),
+    ],
+)
+def test_status_of_a_server_that_is_not_halo_is_known(status: int, suggests: bool) -> None:  # noqa: FBT001 -- a parameter
+    """The text names the address and the place to correct it where another server may have answered."""
+    error = HaloStatusError("/chat", status=status, message="no", url=WRONG_URL)
+
+    assert error.suggests_wrong_url is suggests
+    assert (WRONG_URL in str(error)) is suggests
+    assert ("connection's host" in str(error)) is suggests
+
+
+@pytest.mark.parametrize("kind", [HaloRejectedError, HaloServerError, HaloRedirectError])
+def test_answer_of_another_server_is_about_the_connection(kind: type[HaloStatusError]) -> None:
+    """It stops everything, says which address answered what, and what to correct."""
+    error = kind("/chat", status=404, message="Not Found", retry_after=7.0, url=WRONG_URL).as_wrong_url()
+
+    assert (type(error), error.verdict, error.retry_can_help) == (HaloWrongUrlError, Verdict.FORBIDDEN, False)
+    assert (error.path, error.status, error.message, error.retry_after) == ("/chat", 404, "Not Found", 7.0)
+    assert error.brief == f"{WRONG_URL} answered 404"
+    assert str(error) == (
+        f"{WRONG_URL} answered 404: Not Found. This is not Halo's SDK API: "
+        "correct the base URL in the connection's host. "
+        "Rows that such answers rejected in earlier runs come back with `halo-ledger requeue`, or on the run's page."
+    )
 
 
 @pytest.mark.parametrize(("sent", "outcome"), [(True, "unknown"), (False, "not sent")])

@@ -4,6 +4,7 @@ import gc
 import random
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -26,11 +27,13 @@ from halo_provider.ledger import (
     LedgerStatus,
     Settlement,
     TaskInstanceRef,
+    clock,
 )
+from halo_provider.ledger.admin import LedgerAdmin, RowFilter
 from halo_provider.ledger.database import TRANSACTION_ATTEMPTS
 from halo_provider.ledger.delivery_records import DeliveryRecords
 from halo_provider.ledger.rules import LEASE_RAN_OUT, MAX_SESSION_ID, MAX_TEXT, TEXTS_REFUSED
-from halo_provider.ledger.tables import MAX_NAMESPACE, events, submissions
+from halo_provider.ledger.tables import MAX_NAMESPACE, boots, events, submissions
 from tests.core.databases import mariadb_place, postgres_place
 from tests.core.deliveries import NAMESPACE, rows_in
 
@@ -890,28 +893,104 @@ def test_settlement_that_the_database_refuses_does_not_block_its_group(new_ledge
     assert history_of(new_ledger, "last") == [("failed", "503")]
 
 
-def test_database_s_clock_decides_about_leases(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host whose clock is an hour fast neither takes over rows with a live lease nor writes wrong times."""
-    if ledger_url.startswith("sqlite"):
-        pytest.skip("SQLite's clock is the host's")
-    right = Ledger.at(ledger_url)
-    bring(right.lease_holder(NAMESPACE, task_instance=TaskInstanceRef()), LedgerStatus.PENDING)
+@pytest.fixture
+def step_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
+    """Make the host's clock wrong; the time since its boot goes on as it is."""
 
-    class FastClock(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> datetime:  # noqa: ARG003 -- datetime's signature
-            return datetime.now(UTC) + timedelta(hours=1)
+    def step(by: timedelta) -> None:
+        class SteppedClock(datetime):
+            @classmethod
+            def now(cls, tz: Any = None) -> datetime:  # noqa: ARG003 -- datetime's signature
+                return datetime.now(UTC) + by
 
-    monkeypatch.setattr(halo_provider.ledger.database, "datetime", FastClock)
-    fast = Ledger.at(ledger_url)
-    claims = fast.lease_holder(NAMESPACE, task_instance=TaskInstanceRef()).claim(
-        [candidate("k"), candidate("new")], on_in_doubt="resend"
-    )
+        monkeypatch.setattr(clock, "datetime", SteppedClock)
 
-    assert (claims["k"].result, claims["new"].result) == (ClaimResult.BUSY, ClaimResult.CLAIMED)
-    assert abs(rows_in(right)["new"]["created_at"] - datetime.now(UTC)) < timedelta(minutes=1)
-    right.close()
-    fast.close()
+    return step
+
+
+STEPS = [timedelta(hours=1), timedelta(hours=-1), timedelta(seconds=120)]
+
+
+@pytest.mark.parametrize("step", STEPS, ids=str)
+def test_step_of_a_host_s_clock_takes_no_live_lease_away(
+    ledger_url: str, step: timedelta, step_clock: Callable[[timedelta], None]
+) -> None:
+    """Two runs, one open before the step and one from after it, and a person, leave each other's live rows alone."""
+    with closing(Ledger.at(ledger_url)) as before:
+        early = before.lease_holder(NAMESPACE, task_instance=TaskInstanceRef())
+        bring(early, LedgerStatus.IN_FLIGHT, "early")
+        step_clock(step)
+        with closing(Ledger.at(ledger_url)) as after:
+            late = after.lease_holder(NAMESPACE, task_instance=TaskInstanceRef())
+            bring(late, LedgerStatus.IN_FLIGHT, "late")
+            for by in (step, timedelta(), -step):
+                step_clock(by)
+                for each, other in ((late, "early"), (early, "late")):
+                    claims = each.claim([candidate(other)], on_in_doubt="resend")
+                    assert claims[other].result is ClaimResult.BUSY
+                    each.renew()
+            assert LedgerAdmin(after, actor="somebody").requeue(RowFilter(namespace=NAMESPACE)) == 0
+            assert {row["status"] for row in rows_in(after).values()} == {LedgerStatus.IN_FLIGHT}
+
+
+@pytest.mark.parametrize("step", STEPS, ids=str)
+def test_lease_ends_in_its_time_though_a_host_s_clock_steps(
+    ledger: Ledger, lease_holder_of: Callable[..., LeaseHolder], step: timedelta, step_clock: Callable[..., None]
+) -> None:
+    """A dead owner's rows are not held any longer either."""
+    bring(lease_holder_of(lease=0.01), LedgerStatus.PENDING)
+    step_clock(step)
+    other = lease_holder_of()
+
+    give_up_at = time.monotonic() + 5.0
+    while other.claim([candidate()], on_in_doubt="resend")["k"].result is ClaimResult.BUSY:
+        assert time.monotonic() < give_up_at, "a lease of 10 ms still lives"
+
+
+@pytest.mark.parametrize("step", STEPS, ids=str)
+def test_server_s_clock_tells_the_time_of_rows(
+    ledger: Ledger, lease_holder: LeaseHolder, step: timedelta, step_clock: Callable[..., None]
+) -> None:
+    """Hosts with wrong clocks write right times; SQLite's time is the host's, as a person reads it there."""
+    step_clock(step)
+    expected = datetime.now(UTC) + (step if ledger.engine.dialect.name == "sqlite" else timedelta())
+
+    bring(lease_holder, LedgerStatus.PENDING)
+
+    assert abs(rows_in(ledger)["k"]["created_at"] - expected) < timedelta(minutes=1)
+    assert abs(ledger.now() - expected) < timedelta(minutes=1)
+
+
+def test_boot_is_recorded_once_for_all_processes_of_the_host(
+    sqlite_ledger_url: str, step_clock: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And anew after the next boot, whose clock may be another."""
+
+    def recorded() -> list[datetime]:
+        with closing(Ledger.at(sqlite_ledger_url)) as ledger:
+            return ledger.transaction(lambda db: list(db.scalars(select(boots.c.booted_at))))
+
+    first = recorded()
+    step_clock(timedelta(hours=1))
+    assert recorded() == first
+    monkeypatch.setattr(clock, "boot_id", lambda: "the next boot")
+    second = recorded()
+
+    assert len(first) == 1
+    assert len(second) == 2
+    assert second[1] - second[0] == pytest.approx(timedelta(hours=1), abs=timedelta(minutes=1))
+
+
+def test_leases_go_by_the_host_s_clock_where_the_system_names_no_boot(
+    sqlite_ledger_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On macOS, for example, whose clock must then not step."""
+    monkeypatch.setattr(clock, "_BOOT_ID", Path("/nowhere/boot_id"))
+    with closing(Ledger.at(sqlite_ledger_url)) as ledger:
+        bring(ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef()), LedgerStatus.PENDING)
+
+        lease_end = rows_in(ledger)["k"]["lease_expires_at"]
+        assert abs(lease_end - datetime.now(UTC) - timedelta(seconds=60)) < timedelta(seconds=30)
 
 
 def test_transaction_rolled_back_in_favour_of_another_is_run_again(ledger: Ledger, lease_holder: LeaseHolder) -> None:

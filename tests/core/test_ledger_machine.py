@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -18,6 +17,7 @@ from sqlalchemy import delete, select
 import halo_provider.ledger.claims
 from halo_provider.ledger import Candidate, ClaimResult, LeaseHolder, Ledger, Settlement, TaskInstanceRef
 from halo_provider.ledger.admin import LedgerAdmin, RowFilter
+from halo_provider.ledger.clock import Times
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import events, submissions
 from tests.core.deliveries import NAMESPACE, rows_in
@@ -83,8 +83,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ever_claimed: set[str] = set()
         start = datetime(2026, 11, 1, tzinfo=UTC)
         self.patches = [
-            patch.object(self.ledger, "now", lambda: start + timedelta(seconds=self.seconds)),
-            patch.object(halo_provider.ledger.claims, "time", SimpleNamespace(monotonic=lambda: self.seconds)),
+            patch.object(self.ledger, "times", lambda _db: Times(*[start + timedelta(seconds=self.seconds)] * 2)),
+            patch.object(halo_provider.ledger.claims, "seconds_since_boot", lambda: self.seconds),
         ]
         for each in self.patches:
             each.start()

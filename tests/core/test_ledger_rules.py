@@ -27,7 +27,7 @@ SAME, CHANGED = "a" * 64, "b" * 64
 VALID = Candidate("k", user_id="user-1", payload_hash=SAME)
 REPAIRED = Candidate("k", user_id="user-1", payload_hash=CHANGED)
 INVALID = Candidate("k", error="the message is empty")
-WRITER = Writer("halo_default/note", ME, "dag run task try 1", {"dag_id": "dag"}, NOW, LEASE_END)
+WRITER = Writer("halo_default/note", ME, "dag run task try 1", {"dag_id": "dag"}, NOW, NOW, LEASE_END)
 
 LIVE, OVER, NONE = LEASE_END, NOW, None  # ends of leases
 

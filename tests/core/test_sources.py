@@ -548,6 +548,24 @@ def test_file_that_grows_while_read_is_an_error_of_the_source(tmp_path: Path, wr
     assert len(found) == 100_000 + written.endswith(b"\n")
 
 
+def test_file_that_was_empty_and_grows_while_read_is_an_error_of_the_source(tmp_path: Path) -> None:
+    """Also where its size says that there is nothing to read."""
+    path = tmp_path / "rows.csv"
+    path.touch()
+
+    class Late(io.FileIO):
+        def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
+            found = super().seek(place, whence)
+            if whence == io.SEEK_END:
+                path.write_bytes(b"id\n1\n")
+            return found
+
+    source = CsvSource(path="rows.csv", open_binary=lambda: Late(path), options=CsvOptions())
+
+    with pytest.raises(SourceError, match="it was written to while it was read"):
+        list(source.rows(required=["id"]))
+
+
 def test_file_that_is_replaced_while_read_is_read_to_its_end(tmp_path: Path) -> None:
     """A new file under the same name, as programs that write a file as a whole make it, changes nothing."""
     path = tmp_path / "rows.csv"

@@ -12,7 +12,8 @@ from airflow.sdk import DAG
 from halo_provider.operators.files import atomic_write, open_binary
 from halo_provider.operators.halo import HaloTicketOperator
 from halo_provider.simulator import Simulator
-from tests.provider.conftest import NOTE, RunDag
+from tests.provider.notes import NOTE
+from tests.provider.runs import RunDag
 
 NO_FILE = "it is no regular file, but a pipe, a socket or a device; copy it to a file first"
 

@@ -1,18 +1,17 @@
 """Which ledger a task uses, and under which namespace its rows are in it."""
 
 import json
-import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from airflow.sdk import DAG
-from sqlalchemy import create_engine, make_url, text
 
 from halo_provider.operators.halo import HaloTicketOperator
 from halo_provider.simulator import Simulator
 from halo_provider.submission import Submission
+from tests.core.databases import own_database
 from tests.provider.notes import NOTE, rows
 from tests.provider.runs import Connect, RunDag, Statuses
 from tests.provider.summaries import counts
@@ -44,32 +43,27 @@ def test_submissions_of_different_names_do_not_collide(
 
 
 @pytest.fixture
-def on_postgres(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Submission]:
-    """The connection `ledger_db` to PostgreSQL, and a submission of a name that nobody has used there."""
-    url = make_url(postgres_url)
-    connection = {
-        "conn_type": "postgres",
-        "host": url.host,
-        "port": url.port,
-        "login": url.username,
-        "password": url.password,
-        "schema": url.database,
-    }
-    monkeypatch.setenv("AIRFLOW_CONN_LEDGER_DB", json.dumps(connection))
-    submission = Submission(name=f"note-{uuid.uuid4().hex}", key="id", message="{text}")
-    yield submission
-    with create_engine(postgres_url).begin() as db:
-        db.execute(
-            text("DELETE FROM halo_submissions WHERE namespace = :it"), {"it": f"halo_default/{submission.name}"}
-        )
+def _ledger_db(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The connection `ledger_db` to a PostgreSQL database of this test's own."""
+    with own_database(postgres_url, force=True) as url:
+        connection = {
+            "conn_type": "postgres",
+            "host": url.host,
+            "port": url.port,
+            "login": url.username,
+            "password": url.password,
+            "schema": url.database,
+        }
+        monkeypatch.setenv("AIRFLOW_CONN_LEDGER_DB", json.dumps(connection))
+        yield
 
 
+@pytest.mark.usefixtures("_ledger_db")
 @pytest.mark.parametrize("configured", [False, True])
 def test_ledger_may_be_the_database_of_a_connection(
     *,
     dag: DAG,
     run: RunDag,
-    on_postgres: Submission,
     airflow_home: Path,
     monkeypatch: pytest.MonkeyPatch,
     configured: bool,
@@ -80,7 +74,7 @@ def test_ledger_may_be_the_database_of_a_connection(
     HaloTicketOperator(
         task_id="tickets",
         dag=dag,
-        submission=on_postgres,
+        submission=NOTE,
         rows=rows(2),
         ledger_conn_id=None if configured else "{{ 'ledger_db' }}",
     )

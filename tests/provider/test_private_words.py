@@ -19,10 +19,12 @@ PRIVATE_WORDS = ("Confidential complaint", "Secretive Sam", "sam.secretive@examp
 
 @pytest.fixture
 def private_dag(connect: Connect, halo: Simulator, tmp_path: Path) -> str:
-    """A DAG file over rows with private words, of which one is too long, one unreadable, and one ends in doubt."""
+    """A DAG file over private words: one row is too long, one unreadable, one in doubt, and one quoted by Halo."""
     connect(extra={"identity_secret": IDENTITY_SECRET})
     halo.script_for(user_id="u1", faults=[Fault.drop_after_acceptance()])
     message, name, email, note = PRIVATE_WORDS
+    quoting = f"{name} <{email}> wrote {message}, which is no message"
+    halo.script_for(user_id="u4", faults=[Fault.status(422, body={"error": quoting})])
     path = tmp_path / "private.csv"
     lines = [
         "id,user,name,email,text,note",

@@ -399,7 +399,7 @@ def test_row_page_shows_its_history(ledger: Ledger, viewer: Browser) -> None:
         error="Halo answered 503",
         attempts=5,
         reply="private",
-        response={"x": "private"},
+        response='{"x": "private"}',
     )
     LedgerAdmin(ledger, actor="somebody").requeue(RowFilter(row_keys=("1",)), reason="Halo is back")
     text = viewer.get(f"dags/{DAG}/row?namespace={NAMESPACE}&row_key=1").text
@@ -490,6 +490,16 @@ def test_delivery_without_an_end_is_shown_as_cut_off(ledger: Ledger, viewer: Bro
     text = viewer.get(rows_page(run_id=RUN)).text
     assert "cut off" in text
     assert "data-running" not in text
+
+
+def test_delivery_that_failed_before_its_first_row_is_not_complete(ledger: Ledger, viewer: Browser) -> None:
+    """A source that cannot be read leaves an ended record without rows, and an error."""
+    task_instance = TaskInstanceRef(dag_id=DAG, run_id=RUN, task_id="tickets", map_index=-1, try_number=1)
+    DeliveryRecords(ledger).begin("owner", namespace=NAMESPACE, task_instance=task_instance, total=None)
+    DeliveryRecords(ledger).update("owner", DeliveryCounts(error="the file cannot be read"), ended=True)
+    text = viewer.get(rows_page(run_id=RUN)).text
+    assert "incomplete" in text
+    assert ">complete<" not in text
 
 
 def test_plugin_registers_its_navigation_and_tabs(airflow_url: str, tokens: dict[str, str]) -> None:

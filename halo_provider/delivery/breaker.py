@@ -1,0 +1,57 @@
+"""When the answers of many rows say something about the run: a wrong address, and rows refused or given up alike."""
+
+from collections import Counter
+
+from halo_provider.delivery.stop import Stop
+from halo_provider.exceptions import EveryRowRefusedError, HaloCallError, HaloStatusError, Verdict
+
+MAX_FIRST_REFUSED = 50  # rows that Halo answers first, all refused with one status, before the run stops
+MAX_GIVEN_UP = 50  # rows given up one after the other before the run itself gives up
+
+
+class Breaker:
+    """Stops a run whose rows fail for a reason that is not theirs, before all of them have."""
+
+    def __init__(self, stop: Stop) -> None:
+        self.first_given_up: str | None = None  # for people
+        self._stop = stop
+        self._accepts = False  # whether Halo has accepted a row of this run
+        self._first_refused: Counter[int] = Counter()  # by status, until a row is accepted
+        self._given_up_in_a_row = 0
+
+    def accepted(self) -> None:
+        """Halo accepted a row: whatever it refuses from now on, it refuses for the row's sake."""
+        self._accepts = True
+        self._given_up_in_a_row = 0
+
+    def understood(self, error: HaloCallError, *, continues_session: bool) -> HaloCallError:
+        """The error by what this run knows: a 404 concerns its row only once Halo has accepted another one.
+
+        A row that continues a session may be told that this session is gone.
+        """
+        if (
+            self._accepts
+            or not isinstance(error, HaloStatusError)
+            or not error.suggests_wrong_url
+            or error.verdict is Verdict.FORBIDDEN  # a redirect, which stops the run by itself
+            or continues_session
+        ):
+            return error
+        return error.as_wrong_url()
+
+    def refused(self, error: HaloCallError) -> None:
+        """Halo refused a row. Where it refuses the first ones all alike, the run stops."""
+        self._given_up_in_a_row = 0
+        if self._accepts or not isinstance(error, HaloStatusError):
+            return
+        self._first_refused[error.status] += 1
+        if len(self._first_refused) == 1 and self._first_refused[error.status] >= MAX_FIRST_REFUSED:
+            every_row = EveryRowRefusedError(refused=MAX_FIRST_REFUSED, error=str(error))
+            self._stop.request(str(every_row), error=every_row)
+
+    def gave_up(self, row_number: int, error: HaloCallError) -> None:
+        """A row has used up its attempts. Where many do so one after the other, the run stops."""
+        self.first_given_up = self.first_given_up or f"row {row_number}: {error}"
+        self._given_up_in_a_row += 1
+        if self._given_up_in_a_row >= MAX_GIVEN_UP:
+            self._stop.request(f"{MAX_GIVEN_UP} rows in a row were given up: {error}", error=error)
