@@ -25,7 +25,7 @@ from halo_provider.delivery.place import End, PlacedRow, Placer, Send, Wait, pla
 from halo_provider.delivery.prepare import PreparedRow, Reader
 from halo_provider.delivery.queues import HOLDS_BACK, UserQueues, Work
 from halo_provider.delivery.report import DeliveryReport, Outcome
-from halo_provider.delivery.send import Sender
+from halo_provider.delivery.send import Sender, Sending
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import (
     HaloCallError,
@@ -131,7 +131,7 @@ class _Delivery:
         self._sender = Sender(options, stop=stop, on_request=observers.request_ended)
         self._committer = Committer(lease_holder, thread=self._ledger_thread, stop=stop, on_committed=self._close)
         self._user_queues = UserQueues()
-        self._ready: asyncio.Queue[Work | None] = asyncio.Queue()
+        self._ready: asyncio.Queue[Sending | None] = asyncio.Queue()
         self._open: dict[str, Work] = {}  # claimed, and not yet committed as settled
         self._max_open = max(2 * options.batch_size, 4 * options.concurrency)
         self._unclaimed: set[Work] = set()  # in a queue, and not claimed by this run
@@ -160,7 +160,7 @@ class _Delivery:
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
             background = [group.create_task(task) for task in (self._committer.run(), self._renew(), self._watch())]
-            workers = [group.create_task(self._send_always()) for _ in range(self._options.concurrency)]
+            workers = [group.create_task(self._send_always(group)) for _ in range(self._options.concurrency)]
             await self._feed()
             for _ in workers:
                 self._ready.put_nowait(None)
@@ -321,14 +321,14 @@ class _Delivery:
                     self._unclaimed.discard(work)
                     work.take(place)
                     self._opened(work)
-                    self._ready.put_nowait(work)
+                    self._ready.put_nowait(Sending(_Chat(work, self)))
                 case Wait():
                     self._deferred.append(work)
 
     def _go(self, work: Work) -> None:
         """Its turn has come: send it, or claim it first."""
         if work.claimed:
-            self._ready.put_nowait(work)
+            self._ready.put_nowait(Sending(_Chat(work, self)))
         else:
             self._fresh.append(work)
             self._moved.set()
@@ -349,9 +349,16 @@ class _Delivery:
         else:
             self._end(work, RowStatus.NOT_ATTEMPTED, reason)
 
-    async def _send_always(self) -> None:
-        while (work := await self._ready.get()) is not None:
-            await self._sender.send(_Chat(work, self))
+    async def _send_always(self, group: asyncio.TaskGroup) -> None:
+        while (sending := await self._ready.get()) is not None:
+            wait = await self._sender.attempt(sending)
+            if wait is not None:
+                group.create_task(self._send_again(sending, wait))
+
+    async def _send_again(self, sending: Sending, wait: float) -> None:
+        """Queue it behind the others after the wait, in which it keeps none of them from being sent."""
+        await self._stop.sleep(wait)
+        self._ready.put_nowait(sending)
 
     async def may_send(self, work: Work) -> bool:
         """Commit the intent, and make sure that this run may still send; otherwise the submission ends here."""

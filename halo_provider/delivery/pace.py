@@ -1,23 +1,65 @@
-"""How fast to send: concurrency that adapts, pauses that Halo asks for, back-off between attempts, and stopping."""
+"""How fast to send: find out what limits Halo puts on us, stay near them, and leave others their share.
+
+Halo publishes no limits. All that is known are its answers: a request is admitted, or refused with 429, or with 503
+where Halo is overloaded. What a refusal means depends on its neighbours:
+
+* Refusals now and then, up to one in 40 requests, mean nothing: each holds back its own request (`Refusals`).
+* A whole streak of requests, one begun after the other and all refused, means that Halo admits nobody for now.
+  Everybody pauses for as long as Retry-After says, or tries again at growing intervals.
+* More refusals than that mean a limit. Where they hit requests that were under way beside more others than Halo was
+  ever seen to admit, it is a limit of concurrency, and that many are allowed at a time. Otherwise it is a limit of the
+  rate: between two moments at which Halo's allowance was used up it admitted just what it allows, so that count by that
+  time is the rate, whatever kind of window or bucket Halo counts with.
+* Refusals that stay as frequent when less is sent are no limit. They are tolerated for a while, at full speed.
+
+After a refusal for the rate the pace falls by 15 %, comes back to what was measured, stays near it, and then rises
+ever faster (CUBIC, RFC 9438). Every sender on the same Halo falls by a share and rises in absolute terms, so that
+their paces become equal without a word between them (AIMD: Chiu and Jain, 1989). To measure what is delivered instead
+of halving at every loss, and to tolerate a small share of losses, is BBR's way (draft-ietf-ccwg-bbr). Vector's adaptive
+request concurrency and Netflix's concurrency-limits know a limit of concurrency only, AWS's adaptive retries one of the
+rate only. Latency is no signal here, unlike in Vector and Netflix's Gradient2: nobody waits for a single row, and a
+Halo that queues requests answers as many a second however long its queue is.
+"""
 
 import asyncio
 import math
 import random
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal
 
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import HaloCallError, HaloRateLimitError, HaloServerError
 
 MAX_PAUSE = 300.0  # seconds of Retry-After waited for here; a longer one ends the run, and Airflow waits
+MAX_PAUSES = 100  # pauses in a row, in which Halo admits nothing, before the run gives up
+MAX_ALONE = 10  # refusals of one request while others are admitted before it is given up
 MAX_LATENESS = 0.05  # seconds by which a start may be late and still count as in time, so that the next ones are
-PACE_WINDOW = 10.0  # seconds of sending that tell the pace which Halo refused
-PACE_EVIDENCE = 10  # requests in that time, over a second at least: with less there is no telling
-PACE_USED = 0.8  # share of the pace allowed; a run that sends less is held back by something else
-PACE_KEPT = 0.95  # share of that pace with which the run goes on
-PACE_RECOVERY = 60.0  # seconds after which the pace, once back where it was refused, has doubled
-MAX_REFUSALS = 100  # rounds in a row that Halo answers with 429 before the run gives up
+
+TOLERATED = 1 / 40  # refusals for every request that are no reason to slow down
+EVIDENCE = 3  # refusals beyond that which are one, or, at a high pace,
+EVIDENCE_TIME = 0.05  # as many as there are requests in these seconds
+STREAK = 8  # refusals of requests begun one after the other that mean that Halo admits nobody,
+STREAK_AGAIN = 4  # or where a pause has helped before
+ALONE_EVIDENCE = 3  # refusals of one request that count as evidence; more of them are its own affair
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0  # seconds between looks at a Halo that admits nobody and says no time
+
+MEASURED_TIME, MEASURED_REQUESTS = 1.0, 10  # seconds and admitted requests at least from which a rate is measured
+KEPT = 0.85  # share of the measured rate with which sending goes on
+GROWTH = 0.025  # of the rate, per second cubed, times its square root: 20 a second are 23 six seconds after a refusal
+SLOW_RATE = 12.0  # requests a second; below it time counts for less, since a probe is refused as often but costs more
+UNSURE = 20.0  # times as fast is the growth while the rate is only estimated
+
+PROBE_INTERVAL = 0.5  # seconds between probes for more concurrency that succeed
+PROBE_PATIENCE = 120  # admitted requests after one that was refused
+RANK_MEMORY = 10.0  # seconds for which, twice at most, the most that Halo admitted at a time counts
+
+CHANCE_EVIDENCE = 16  # refusals while the pace is held down that mean chance,
+CHANCE_EVIDENCE_LIMITED = 60  # or where a limit of the rate is known
+CHANCE_SHARE = 0.5  # refusals of all requests at most that are taken for chance
+CHANCE_TIME = 30.0  # seconds until such refusals are looked at again
+
+LimitedBy = Literal["rate", "concurrency", "refusals", "setting", "source"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,134 +74,408 @@ class Backoff:
         return random.uniform(0.0, min(self.cap, self.base * 2 ** min(attempt - 1, 30)))  # noqa: S311 -- no secret
 
 
-class _LearnedPace:
-    """How many requests a second Halo takes, found out by its refusals.
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What limits the sending at a moment, for people.
 
-    After one the pace is a little lower. It grows back slowly to where it was refused, stays around there, and grows
-    ever faster when nothing happens (like TCP's CUBIC), so that a limit is met seldom and a limit lifted is noticed.
+    `limited_by` is Halo's rate or its concurrency, its refusing everything, our own setting, or the source, which has
+    no more rows for now. `requests_per_second` is the rate that Halo was found to admit, None while none was found;
+    `concurrency` how many requests may be under way; `refused` how many were refused so far.
     """
 
+    limited_by: LimitedBy
+    requests_per_second: float | None
+    concurrency: int
+    refused: int
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One request on its way: its number, when it began, and the how many-eth it was of those that Halo has."""
+
+    number: int
+    started: float  # on the loop's clock
+    rank: int
+    held_down: bool  # begun while the pace was below the measured rate
+
+
+@dataclass(slots=True)
+class Refusals:
+    """How often Halo refused one request: altogether, and after it had admitted others since the first time."""
+
+    count: int = 0
+    alone: int = 0
+    admitted: int = 0  # requests that Halo had admitted when it refused this one first
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether to give the request up, in this run."""
+        return self.alone >= MAX_ALONE
+
+    def wait(self, error: HaloCallError, backoff: Backoff) -> float:
+        """Seconds until the refused request may be sent again: what Halo says, or else a back-off."""
+        return backoff.delay(self.count) if error.retry_after is None else min(error.retry_after, MAX_PAUSE)
+
+
+class _RateCap:
+    """The rate that Halo was found to admit, and the pace at which to send because of it (a cubic curve)."""
+
     def __init__(self) -> None:
-        self._starts: deque[float] = deque()  # of the requests of late that Halo did not refuse
-        self._refused_pace = math.inf
-        self._explored_from = 0.0  # when the pace is back where it was refused
-
-    def began(self, now: float) -> None:
-        """Remember a request."""
-        self._starts.append(now)
-        while self._starts[0] < now - PACE_WINDOW:
-            self._starts.popleft()
-
-    def refused(self, started: float) -> None:
-        """Forget a request: Halo did not take it."""
-        with suppress(ValueError):  # it began too long ago
-            self._starts.remove(started)
-
-    def lower(self, now: float, *, until: float) -> bool:
-        """Go on more slowly after a pause that ends then. False if too little was sent to know from what pace."""
-        seconds = now - self._starts[0] if self._starts else 0.0
-        pace = self.at(now)
-        if seconds >= 1.0 and len(self._starts) >= PACE_EVIDENCE and len(self._starts) / seconds < PACE_USED * pace:
-            pace = len(self._starts) / seconds
-        if pace == math.inf:
-            return False
-        self._refused_pace = pace
-        self._explored_from = until + PACE_RECOVERY * (1 - PACE_KEPT) ** (1 / 3)
-        return True
+        self.measured = math.inf  # requests a second
+        self.sure = False  # measured between two moments at which Halo's allowance was used up
+        self._least = math.inf
+        self._growth = 0.0
+        self._back_at = 0.0  # when the pace is the measured rate again
 
     def at(self, now: float) -> float:
-        """The pace at this time, in requests a second; without a limit until one is met."""
-        if self._refused_pace == math.inf:
+        """The pace at this time, in requests a second."""
+        if self.measured == math.inf:
             return math.inf
-        return self._refused_pace * max(PACE_KEPT, 1 + ((now - self._explored_from) / PACE_RECOVERY) ** 3)
+        return max(self._least, self.measured + self._growth * (now - self._back_at) ** 3)
+
+    def held_down(self, now: float) -> bool:
+        """Whether the pace is below the measured rate, where Halo refuses nothing for the rate."""
+        return now < self._back_at and self.measured < math.inf
+
+    def lower(self, rate: float, now: float, *, sure: bool, paused: bool) -> None:
+        """Go on after `now` as this rate suggests; a pause was a reduction already."""
+        self.measured = rate
+        self.sure = sure
+        self._least = rate if paused else KEPT * rate
+        self._growth = GROWTH * math.sqrt(rate) * min(1.0, rate / SLOW_RATE) ** 3
+        if sure:
+            self._back_at = now + ((1 - KEPT) * rate / self._growth) ** (1 / 3)
+        else:
+            self._growth *= UNSURE
+            self._back_at = now
+
+    def delay(self, until: float) -> None:
+        """Grow no further before this time."""
+        self._back_at = max(self._back_at, until)
+
+    def lift(self) -> None:
+        """Forget the limit."""
+        self.measured = math.inf
 
 
 class Pacer:
-    """Lets requests through: at most `limit` at a time, at most `requests_per_second`, none during a pause.
+    """Lets requests through: at most `limit` at a time, at the pace of `_rate`, none during a pause.
 
-    When Halo refuses for its load (503), or for the rate (429) before it is known what rate it takes, the limit falls
-    by half, once for all that were under way together. It grows back by one for every full round of successes, never
-    beyond `concurrency` (additive increase, multiplicative decrease). Later refusals for the rate lower the pace.
+    `concurrency` and `requests_per_second` are the user's upper bounds. Every attempt is acquired, released, and then
+    told of: `succeeded`, `failed`, or neither where nothing was sent.
     """
 
     def __init__(self, *, concurrency: int, requests_per_second: float | None, stop: Stop) -> None:
         self.concurrency = concurrency
         self.limit = concurrency
-        self.in_flight = 0
         self.refused = 0
         self._stop = stop
         self._interval = 1.0 / requests_per_second if requests_per_second else 0.0
-        self._pace = _LearnedPace()
+        self._limited_by: LimitedBy = "source"
         self._turn = asyncio.Lock()  # to wait for the next start
         self._next_start = 0.0
-        self._paused_until = 0.0
-        self._lowered_at = 0.0
-        self._successes = 0
-        self._refusals_in_a_row = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._under_way: set[Attempt] = set()
+        self._closed = 0  # places in which a request was refused, for as long as an answer would have taken
+        self._latency = 0.5  # seconds that an admitted request takes, of late
+        self._begun = 0
+        self._admitted = 0
+        # Refusals as evidence.
+        self._evidence = 0.0
+        self._tolerated = TOLERATED
+        self._chance_until = 0.0
+        self._judged = 0  # the last attempt begun before the limits were lowered last
+        self._streak: deque[tuple[int, float | None]] = deque(maxlen=STREAK)  # attempts refused of late
+        self._paused_until = 0.0
+        self._paused_after = 0  # the last attempt begun before the last pause
+        self._pauses = 0  # in a row
+        self._pause_helped = False  # Halo admitted somebody after it
+        # The rate: what Halo admitted since its allowance was used up.
+        self._rate = _RateCap()
+        self._limit_met = False
+        self._first_judged = False
+        self._since: float | None = None
+        self._since_attempt = 0
+        self._sent = 0
+        self._lost = 0
+        self._short_of_places = False
+        # The rate, held down: refusals that come all the same are chance.
+        self._share = 0.0  # of refusals when the pace was lowered
+        self._held_down_sent = 0
+        self._held_down_lost = 0
+        # The concurrency.
+        self._beyond: list[Attempt] = []  # refused since, where Halo had more than it was seen to admit
+        self._refused_since = 0
+        self._lowest_beyond: Attempt | None = None
+        self._lowered_for = 0  # the attempt whose refusal lowered the limit
+        self._most = 0  # at a time that Halo admitted of late
+        self._most_before = 0
+        self._most_until = 0.0
+        self._probe_size = 1
+        self._probe_at = 0.0
+        self._probe_after = PROBE_PATIENCE  # admitted requests
+        self._admitted_since = 0
+        self._held_by_limit = False
 
-    async def acquire(self) -> float:
-        """Wait for a place and take it. Returns when it was taken, or stops waiting when the run is to end."""
+    @property
+    def in_flight(self) -> int:
+        """Attempts acquired and not released."""
+        return len(self._under_way)
+
+    def pace(self) -> Pace:
+        """What limits the sending now."""
+        rate = self._rate.measured
+        return Pace(
+            limited_by=self._limited_by,
+            requests_per_second=None if rate == math.inf else rate,
+            concurrency=self.limit,
+            refused=self.refused,
+        )
+
+    async def acquire(self) -> Attempt:
+        """Wait for a place and a turn, and take them; waits no longer when the run is to end."""
         loop = asyncio.get_running_loop()
+        limited_by: LimitedBy | None = None
+        now = loop.time()
         while not self._stop.requested:
-            now = loop.time()
             if self._paused_until > now:
+                limited_by = "refusals"
                 await self._stop.sleep(self._paused_until - now)
-            elif self.in_flight >= self.limit:
+            elif len(self._under_way) + self._closed >= self.limit:
+                if self.limit < self.concurrency:
+                    limited_by = "concurrency"
+                    self._held_by_limit = self._short_of_places = True
                 place: asyncio.Future[None] = loop.create_future()
                 self._waiting.append(place)
                 await place
             elif self._next_start > now:
+                limited_by = "rate" if self._rate.at(now) * self._interval < 1 else "setting"
                 async with self._turn:
                     await self._stop.sleep(self._next_start - loop.time())
             else:
-                due = self._next_start if now - self._next_start < MAX_LATENESS else now
-                self._next_start = due + max(self._interval, 1 / self._pace.at(now))
-                self._pace.began(now)
-                self.in_flight += 1
-                return now
-        self.in_flight += 1
-        return loop.time()
+                self._take_turn(now)
+                break
+            now = loop.time()
+        attempt = Attempt(self._begun, now, len(self._under_way) + 1, self._rate.held_down(now))
+        self._under_way.add(attempt)
+        self._held_down_sent += attempt.held_down
+        self._limited_by = limited_by or ("setting" if len(self._under_way) >= self.concurrency else "source")
+        return attempt
 
-    def release(self) -> None:
+    def _take_turn(self, now: float) -> None:
+        due = self._next_start if now - self._next_start < MAX_LATENESS else now
+        self._next_start = due + max(self._interval, 1 / self._rate.at(now))
+        if self._since is None:
+            self._since = now
+        self._begun += 1
+        self._sent += 1
+        self._evidence = max(0.0, self._evidence - self._tolerated)
+
+    def release(self, attempt: Attempt) -> None:
         """Give the place back."""
-        self.in_flight -= 1
+        self._under_way.discard(attempt)
         self._admit()
 
-    def succeeded(self) -> None:
-        """Halo answered as it should."""
-        self._refusals_in_a_row = 0
-        if self.limit < self.concurrency:
-            self._successes += 1
-            if self._successes >= self.limit:
-                self._successes = 0
-                self.limit += 1
-                self._admit()
-
-    def failed(self, error: HaloCallError, *, started: float) -> None:
-        """Halo refused, or broke, the attempt that started at this time: slow down where it says so."""
-        refusal = isinstance(error, HaloRateLimitError)
-        if not (refusal or (isinstance(error, HaloServerError) and error.status == 503)):  # noqa: PLR2004
-            return
-        self.refused += 1
-        first_of_its_round = started >= self._lowered_at
+    def succeeded(self, attempt: Attempt) -> None:
+        """Halo admitted it, and answered."""
         now = asyncio.get_running_loop().time()
-        self._pace.refused(started)
-        if first_of_its_round:
-            self._lowered_at = now
-            self._refusals_in_a_row += refusal
-        wait = error.retry_after
-        if wait is None:
-            wait = Backoff(base=1.0).delay(self._refusals_in_a_row) if refusal and first_of_its_round else 0.0
-        if wait > MAX_PAUSE or self._refusals_in_a_row > MAX_REFUSALS:
-            self._stop.request("Halo asks to come back later", error=error)
-        self._paused_until = max(self._paused_until, now + min(wait, MAX_PAUSE))
-        if first_of_its_round and not (refusal and self._pace.lower(now, until=self._paused_until)):
-            self.limit = max(1, self.limit // 2)
-            self._successes = 0
+        self._admitted += 1
+        self._latency += (now - attempt.started - self._latency) / 10
+        if attempt.number > self._paused_after and self._pauses:
+            self._pause_helped = True
+            self._pauses = 0
+        if self._rate.at(now) > 2 * self.concurrency / self._latency and self._rate.measured < math.inf:
+            self._rate.lift()
+            self._limit_met = False
+        if now >= self._most_until:
+            self._most_before, self._most, self._most_until = self._most, 0, now + RANK_MEMORY
+        self._most = max(self._most, attempt.rank)
+        if self.limit < self.concurrency:
+            self._probe(attempt, now)
+
+    def failed(self, attempt: Attempt, error: HaloCallError, refusals: Refusals) -> bool:
+        """Halo did not answer as it should. Tells whether it refused the request, whose `refusals` are counted.
+
+        Everybody slows down, or pauses, where the neighbours say so; a request whose turn Halo puts off for longer
+        than MAX_PAUSE is given up, and the run with it where no other request could say otherwise.
+        """
+        if not (isinstance(error, HaloRateLimitError) or (isinstance(error, HaloServerError) and error.status == 503)):  # noqa: PLR2004
+            return False
+        now = asyncio.get_running_loop().time()
+        counts = refusals.alone < ALONE_EVIDENCE
+        self.refused += 1
+        self._count(refusals, error.retry_after)
+        self._put_away(attempt, now, counts=counts)
+        pause = None if refusals.alone else self._streak_pause(attempt, error.retry_after)
+        if not self._under_way and (error.retry_after or 0.0) > MAX_PAUSE:
+            pause = error.retry_after
+        if pause is not None:
+            self._pauses += 1
+            if pause > MAX_PAUSE or self._pauses > MAX_PAUSES:
+                self._stop.request("Halo asks to come back later", error=error)
+            pause = min(pause, MAX_PAUSE)
+            self._paused_until = max(self._paused_until, now + pause)
+            self._rate.delay(self._paused_until)
+        if (pause is not None and now >= self._chance_until) or self._is_evident(now):
+            self._lower(now, pause=pause, told=error.retry_after is not None)
+        if pause is not None:
+            self._paused_after = self._begun
+            self._streak.clear()
+        return True
+
+    def _count(self, refusals: Refusals, retry_after: float | None) -> None:
+        if refusals.count == 0:
+            refusals.admitted = self._admitted
+        refusals.count += 1
+        refusals.alone += self._admitted > refusals.admitted
+        if (retry_after or 0.0) > MAX_PAUSE:
+            refusals.alone = MAX_ALONE
+
+    def _put_away(self, attempt: Attempt, now: float, *, counts: bool) -> None:
+        """Take the refused attempt out of what Halo admitted, and into the evidence."""
+        for other in self._under_way:
+            other.rank -= other.number > attempt.number
+        if attempt.number > self._since_attempt:
+            self._sent -= 1
+            self._lost += counts
+        if not counts:
+            self._held_down_sent -= attempt.held_down
+            return
+        if now >= self._chance_until:
+            self._closed += 1
+            wait = self._latency * random.uniform(0.5, 1.5)  # noqa: S311 -- no secret
+            asyncio.get_running_loop().call_later(wait, self._open)
+        if attempt.number > self._judged:
+            self._evidence += 1
+            self._refused_since += 1
+            self._held_down_lost += attempt.held_down
+            if attempt.rank > max(self._most, self._most_before):
+                self._beyond.append(attempt)
+
+    def _open(self) -> None:
+        self._closed -= 1
+        self._admit()
+
+    def _streak_pause(self, attempt: Attempt, retry_after: float | None) -> float | None:
+        """Seconds for which nobody needs to try, where Halo admits nobody."""
+        if attempt.number <= self._paused_after:
+            return None
+        self._streak.append((attempt.number, retry_after))
+        streak = STREAK_AGAIN if self._pause_helped else STREAK
+        numbers = [number for number, _ in self._streak][-streak:]
+        still_closed = self._pauses > 0 and attempt.number == self._paused_after + 1
+        if not still_closed and (len(numbers) < streak or max(numbers) - min(numbers) >= streak):
+            return None
+        told = [seconds for _, seconds in self._streak if seconds is not None]
+        if told:
+            return min(told)
+        return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**self._pauses) * random.uniform(0.5, 1.0)  # noqa: S311 -- no secret
+
+    def _is_evident(self, now: float) -> bool:
+        """Whether there are more refusals than mean nothing, and what they are will not be clearer in a moment."""
+        last = [number for number, _ in self._streak][-EVIDENCE:]
+        if len(last) == EVIDENCE and last[-1] - last[0] == EVIDENCE - 1:
+            return False  # a streak, perhaps
+        if len(self._beyond) >= EVIDENCE:
+            return True
+        sent = (self._sent + self._lost) / max(1.0, now - (self._since or now))
+        return self._evidence >= max(EVIDENCE, sent * EVIDENCE_TIME)
+
+    def _lower(self, now: float, *, pause: float | None, told: bool) -> None:
+        """Lower the limit that the refusals since the last time speak of."""
+        resumed = now + (pause or 0.0)
+        used_up = resumed if told else now
+        seconds = used_up - (self._since or now)
+        # What began after the first of a streak will be refused as well.
+        unknown = 0
+        if pause is not None:
+            first = min((number for number, _ in self._streak), default=0)
+            unknown = sum(attempt.number > first for attempt in self._under_way)
+        admitted = self._sent - unknown
+        first_time = not self._first_judged
+        measurable = not first_time and seconds >= MEASURED_TIME and admitted >= MEASURED_REQUESTS
+        guessable = first_time and (pause is not None or seconds >= MEASURED_TIME)
+        unsure = first_time
+        if 2 * len(self._beyond) >= self._refused_since > 0:
+            lowest = min(self._beyond, key=lambda attempt: attempt.rank)
+            self.limit = max(1, min(self.limit, lowest.rank - 1))
+            self._lowered_for = lowest.number
+        elif measurable:
+            unsure = self._short_of_places
+            self._lower_rate(admitted / seconds, now, resumed=resumed, sure=not unsure, paused=pause is not None)
+        elif guessable:
+            self._share = self._lost / max(1, self._sent + self._lost)
+            self._rate.lower(max(1, self._sent) / (resumed - (self._since or now)), resumed, sure=False, paused=True)
+        else:
+            return
+        if measurable or guessable:
+            self._since, self._since_attempt = used_up, self._begun
+            self._sent = self._lost = 0
+            self._short_of_places = False
+            self._first_judged = True
+        self._next_start = max(self._next_start, now)
+        self._judged = self._begun
+        self._evidence = 0.0
+        self._beyond.clear()
+        self._refused_since = 0
+        self._probe_at = now + PROBE_INTERVAL
+        self._probe_size = max(1, self.limit // 2) if unsure else 1
+        self._probe_after = min(5, self.limit) if unsure else PROBE_PATIENCE
+        self._admitted_since = 0
+        self._held_by_limit = False
+
+    def _lower_rate(self, rate: float, now: float, *, resumed: float, sure: bool, paused: bool) -> None:
+        share = self._lost / (self._sent + self._lost)
+        if self._is_chance():
+            self._rate.lift()
+            self._limit_met = False
+            self.limit = self.concurrency
+            self._tolerated = 2 * self._share
+            self._chance_until = now + CHANCE_TIME
+            asyncio.get_running_loop().call_later(CHANCE_TIME, self._doubt_chance)
+            self._held_down_sent = self._held_down_lost = 0
+            self._admit()
+            return
+        self._tolerated = TOLERATED
+        pace = self._rate.at(now)
+        if pace > self._rate.measured:
+            self._limit_met = self._limit_met or self._rate.sure
+            self._share = share
+        elif self._rate.held_down(now):
+            rate /= KEPT  # it was not Halo that held us down so far
+        expected = self._share * self._held_down_sent
+        if expected >= EVIDENCE + 1 and self._held_down_lost < expected / 2:
+            self._held_down_sent = self._held_down_lost = 0
+        self._share = self._share or share
+        self._rate.lower(min(pace, rate), resumed, sure=sure, paused=paused)
+
+    def _is_chance(self) -> bool:
+        """Whether as many requests were refused at a lower pace, as only refusals by chance are."""
+        evidence = CHANCE_EVIDENCE_LIMITED if self._limit_met else CHANCE_EVIDENCE
+        if self._held_down_lost < evidence or not TOLERATED < self._share <= CHANCE_SHARE:
+            return False
+        return 0.5 * self._share <= self._held_down_lost / self._held_down_sent <= 2.0 * self._share
+
+    def _doubt_chance(self) -> None:
+        self._tolerated = TOLERATED
+
+    def _probe(self, attempt: Attempt, now: float) -> None:
+        """Allow more at a time where Halo admitted more, or where nothing was refused for long enough."""
+        self._admitted_since += attempt.number > self._judged
+        if attempt.rank > self.limit and attempt.number > self._lowered_for:
+            self.limit = min(attempt.rank, self.concurrency)
+            self._admit()
+        elif self._held_by_limit and self._admitted_since >= self._probe_after and now >= self._probe_at:
+            self.limit = min(self.concurrency, self.limit + self._probe_size)
+            self._probe_size *= 2
+            self._probe_at = now + PROBE_INTERVAL
+            self._probe_after = 5
+            self._admitted_since = 0
+            self._held_by_limit = False
+            self._admit()
 
     def _admit(self) -> None:
-        free = self.limit - self.in_flight
+        free = self.limit - len(self._under_way) - self._closed
         while self._waiting and (free > 0 or self._stop.requested):
             place = self._waiting.popleft()
             if not place.done():

@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from halo_provider.delivery.options import SendOptions
-from halo_provider.delivery.pace import Pacer
+from halo_provider.delivery.pace import Pacer, Refusals
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import HaloCallError, HaloConnectionError, HaloRateLimitError
 
@@ -27,6 +28,15 @@ class Exchange(Protocol):
         ...
 
 
+@dataclass(slots=True, eq=False)
+class Sending:
+    """An exchange, and what has come of its attempts so far."""
+
+    exchange: Exchange
+    failures: int = 0
+    refusals: Refusals = field(default_factory=Refusals)
+
+
 class Sender:
     """Sends requests at Halo's pace; each is attempted until its exchange is over."""
 
@@ -44,25 +54,34 @@ class Sender:
         self._on_request = on_request
 
     async def send(self, exchange: Exchange) -> None:
-        """Attempt the request until its exchange is over. Answers of 429 do not use up attempts."""
-        failures = 0
-        while True:
-            started = await self.pacer.acquire()
-            try:
-                if not await exchange.may_attempt():
-                    return
-                error = await self._attempt(exchange)
-            finally:
-                self.pacer.release()
-            if error is None:
-                self.pacer.succeeded()
-                return
-            self.pacer.failed(error, started=started)
-            failures += not isinstance(error, HaloRateLimitError)
-            if exchange.conclude(error, is_last=failures >= self._options.max_attempts):
-                return
-            if failures:
-                await self._stop.sleep(self._options.backoff.delay(failures))
+        """Attempt the request until its exchange is over."""
+        sending = Sending(exchange)
+        while (wait := await self.attempt(sending)) is not None:
+            await self._stop.sleep(wait)
+
+    async def attempt(self, sending: Sending) -> float | None:
+        """Attempt the request once. Returns the seconds until the next attempt, None where the exchange is over.
+
+        Answers of 429 do not use up attempts.
+        """
+        attempt = await self.pacer.acquire()
+        try:
+            if not await sending.exchange.may_attempt():
+                return None
+            error = await self._attempt(sending.exchange)
+        finally:
+            self.pacer.release(attempt)
+        if error is None:
+            self.pacer.succeeded(attempt)
+            return None
+        refused = self.pacer.failed(attempt, error, sending.refusals)
+        sending.failures += not isinstance(error, HaloRateLimitError)
+        given_up = sending.refusals.hopeless and not self._stop.requested
+        is_last = sending.failures >= self._options.max_attempts or given_up
+        if sending.exchange.conclude(error, is_last=is_last):
+            return None
+        backoff = self._options.backoff
+        return sending.refusals.wait(error, backoff) if refused else backoff.delay(sending.failures)
 
     async def _attempt(self, exchange: Exchange) -> HaloCallError | None:
         self.requests += 1

@@ -9,7 +9,7 @@ import pytest
 import halo_provider.delivery.breaker
 import halo_provider.delivery.delivery
 import halo_provider.delivery.pace
-from halo_provider.delivery.pace import MAX_PAUSE
+from halo_provider.delivery.pace import MAX_ALONE, MAX_PAUSE
 from halo_provider.exceptions import (
     HaloAuthenticationError,
     HaloPermissionError,
@@ -18,7 +18,7 @@ from halo_provider.exceptions import (
     HaloServerError,
 )
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
-from halo_provider.simulator import Fault, Simulator
+from halo_provider.simulator import ConcurrencyLimit, Fault, RefusedUsers, Simulator
 from tests.core.deliveries import Deliveries, note, notes, rows_in
 
 LONG_AGO = "Wed, 21 Oct 2015 07:28:00 GMT"
@@ -158,14 +158,29 @@ def test_429_does_not_use_up_attempts(halo: Simulator, deliveries: Deliveries) -
     assert (len(halo.requests), run.report.refused) == (9, 8)
 
 
-def test_429_pauses_all_senders(halo: Simulator, deliveries: Deliveries) -> None:
-    """Nobody sends before Halo's time is over."""
-    halo.script(path="/chat", faults=[Fault.rate_limited(retry_after=0.2)])
+def test_429_holds_back_its_own_row(halo: Simulator, deliveries: Deliveries) -> None:
+    """It is not sent again before Halo's time is over; the others are."""
+    halo.script_for(user_id="user-0", faults=[Fault.rate_limited(retry_after=0.5)])
 
-    deliveries.run(notes(10), concurrency=1)
+    deliveries.run(notes(10), concurrency=2)
 
-    starts = [request.started for request in halo.requests]
-    assert starts[1] - starts[0] >= 0.2
+    refused, *others, last = halo.requests
+    assert refused.user_id == last.user_id == "user-0"
+    assert last.started - refused.started >= 0.5
+    assert all(request.started - refused.started < 0.5 for request in others)
+
+
+def test_rows_that_alone_are_refused_end_failed(halo: Simulator, deliveries: Deliveries) -> None:
+    """However many there are, the others are delivered, and the next run tries them again."""
+    halo.limit = RefusedUsers(user_ids=frozenset(f"user-{number}" for number in range(0, 40, 4)))
+
+    run = deliveries.run(notes(40), concurrency=4)
+
+    assert run.counts == {RowStatus.DELIVERED: 30, RowStatus.FAILED: 10}
+    assert "Halo answered 429" in str(run.of("0").error)
+    assert MAX_ALONE <= run.of("0").attempts <= 2 * MAX_ALONE
+    halo.limit = None
+    assert deliveries.run(notes(40)).counts == {RowStatus.ALREADY_DELIVERED: 30, RowStatus.DELIVERED: 10}
 
 
 def test_429_without_a_date_backs_off(halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,17 +290,15 @@ def test_run_goes_on_while_some_rows_are_delivered(
     assert run.counts == {RowStatus.IN_DOUBT: 10, RowStatus.DELIVERED: 5}
 
 
-def test_concurrency_falls_while_halo_refuses(halo: Simulator, deliveries: Deliveries) -> None:
-    """After the first refusal no more than half are in flight, then a quarter."""
-    halo.script(path="/chat", faults=[Fault.rate_limited(retry_after=0.05)] * 8)
-    halo.always("/chat", Fault.slow(0.01))
+def test_concurrency_falls_to_what_halo_admits(halo: Simulator, deliveries: Deliveries) -> None:
+    """Three at a time: after the first burst hardly anything is refused."""
+    halo.limit = ConcurrencyLimit(requests=3)
+    halo.chat_latency = (0.02, 0.02)
 
-    deliveries.run(notes(12), concurrency=8)
+    run = deliveries.run(notes(120), concurrency=16)
 
-    assert halo.max_concurrency <= 8
-    accepted = [request for request in halo.requests if request.accepted]
-    overlapping = [sum(other.started <= one.started < (other.ended or 0) for other in accepted) for one in accepted[:4]]
-    assert max(overlapping) <= 4
+    assert run.counts == {RowStatus.DELIVERED: 120}
+    assert run.report.refused < 60
 
 
 def test_answer_that_no_database_can_hold_is_recorded(halo: Simulator, deliveries: Deliveries) -> None:

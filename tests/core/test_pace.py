@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from halo_provider.delivery.pace import MAX_PAUSE, MAX_REFUSALS, Backoff, Pacer
+from halo_provider.delivery.pace import MAX_ALONE, MAX_PAUSE, MAX_PAUSES, STREAK, Backoff, Pace, Pacer, Refusals
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import HaloConnectionError, HaloRateLimitError, HaloServerError
 
@@ -62,18 +62,18 @@ def overload(*, retry_after: float | None = None) -> HaloServerError:
     return HaloServerError("/chat", status=503, message="overloaded", retry_after=retry_after)
 
 
-async def send(pacer: Pacer, *, seconds: float = 1.0, error: Any = None) -> float:
+async def send(pacer: Pacer, *, seconds: float = 1.0, error: Any = None, refusals: Refusals | None = None) -> float:
     """Send one request that takes so long and ends so; return when it started."""
-    started = await pacer.acquire()
+    attempt = await pacer.acquire()
     try:
         await asyncio.sleep(seconds)
     finally:
-        pacer.release()
+        pacer.release(attempt)
     if error is None:
-        pacer.succeeded()
+        pacer.succeeded(attempt)
     else:
-        pacer.failed(error, started=started)
-    return started - 1000.0
+        pacer.failed(attempt, error, refusals or Refusals())
+    return attempt.started - 1000.0
 
 
 async def send_many(pacer: Pacer, count: int, **options: Any) -> list[float]:
@@ -105,17 +105,56 @@ def test_places_go_round_without_a_lost_wake_up() -> None:
     virtual(test)
 
 
-def test_refusal_halves_the_limit_once_for_all_that_were_under_way() -> None:
-    """Eight refusals of one round are one reason to slow down, not eight."""
+def test_one_refusal_holds_back_its_own_request_only() -> None:
+    """The others keep their places and start when they would have."""
 
     async def test() -> None:
         pacer = pacer_of(concurrency=8)
+        await send_many(pacer, 8)
 
-        await send_many(pacer, 8, error=refusal(retry_after=0.1))
-        assert (pacer.limit, pacer.refused) == (4, 8)
+        await send(pacer, seconds=0.0, error=refusal(retry_after=100.0))
+        others = await send_many(pacer, 7)
 
-        await send_many(pacer, 4, error=overload())
-        assert (pacer.limit, pacer.refused) == (2, 12)
+        assert others == [1.0] * 7
+        assert (pacer.limit, pacer.refused) == (8, 1)
+
+    virtual(test)
+
+
+def test_limit_is_what_halo_admits_at_a_time() -> None:
+    """Of sixteen at a time it refuses those beyond the fifth: five are sent from then on."""
+
+    async def test() -> None:
+        pacer = pacer_of(concurrency=16)
+        attempts = [await pacer.acquire() for _ in range(16)]
+        for attempt in attempts[5:]:
+            pacer.release(attempt)
+            pacer.failed(attempt, refusal(retry_after=1.0), Refusals())
+        for attempt in attempts[:5]:
+            pacer.release(attempt)
+            pacer.succeeded(attempt)
+
+        assert (pacer.limit, pacer.refused) == (5, 11)
+
+    virtual(test)
+
+
+def test_limit_that_proves_too_low_is_raised() -> None:
+    """What Halo admits beyond it shows that the refusals had another reason."""
+
+    async def test() -> None:
+        pacer = pacer_of(concurrency=16)
+        attempts = [await pacer.acquire() for _ in range(16)]
+        for attempt in (attempts[4], attempts[7], attempts[11]):
+            pacer.release(attempt)
+            pacer.failed(attempt, refusal(), Refusals())
+        assert pacer.limit == 4
+        for attempt in attempts:
+            if attempt not in (attempts[4], attempts[7], attempts[11]):
+                pacer.release(attempt)
+                pacer.succeeded(attempt)
+
+        assert pacer.limit == 13
 
     virtual(test)
 
@@ -125,7 +164,7 @@ def test_limit_never_falls_below_one() -> None:
 
     async def test() -> None:
         pacer = pacer_of(concurrency=2)
-        for _ in range(5):
+        for _ in range(50):
             await send(pacer, error=overload())
         assert pacer.limit == 1
 
@@ -153,83 +192,84 @@ def test_other_failures_say_nothing_about_speed(error: Any) -> None:
     virtual(test)
 
 
-def test_limit_grows_back_by_one_for_every_round_of_successes() -> None:
-    """From 4: after 4 successes 5, after 5 more 6, and never beyond the concurrency."""
-
-    async def test() -> None:
-        pacer = pacer_of(concurrency=8)
-        await send(pacer, error=overload())
-        limits = []
-        for _ in range(4 + 5 + 6 + 7 + 8):
-            await send(pacer)
-            limits.append(pacer.limit)
-        assert limits == [4] * 3 + [5] * 5 + [6] * 6 + [7] * 7 + [8] * 9
-
-    virtual(test)
-
-
-def test_grown_limit_lets_a_waiting_request_through_at_once() -> None:
-    """Room that appears is used, not only room that is given back."""
-
-    async def test() -> None:
-        pacer = pacer_of(concurrency=2)
-        await send(pacer, error=overload())
-        assert await send_many(pacer, 4) == [1, 2, 2, 3]
-
-    virtual(test)
+async def refuse_all(pacer: Pacer, **options: Any) -> None:
+    """Refuse as many at once as it takes for everybody to pause."""
+    error = refusal(**options)
+    await asyncio.gather(*(send(pacer, seconds=0.0, error=error) for _ in range(STREAK)))
 
 
 @pytest.mark.parametrize("error", [refusal(retry_after=30.0), overload(retry_after=30.0)])
-def test_retry_after_pauses_everybody(error: Any) -> None:
+def test_retry_after_of_all_pauses_everybody(error: Any) -> None:
     """Those who wait for a place, and those who come later, start when Halo said."""
 
     async def test() -> None:
-        pacer = pacer_of(concurrency=2)
-        refused = asyncio.create_task(send(pacer, seconds=1.0, error=error))
-        others = await send_many(pacer, 4, seconds=5.0)
-        await refused
-        assert others == [0, 31, 31, 36]
+        pacer = pacer_of(concurrency=STREAK)
+        refused = [asyncio.create_task(send(pacer, seconds=1.0, error=error)) for _ in range(STREAK)]
+        await asyncio.sleep(0.5)
+        others = await send_many(pacer, 2, seconds=0.0)
+        await asyncio.gather(*refused)
+        assert others == pytest.approx([31.0, 31.0], abs=0.5)
 
     virtual(test)
 
 
-def test_longer_pause_counts() -> None:
-    """A second refusal cannot shorten what the first one asked for."""
+def test_shortest_retry_after_of_all_counts() -> None:
+    """Who was told to wait longer waits by itself."""
 
     async def test() -> None:
-        pacer = pacer_of()
-        await asyncio.gather(
-            send(pacer, error=refusal(retry_after=60.0)), send(pacer, seconds=2.0, error=refusal(retry_after=1.0))
+        pacer = pacer_of(concurrency=STREAK)
+        waits = [300.0, 60.0, *[20.0] * (STREAK - 2)]
+        await asyncio.gather(*(send(pacer, seconds=0.0, error=refusal(retry_after=wait)) for wait in waits))
+        assert await send(pacer) == pytest.approx(20.0, abs=0.5)
+
+    virtual(test)
+
+
+def test_pause_without_a_time_grows_while_nothing_is_admitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One look after another at a Halo that admits nobody, at 0.5, 1, 2, 4, 5, 5 … seconds."""
+    monkeypatch.setattr("random.uniform", lambda _low, high: high)
+
+    async def test() -> None:
+        pacer = pacer_of(concurrency=STREAK)
+        await refuse_all(pacer)
+        looks = [await send(pacer, seconds=0.0, error=refusal()) for _ in range(5)]
+        assert [after - before for before, after in zip([0.0, *looks], looks, strict=False)] == pytest.approx(
+            [0.5, 1.0, 2.0, 4.0, 5.0], abs=0.6
         )
-        assert await send(pacer) == 61.0
 
     virtual(test)
 
 
-def test_refusal_without_a_date_backs_off_once_per_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pause doubles with every refused round, however many requests each had."""
-    monkeypatch.setattr("random.uniform", lambda _low, high: high)
+def test_long_retry_after_of_one_gives_up_that_one() -> None:
+    """A thousand others go on."""
 
     async def test() -> None:
-        pacer = pacer_of(concurrency=8)
-        starts = [await send_many(pacer, count, seconds=0.5, error=refusal()) for count in (8, 4, 2, 1)]
-        assert starts == [[0] * 8, [1.5] * 4, [4.0] * 2, [8.5]]
+        stop = Stop()
+        pacer = pacer_of(stop=stop)
+        others = asyncio.create_task(send_many(pacer, 20))
+        refusals = Refusals()
+        await send(pacer, seconds=0.1, error=refusal(retry_after=MAX_PAUSE + 1), refusals=refusals)
+        await others
+        assert refusals.hopeless
+        assert not stop.requested
+        assert clock() < 10.0
 
     virtual(test)
 
 
-def test_success_ends_the_row_of_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After an answer the back-off begins anew."""
-    monkeypatch.setattr("random.uniform", lambda _low, high: high)
+def test_request_refused_alone_again_and_again_is_hopeless() -> None:
+    """Others were admitted after it was refused first; what happened before says nothing."""
 
     async def test() -> None:
         pacer = pacer_of()
-        for _ in range(5):
-            await send(pacer, seconds=0.0, error=refusal())
+        refusals = Refusals()
         await send(pacer)
-        before = clock()
-        await send(pacer, seconds=0.0, error=refusal())
-        assert await send(pacer) == before + 1.0
+        await send(pacer, seconds=0.0, error=refusal(), refusals=refusals)
+        for _ in range(MAX_ALONE):
+            assert not refusals.hopeless
+            await send(pacer, seconds=0.0)
+            await send(pacer, seconds=0.0, error=refusal(), refusals=refusals)
+        assert refusals.hopeless
 
     virtual(test)
 
@@ -252,8 +292,8 @@ def test_retry_after_of_the_cap_is_waited_for() -> None:
     async def test() -> None:
         stop = Stop()
         pacer = pacer_of(stop=stop)
-        await send(pacer, error=refusal(retry_after=MAX_PAUSE))
-        assert await send(pacer) == 1.0 + MAX_PAUSE
+        await refuse_all(pacer, retry_after=MAX_PAUSE)
+        assert await send(pacer) == pytest.approx(MAX_PAUSE)
         assert not stop.requested
 
     virtual(test)
@@ -265,11 +305,28 @@ def test_refusals_without_end_end_the_run() -> None:
     async def test() -> None:
         stop = Stop()
         pacer = pacer_of(stop=stop)
-        rounds = 0
+        looks = 0
         while not stop.requested:
             await send(pacer, seconds=0.0, error=refusal(retry_after=1.0))
-            rounds += 1
-        assert rounds == MAX_REFUSALS + 1
+            looks += 1
+        assert STREAK + MAX_PAUSES <= looks <= 2 * MAX_PAUSES
+
+    virtual(test)
+
+
+def test_pace_tells_what_limits() -> None:
+    """The source at first, then our setting, and Halo's rate or concurrency once they are found."""
+
+    async def test() -> None:
+        pacer = pacer_of(concurrency=4)
+        await send(pacer)
+        assert pacer.pace() == Pace(limited_by="source", requests_per_second=None, concurrency=4, refused=0)
+        await send_many(pacer, 8)
+        assert pacer.pace().limited_by == "setting"
+
+        rated = pacer_of(requests_per_second=2.0)
+        await send_many(rated, 4)
+        assert rated.pace().limited_by == "setting"
 
     virtual(test)
 
@@ -300,11 +357,11 @@ def test_pause_also_holds_those_who_wait_for_their_turn_in_the_rate() -> None:
     """A turn that falls into a pause is no licence to send, and afterwards the rate holds again."""
 
     async def test() -> None:
-        pacer = pacer_of(concurrency=8, requests_per_second=2.0)
-        refused = asyncio.create_task(send(pacer, seconds=0.2, error=refusal(retry_after=10.0)))
-        others = await send_many(pacer, 4, seconds=0.0)
-        await refused
-        assert others == pytest.approx([10.2, 10.7, 11.2, 11.7])
+        pacer = pacer_of(concurrency=STREAK, requests_per_second=100.0)
+        waiting = asyncio.create_task(send_many(pacer, 3 * STREAK, seconds=0.02, error=refusal(retry_after=10.0)))
+        await waiting
+        pauses = [start for start in waiting.result() if 0.2 < start < 10.0]
+        assert pauses == []
 
     virtual(test)
 
@@ -315,18 +372,18 @@ def test_stop_lets_everybody_go_at_once() -> None:
     async def test() -> None:
         stop = Stop()
         paused = pacer_of(stop=stop)
-        paused.failed(refusal(retry_after=200.0), started=await paused.acquire())
+        await refuse_all(paused, retry_after=200.0)
         rated = pacer_of(stop=stop, requests_per_second=0.001)
         await rated.acquire()
         full = pacer_of(stop=stop, concurrency=1)
-        await full.acquire()
+        place = await full.acquire()
         waiting = [asyncio.create_task(pacer.acquire()) for pacer in (paused, rated, full) for _ in range(3)]
         await asyncio.sleep(1.0)
         assert not any(task.done() for task in waiting)
 
         stop.request("the task was killed")
         await asyncio.gather(*waiting[:6])
-        full.release()
+        full.release(place)
         await asyncio.gather(*waiting[6:])
 
         assert clock() == 1.0
