@@ -9,6 +9,7 @@ with "resend" only rows that were in doubt do, at most as many as were in flight
 import argparse
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -19,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 from sqlalchemy import Connection, create_engine, make_url, select, text
@@ -30,13 +32,21 @@ from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import events
 from halo_provider.simulator import Fault, Simulator, serving
 from tests.acceptance.crash_worker import CONCURRENCY, Point, Task, Worker
-from tests.core.deliveries import NAMESPACE, rows_in
+from tests.core.deliveries import NAMESPACE, NOTE, note, notes, rows_in
+from tests.core.silent_proxy import silent_proxy
+from tests.soak.worker import Task as SoakTask
+from tests.soak.worker import Worker as SoakWorker
+from tests.soak.worker import fake_clocks, set_clock
 
 ROWS = 200
 LATENCY = (0.03, 0.08)  # seconds Halo takes to answer
 OUTAGE = 1.5  # seconds a ledger is away
 RETRIES = 3  # runs after a night; on a busy machine a lease of 2 s may end one of them early
 ORPHAN_END = 10.0  # seconds in which an orphan must have stopped by itself
+ROWS_OF_USER = 5  # where several rows have the same user
+LONG_LEASE = 30.0  # seconds: no lease runs out by itself
+CLOCK_OFFSETS = (3600, -3600, 120, 0)  # seconds
+PORTS = {"postgresql": 5432, "mysql": 3306}
 PATIENCE = 60.0  # seconds for anything to come about
 SERVERS = {
     "PostgreSQL": ("HALO_TEST_POSTGRES_URL", "postgresql+psycopg2://root@127.0.0.1/test"),
@@ -65,6 +75,8 @@ class Verdict:
             found.append(f"lost {sorted(self.lost)}")
         if self.twice and on_in_doubt == "hold":
             found.append(f"sent twice under hold {sorted(self.twice)}")
+        if self.doubted and not bound:
+            found.append(f"in doubt without a reason {sorted(self.doubted)}")
         if not self.twice <= self.doubted:
             found.append(f"sent twice without doubt {sorted(self.twice - self.doubted)}")
         if self.in_flight > bound or len(self.twice) > bound:
@@ -80,11 +92,12 @@ class Stage:
     halo: Simulator
     ledger: Ledger
     cut_off: Callable[[], None]  # makes the ledger unreachable for OUTAGE seconds
+    folder: Path  # for what a night writes
     in_flight: set[str] = field(default_factory=set)
 
     def accepted(self) -> Counter[str]:
-        """How often Halo took each row, by row key: every row has a user of its own."""
-        return Counter((chat.user_id or "").removeprefix("user-") for chat in self.halo.chats)
+        """How often Halo took each row, by row key."""
+        return Counter(chat.message.removeprefix("Note ").removesuffix(".") for chat in self.halo.chats)
 
     def wait_for_chats(self, number: int) -> None:
         """Return as soon as Halo has taken so many."""
@@ -101,6 +114,27 @@ class Stage:
             for key, row in rows_in(self.ledger).items()
             if row["status"] == LedgerStatus.IN_FLIGHT and f":{dead.pid}:" in row["owner"]
         }
+
+    def worker(
+        self, run: str, rows: Sequence[dict[str, Any]], *, clock: str = "clock", lease: float = 2.0
+    ) -> SoakWorker:
+        """A worker over rows of its own, whose clock can step."""
+        return SoakWorker(
+            SoakTask(
+                run=run,
+                rows=tuple(rows),
+                submission=NOTE,
+                halo_url=self.task.halo_url,
+                ledger_url=self.task.ledger_url,
+                namespace=NAMESPACE,
+                on_in_doubt=self.task.on_in_doubt,
+                folder=self.folder,
+                clock=clock,
+                lease=lease,
+                timeout=self.task.timeout,
+                concurrency=CONCURRENCY,
+            )
+        )
 
     def run(self) -> None:
         """A run that nothing happens to."""
@@ -239,6 +273,76 @@ def faulty_halo(stage: Stage, chance: random.Random) -> None:
     stage.run()
 
 
+def opposite_orders(stage: Stage, _chance: random.Random) -> None:
+    """A dead run holds a row of each user; behind it two runs have the users' rows in opposite orders."""
+    users = stage.task.rows // ROWS_OF_USER
+    rows = [
+        note(str(number), user=f"user-{number % users}", text=f"Note {number}.") for number in range(stage.task.rows)
+    ]
+    dead = stage.worker("dead", rows[:users])
+    stage.wait_for_chats(1)
+    dead.send_signal(signal.SIGKILL)
+    stage.note_in_flight(dead)
+    ended([stage.worker("onwards", rows), stage.worker("backwards", rows[::-1])])
+
+
+def clocks_step(stage: Stage, _chance: random.Random) -> None:
+    """Two runs over the same rows, whose hosts' clocks step to and fro; on SQLite they share a host and its clock."""
+    clocks = ["clock-0", "clock-0" if stage.task.ledger_url.startswith("sqlite") else "clock-1"]
+    for clock in clocks:
+        set_clock(stage.folder / clock, offset=0)
+    workers = [
+        stage.worker(f"run {number}", notes(stage.task.rows), clock=clock, lease=LONG_LEASE)
+        for number, clock in enumerate(clocks)
+    ]
+    for step, offset in enumerate(CLOCK_OFFSETS):
+        stage.wait_for_chats(stage.task.rows * (step + 1) // (len(CLOCK_OFFSETS) + 2))
+        set_clock(stage.folder / clocks[step % 2], offset=offset)
+    ended(workers)
+
+
+def silent_ledger(stage: Stage, _chance: random.Random) -> None:
+    """The ledger's server says nothing any more, and no connection breaks; the run must end by its own patience."""
+    stage.task = replace(stage.task, ledger_patience=OUTAGE)
+    url = make_url(stage.task.ledger_url)
+    with silent_proxy(url.host or "127.0.0.1", url.port or PORTS[url.get_backend_name()]) as proxy:
+        behind = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+        worker = Worker(replace(stage.task, ledger_url=behind))
+        stage.wait_for_chats(stage.task.rows // 4)
+        proxy.silence()
+        if worker.finish()["stopped"] is None:
+            raise RuntimeError("the run did not notice that its ledger is silent")
+    stage.run()
+
+
+def deleted_ledger(stage: Stage, _chance: random.Random) -> None:
+    """The ledger's file is gone in mid-run: nothing more may be sent. Its owner finds it again."""
+    stage.task = replace(stage.task, ledger_patience=OUTAGE)
+    worker = Worker(stage.task)
+    stage.wait_for_chats(stage.task.rows // 4)
+    path = Path(make_url(stage.task.ledger_url).database or "")
+    files = [file for suffix in ("", "-wal", "-shm") if (file := path.with_name(path.name + suffix)).exists()]
+    for file in files:
+        file.rename(stage.folder / file.name)
+    if worker.finish()["stopped"] is None:
+        raise RuntimeError("the run did not notice that its ledger is gone")
+    if path.exists():
+        raise RuntimeError("the run made a ledger in the place of the one that is gone")
+    for file in files:
+        (stage.folder / file.name).rename(file)
+    stage.run()
+
+
+def ended(workers: Sequence[SoakWorker]) -> None:
+    """Wait for the ends of runs that nobody kills."""
+    for worker in workers:
+        if not worker.look(within=PATIENCE):
+            worker.send_signal(signal.SIGKILL)
+            raise TimeoutError(f"run {worker.task.run} did not end within {PATIENCE:g} s")
+        if worker.summary is None:
+            raise RuntimeError(f"run {worker.task.run} died, and nobody killed it")
+
+
 NIGHTS: dict[str, Night] = {
     **{f"SIGKILL {point}{' of half' * (point is Point.AFTER_COMMIT)}": killed_at(point) for point in Point},
     "supervisor killed, orphan beside its successor": orphaned,
@@ -247,17 +351,36 @@ NIGHTS: dict[str, Night] = {
     "ledger restarted in mid-run": cut_off_from_the_ledger,
     "ledger away for longer than a run waits": without_a_ledger_for_long,
     "Halo faults of every kind": faulty_halo,
+    "two runs in opposite orders behind a dead run's rows": opposite_orders,
+    "two runs at once, their clocks step by hours": clocks_step,
+    "ledger falls silent in mid-run": silent_ledger,
+    "ledger's file deleted in mid-run, and restored": deleted_ledger,
 }
+LEDGERS_OF = {silent_ledger: tuple(SERVERS), deleted_ledger: ("SQLite",)}
+
+
+def cells_on(ledgers: Sequence[str]) -> list[tuple[str, str]]:
+    """Every night with every ledger on which it can happen."""
+    return [
+        (name, ledger)
+        for name, night in NIGHTS.items()
+        for ledger in ledgers
+        if ledger in LEDGERS_OF.get(night, LEDGERS)
+    ]
 
 
 def play(name: str, ledger_name: str, on_in_doubt: OnInDoubt, *, rows: int = ROWS, seed: int = 0) -> Verdict:
     """Play one night; afterwards settle by hand what is held back, and let the next run bring everything home."""
     began = time.monotonic()
     halo = Simulator(chat_latency=LATENCY, seed=seed)
-    with serving(halo) as url, ledger_place(ledger_name) as (ledger_url, cut_off):
+    with (
+        serving(halo) as url,
+        ledger_place(ledger_name) as (ledger_url, cut_off),
+        tempfile.TemporaryDirectory(prefix="halo-proof-") as folder,
+    ):
         task = Task(halo_url=url, ledger_url=ledger_url, rows=rows, on_in_doubt=on_in_doubt)
         with closing(Ledger.at(ledger_url)) as ledger:
-            stage = Stage(task=task, halo=halo, ledger=ledger, cut_off=cut_off)
+            stage = Stage(task=task, halo=halo, ledger=ledger, cut_off=cut_off, folder=Path(folder))
             NIGHTS[name](stage, random.Random(f"{seed} {name} {ledger_name} {on_in_doubt}"))
             lost = stage.lost(at_the_end=False)
             stage.bring_home()
@@ -273,6 +396,8 @@ def play(name: str, ledger_name: str, on_in_doubt: OnInDoubt, *, rows: int = ROW
 
 def bound_of(name: str, verdict: Verdict) -> int:
     """How many rows may be sent twice: those in flight, or those to which Halo gave no trustworthy answer."""
+    if NIGHTS[name] is clocks_step:
+        return 0
     return len(verdict.doubted) if NIGHTS[name] is faulty_halo else CONCURRENCY
 
 
@@ -358,7 +483,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     began = time.monotonic()
     ledgers = [name for name in LEDGERS if reachable(name)]
-    cells = [(night, policy, ledger) for night in NIGHTS for policy in POLICIES for ledger in ledgers]
+    clocks = fake_clocks()
+    cells = [(night, policy, ledger) for night, ledger in cells_on(ledgers) for policy in POLICIES]
     done = Counter[str]()
 
     def one(cell: tuple[str, OnInDoubt, str]) -> Verdict:
@@ -377,6 +503,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for fault in verdict.faults(policy, bound=bound_of(night, verdict))
     ]
     print("\n".join(table(verdicts, ledgers)))
+    if not clocks:
+        print("\nNo clock stepped: libfaketime is not installed here.")
     print(f"\n{options.rows} rows a night, at most {CONCURRENCY} in flight; {', '.join(ledgers)} in this order.")
     for ledger in ledgers[1:2] or ledgers:
         rows = options.two_workers_rows
@@ -397,12 +525,12 @@ def table(verdicts: dict[tuple[str, OnInDoubt, str], Verdict], ledgers: Sequence
     yield "|---|---|--:|--:|--:|--:|"
     for night in NIGHTS:
         for policy in POLICIES:
-            found = [verdicts[night, policy, ledger] for ledger in ledgers]
+            found = [verdicts.get((night, policy, ledger)) for ledger in ledgers]
             lost, doubted, twice = (
-                ", ".join(str(len(getattr(verdict, rows))) for verdict in found)
+                ", ".join(str(len(getattr(verdict, rows))) if verdict else "-" for verdict in found)
                 for rows in ("lost", "doubted", "twice")
             )
-            bounds = [0 if policy == "hold" else bound_of(night, verdict) for verdict in found]
+            bounds = [0 if policy == "hold" else bound_of(night, verdict) for verdict in found if verdict]
             bound = ", ".join(map(str, bounds if len(set(bounds)) > 1 else bounds[:1]))
             yield f"| {night} | {policy} | {lost} | {doubted} | {twice} | {bound} |"
 

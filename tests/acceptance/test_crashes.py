@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from halo_provider.ledger import OnInDoubt
-from tests.acceptance.proof import LEDGERS, NIGHTS, Verdict, bound_of, play
+from tests.acceptance.proof import LEDGERS, Verdict, bound_of, cells_on, play
 
 pytestmark = pytest.mark.acceptance
 
@@ -32,8 +32,7 @@ def verdicts(request: pytest.FixtureRequest) -> Iterator[Verdicts]:
         }
 
 
-@pytest.mark.parametrize("ledger_name", LEDGERS)
-@pytest.mark.parametrize("night", NIGHTS)
+@pytest.mark.parametrize(("night", "ledger_name"), cells_on(LEDGERS))
 def test_no_row_is_lost_and_none_doubled_beyond_doubt(
     night: str, ledger_name: str, request: pytest.FixtureRequest, verdicts: Verdicts
 ) -> None:

@@ -27,6 +27,7 @@ from tests.soak.worker import fake_clocks
 
 PAGE = Path(__file__).parents[2] / "docs" / "soak.md"
 CHAOS_SECONDS = (5.0, 9.0)  # of a round
+SHOWN = 10  # findings of one round
 DEEDS = ("Killed", "Stopped", "Clock steps", "Ledger cut off")
 FINDINGS = ("Doubles with doubt", "Doubles without doubt", "Lost", "Out of order", "Mismatches")
 POLICIES: tuple[OnInDoubt, ...] = ("resend", "hold")
@@ -67,26 +68,28 @@ def soak(ledger_name: str, *, seconds: float, seed: int, clocks: bool) -> Soak:
     ends_at = time.monotonic() + seconds
     with ledger_place(ledger_name) as (url, cut):
         Ledger.at(url).close()
-        for number, (limit, policy) in enumerate(zip(itertools.cycle(LIMITS), itertools.cycle(POLICIES), strict=False)):
+        limits = random.Random(seed).sample(LIMITS, len(LIMITS))
+        for number in itertools.count():
             if time.monotonic() >= ends_at:
                 break
+            times_round, index = divmod(number, len(limits))
             chance = random.Random(f"{seed} {ledger_name} {number}")
             result = Round(
                 name=f"soak/{ledger_name} {number}",
                 ledger_url=url,
                 cut=cut,
-                on_in_doubt=policy,
-                limit=limit,
+                on_in_doubt=POLICIES[(index + times_round) % len(POLICIES)],
+                limit=limits[index],
                 chaos_seconds=min(chance.uniform(*CHAOS_SECONDS), seconds),
                 chance=chance,
                 fake_clocks=clocks,
             ).play()
             found.results.append(result)
             print(f"{found.line()} so far", file=sys.stderr)
-            for finding in result.findings:
+            for finding in result.findings[:SHOWN]:
                 print(f"FOUND: {finding}", file=sys.stderr)
             if result.evidence:
-                print(f"The evidence is in {result.evidence}", file=sys.stderr)
+                print(f"{len(result.findings)} findings: all of them are in {result.evidence}", file=sys.stderr)
     return found
 
 

@@ -19,7 +19,7 @@ from halo_provider.simulator import Simulator, serving
 from halo_provider.simulator.limits import Limit
 from tests.soak import chaos
 from tests.soak.judge import Case, Evidence, Verdict, judge
-from tests.soak.worker import Task, Worker
+from tests.soak.worker import Task, Worker, set_clock
 
 WORKERS = 3
 ROWS = 500
@@ -31,8 +31,12 @@ KILLS = "kills"
 STOPS = "stops"
 STEPS = "clock steps"
 CUTS = "database cuts"
-EVERY = {KILLS: 0.3, STOPS: 1.5, STEPS: 1.5, CUTS: 4.0}  # seconds from one to the next, on average
-KILLS_EVERY = (0.2, 0.3, 1.5)  # the same in different rounds: where workers live longer, other harm can be done
+EVERY = {STOPS: 1.5, STEPS: 1.5, CUTS: 4.0}  # seconds from one to the next, on average
+KILLS_EVERY = (
+    0.15,
+    0.25,
+    1.0,
+)  # the same, of which each round has one: where workers live longer, more happens to them
 STOPPED_FOR = (1.1, 2.0)  # leases
 OFFSETS = (0, 3600, -3600, 120, -120, 7, -7)  # seconds by which a clock is off
 CALM_RUNS = 5  # at most
@@ -199,7 +203,7 @@ class Round:
         self._sources[run] = [(row["id"], row["user"]) for row in rows]
         clock = "clock" if self.ledger_url.startswith("sqlite") else f"clock-{slot}"
         if not (self._folder / clock).exists():
-            (self._folder / clock).write_text("+0")
+            set_clock(self._folder / clock, offset=0)
         task = Task(
             run=run,
             rows=tuple(rows),
@@ -243,7 +247,7 @@ class Round:
     def _step(self, clock: str) -> None:
         step = self.chance.choice(OFFSETS)
         self._note(f"{clock} is {step:+} s off")
-        (self._folder / clock).write_text(f"{step:+}")
+        set_clock(self._folder / clock, offset=step)
         self.deeds.clock_steps += 1
 
     def _let_halo_fail(self) -> None:

@@ -60,6 +60,7 @@ class Task:
     folder: Path  # for the stacks of a worker that hangs, and for the offset of its clock
     clock: str
     lease: float = 2.0
+    submission: Submission = SUBMISSION
     timeout: float = 1.0
     concurrency: int = 8
     batch_size: int = 20
@@ -75,7 +76,7 @@ def fake_clocks() -> bool:
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "FAKETIME_FORCE_MONOTONIC_FIX": "0",  # it made every wait of one thread for another take 70 ms
         "FAKETIME_DISABLE_SHM": "1",
-        "FAKETIME_CACHE_DURATION": "1",  # seconds until a step is noticed
+        "FAKETIME_NO_CACHE": "1",  # a step is noticed at once
         "NO_FAKE_STAT": "1",
     }
     os.environ.update(settings)
@@ -83,6 +84,13 @@ def fake_clocks() -> bool:
     for name in settings:
         del os.environ[name]
     return True
+
+
+def set_clock(file: Path, *, offset: int) -> None:
+    """Let the workers that read this file be so many seconds off, from now on."""
+    new = file.with_suffix(".new")
+    new.write_text(f"{offset:+}")
+    new.replace(file)  # a worker may read it at any moment
 
 
 class Worker:
@@ -155,7 +163,7 @@ async def _deliver(task: Task, report: Connection) -> dict[str, Any]:
         async with _SignedClient(task) as client:
             delivered = await deliver(
                 ListSource(list(task.rows)),
-                submission=SUBMISSION,
+                submission=task.submission,
                 client=client,
                 lease_holder=ledger.lease_holder(task.namespace, task_instance=TaskInstanceRef(), lease=task.lease),
                 options=DeliveryOptions(
