@@ -20,6 +20,7 @@ from halo_provider.ledger.threads import BoundedCalls
 
 TRANSACTION_ATTEMPTS = 5  # tries of a transaction that a server rolled back in favour of another
 TRANSACTION_TIMEOUT = 20.0  # seconds after which a transaction on a server is abandoned
+SILENT_TIMEOUT = 3.0  # the same after one that was abandoned, until the server answers again
 BUSY_TIMEOUT = 30.0  # seconds a writer waits for SQLite's lock
 BUSY_SLICE = 0.25  # seconds it waits at a time, so that it can give up earlier
 BUSY_POLL = 0.02  # seconds between tries where SQLite does not wait by itself
@@ -36,6 +37,7 @@ class Database:
         self._is_sqlite = engine.dialect.name == "sqlite"
         self._calls = BoundedCalls()
         self._finish_at = math.inf
+        self._is_silent = False  # the last call to a server was abandoned
         self._is_open = False
         self._booted_at: datetime | None = None
         self._file: _File | None = None  # SQLite's
@@ -81,11 +83,13 @@ class Database:
         """Run `work` in one transaction, and again where the database rolled it back in favour of another.
 
         With `read_only`, SQLite neither waits for a writer nor blocks one. Raises LedgerError where the database cannot
-        be reached, refuses, or has not answered after `TRANSACTION_TIMEOUT`; on SQLite, where its lock was not free for
-        `BUSY_TIMEOUT`.
+        be reached, refuses, or has not answered after `TRANSACTION_TIMEOUT`, once it was silent after `SILENT_TIMEOUT`;
+        on SQLite, where its lock was not free for `BUSY_TIMEOUT`.
         """
         engine = self.engine.execution_options(read_only=True) if read_only else self.engine
         allowed = BUSY_TIMEOUT if self._is_sqlite else TRANSACTION_TIMEOUT
+        if self._is_silent:
+            allowed = min(allowed, SILENT_TIMEOUT)
         give_up_at = time.monotonic() + allowed
 
         def time_left() -> float:
@@ -99,10 +103,13 @@ class Database:
                     lambda abandoned: self._run(engine, work, time_left=time_left, abandoned=abandoned),
                     time_left=time_left,
                 )
+                self._is_silent = False
         except TimeoutError as error:
+            self._is_silent = True
             self.engine.dispose(close=False)  # the silent connections are left to the threads that wait for them
             raise self._error("its database does not answer") from error
         except SQLAlchemyError as error:
+            self._is_silent = False
             raise self._error(reason_of(error)) from error
         self._check_file()
         return result

@@ -310,7 +310,7 @@ def silent_ledger(stage: Stage, _chance: random.Random) -> None:
         worker = Worker(replace(stage.task, ledger_url=behind))
         stage.wait_for_chats(stage.task.rows // 4)
         proxy.silence()
-        if worker.finish()["stopped"] is None:
+        if worker.finish(within=120.0)["stopped"] is None:
             raise RuntimeError("the run did not notice that its ledger is silent")
     stage.run()
 
