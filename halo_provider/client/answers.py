@@ -42,7 +42,7 @@ def read_answer(
     these quote of the request is masked.
     """
     if not response.is_success:
-        wait = retry_after(response.headers.get("retry-after"), now=datetime.now(UTC))
+        wait = retry_after(response.headers.get("retry-after"), now=_answered_at(response))
         words = masked_words(error_message(body.content), values=request_texts(request))
         raise status_error(path, status=response.status_code, words=words, wait=wait, url=url)
     try:
@@ -80,13 +80,23 @@ def retry_after(header: str | None, *, now: datetime) -> float | None:
         return None
     if _SECONDS.fullmatch(seconds := header.strip()):
         return min(float(seconds), MAX_RETRY_AFTER)
+    timestamp = _http_date(header)
+    if timestamp is None:
+        return None
+    return min(max(0.0, (timestamp - now).total_seconds()), MAX_RETRY_AFTER)
+
+
+def _answered_at(response: httpx.Response) -> datetime:
+    """When the server answered, by its own clock, which its dates go by: this host's may be off."""
+    return _http_date(response.headers.get("date", "")) or datetime.now(UTC)
+
+
+def _http_date(header: str) -> datetime | None:
     try:
         timestamp = parsedate_to_datetime(header)
     except (ValueError, OverflowError):
         return None
-    if timestamp.tzinfo is None:
-        timestamp = timestamp.replace(tzinfo=UTC)
-    return min(max(0.0, (timestamp - now).total_seconds()), MAX_RETRY_AFTER)
+    return timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=UTC)
 
 
 def error_message(content: bytes) -> str:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
+import httpx
 import jwt
 import pytest
 from hypothesis import given, settings
@@ -369,6 +370,17 @@ def test_rate_limit_carries_its_wait_until_a_date(halo: Simulator, unsigned: Hal
     halo.script(path="/chat", faults=[Fault.rate_limited(retry_after=30, as_http_date=True)])
 
     assert failure(unsigned).retry_after == pytest.approx(30, abs=5)
+
+
+def test_wait_until_a_date_goes_by_the_clock_of_the_server() -> None:
+    """A host whose clock is years off waits as long as Halo asks: the answer says when it was given."""
+    headers = {"Date": format_datetime(NOW, usegmt=True)}
+    headers["Retry-After"] = format_datetime(NOW + timedelta(seconds=30), usegmt=True)
+    refusing = httpx.MockTransport(lambda _request: httpx.Response(429, headers=headers))
+
+    client = HaloClient(widget_key=EXAMPLE_WIDGET_KEY, base_url="http://127.0.0.1", transport=refusing)
+
+    assert failure(client).retry_after == 30.0
 
 
 @pytest.mark.parametrize(

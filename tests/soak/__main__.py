@@ -10,6 +10,7 @@ Halo and the ledger have. Prints a table, and writes docs/soak.md. Ends with 0 o
 
 import argparse
 import itertools
+import os
 import platform
 import random
 import sys
@@ -23,14 +24,33 @@ from halo_provider.ledger import Ledger, OnInDoubt
 from tests.acceptance.proof import LEDGERS, ledger_place, reachable
 from tests.soak.chaos import LIMITS
 from tests.soak.rounds import LATENCY, ROWS, USERS, WORKERS, Result, Round
-from tests.soak.worker import fake_clocks
+from tests.soak.worker import LEASE, fake_clocks
 
 PAGE = Path(__file__).parents[2] / "docs" / "soak.md"
-CHAOS_SECONDS = (5.0, 9.0)  # of a round
+CHAOS_SECONDS = (6.0, 12.0)  # of a round
 SHOWN = 10  # findings of one round
 DEEDS = ("Killed", "Stopped", "Clock steps", "Ledger cut off")
 FINDINGS = ("Doubles with doubt", "Doubles without doubt", "Lost", "Out of order", "Mismatches")
 POLICIES: tuple[OnInDoubt, ...] = ("resend", "hold")
+
+EXPLANATION = f"""\
+In each round {WORKERS} workers deliver the same {ROWS} rows of at most {USERS} users, in orders of their own. Halo
+answers after {LATENCY[0]} to {LATENCY[1]} s, makes every fault, and has one of the limits that the simulator knows.
+Workers are killed while they send, or stopped for longer than their lease of {LEASE:g} s lives. Their clocks step by
+up to an hour, and the ledger's connections are cut off for a while (SQLite: its file is locked). `on_in_doubt` is
+"resend" in half of the rounds and "hold" in the others. In the end a calm run does what is left to do.
+
+The judge reads the ledger by SQL and asks Halo over HTTP. It shares no code with the package, and counts:
+
+- **Doubles**: copies of a row beyond its first one. Each of them needs a record of doubt of its own in the row's
+  history. With "hold" there must be none at all.
+- **Lost**: rows that are neither delivered nor rejected for a reason. With "hold" a row may also be in doubt, or wait,
+  with a reason, while a row of the same user is in doubt.
+- **Out of order**: rows that Halo took from a run before it had an earlier one of the same user in that run's source,
+  unless that one was rejected; and rows that it took while it worked on another row of the same user from the same run.
+  Between runs whose sources have different orders nothing more is promised.
+- **Mismatches**: rows delivered in a session in which Halo does not have them; and rows with Halo that the ledger does
+  not call delivered, without a record of doubt."""
 
 
 @dataclass(slots=True)
@@ -118,8 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def report(soaks: Sequence[Soak], *, minutes: float, seed: int, clocks: bool) -> Iterator[str]:
     """What was done, and what came of it, as Markdown."""
     yield (
-        f"`make soak` on {datetime.now(UTC):%Y-%m-%d}, {minutes:g} minutes, seed {seed}: {platform.system()}, "
-        f"Python {platform.python_version()}."
+        f"`make soak` on {datetime.now(UTC):%Y-%m-%d}, {minutes:g} minutes, seed {seed}: {os.cpu_count()} cores, "
+        f"{platform.system()}, Python {platform.python_version()}."
     )
     yield ""
     columns = ("Ledger", "Rounds", *DEEDS, "Rows", "Chats", *FINDINGS, "Seconds")
@@ -128,9 +148,9 @@ def report(soaks: Sequence[Soak], *, minutes: float, seed: int, clocks: bool) ->
     for each in soaks:
         yield each.line()
     yield ""
-    yield f"{WORKERS} workers, {ROWS} rows of at most {USERS} users a round, Halo answers after {LATENCY[0]} to "
-    yield f"{LATENCY[1]} s."
+    yield from EXPLANATION.splitlines()
     if not clocks:
+        yield ""
         yield "No clock was stepped: libfaketime is not installed here, or not wanted."
 
 

@@ -23,7 +23,7 @@ from tests.soak.worker import Task, Worker, set_clock
 
 WORKERS = 3
 ROWS = 500
-USERS = 60  # some have many rows, most have few
+USERS = 200  # some have many rows, most have few
 REFUSABLE = 0.01  # share of the rows that no run can send
 LATENCY = (0.02, 0.25)  # seconds Halo takes to answer
 TICK = 0.03  # seconds between looks at the workers, and between faults
@@ -31,12 +31,13 @@ KILLS = "kills"
 STOPS = "stops"
 STEPS = "clock steps"
 CUTS = "database cuts"
-EVERY = {STOPS: 1.5, STEPS: 1.5, CUTS: 4.0}  # seconds from one to the next, on average
+EVERY = {STOPS: 1.5, STEPS: 1.5, CUTS: 8.0}  # seconds from one to the next, on average
 KILLS_EVERY = (
     0.15,
     0.25,
     1.0,
 )  # the same, of which each round has one: where workers live longer, more happens to them
+RESTART = 0.3  # seconds after which a run that ended by itself is followed by the next one
 STOPPED_FOR = (1.1, 2.0)  # leases
 OFFSETS = (0, 3600, -3600, 120, -120, 7, -7)  # seconds by which a clock is off
 CALM_RUNS = 5  # at most
@@ -127,6 +128,7 @@ class Round:
         self._order("limit", {"limit": self.limit and self.limit.model_dump(mode="json")})
         workers = [self._worker(slot) for slot in range(WORKERS)]
         stopped: dict[Worker, float] = {}  # and when each goes on
+        ended: dict[Worker, float] = {}  # and when it was noticed
         cutting: threading.Thread | None = None
         now = time.monotonic()
         self._every = EVERY | {KILLS: self.chance.choice(KILLS_EVERY)}
@@ -137,8 +139,11 @@ class Round:
             self._let_halo_fail()
             for slot, worker in enumerate(workers):
                 if worker.look():
-                    self._note_end(worker)
-                    workers[slot] = self._worker(slot)
+                    if worker not in ended:
+                        self._note_end(worker)
+                        ended[worker] = time.monotonic()
+                    elif time.monotonic() > ended[worker] + RESTART:
+                        workers[slot] = self._worker(slot)
             for worker in [worker for worker, goes_on_at in stopped.items() if goes_on_at <= time.monotonic()]:
                 self._note(f"{worker.task.run} goes on")
                 worker.send_signal(signal.SIGCONT)

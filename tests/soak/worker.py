@@ -6,6 +6,7 @@ libfaketime, and every worker reads how far its clock is off from a file.
 
 import asyncio
 import faulthandler
+import logging
 import multiprocessing
 import os
 import signal
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import halo_provider.delivery.commit
 import halo_provider.delivery.delivery
@@ -31,6 +32,7 @@ from halo_provider.sources.lists import ListSource
 from halo_provider.submission import Submission, User
 
 SUBMISSION = Submission(name="soak", key="id", user=User(id="user"), message="Row {id}: thank you.")
+LEASE = 2.0  # seconds
 LEASE_MARGIN = 0.5  # seconds: leases are short here
 POLL = 0.2  # seconds between looks at another run's rows, and between offers to a ledger that went away
 LEDGER_TIMEOUT = 5.0  # seconds in which outcomes are offered again to a ledger that went away
@@ -40,10 +42,10 @@ LIBFAKETIME = (
     Path("/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1"),
     Path("/usr/lib64/faketime/libfaketimeMT.so.1"),
 )
-BEGUN = "begun"
+BEGUN = "begun"  # said by a worker that sends its first row
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload([__name__])
+_context.set_forkserver_preload([__name__, "halo_provider.client.transport", "psycopg2", "pymysql"])
 _starting = threading.Lock()  # multiprocessing's bookkeeping of children is not made for several threads
 
 
@@ -59,11 +61,11 @@ class Task:
     on_in_doubt: OnInDoubt
     folder: Path  # for the stacks of a worker that hangs, and for the offset of its clock
     clock: str
-    lease: float = 2.0
+    lease: float = LEASE
     submission: Submission = SUBMISSION
     timeout: float = 1.0
     concurrency: int = 8
-    batch_size: int = 20
+    batch_size: int = 10
 
 
 def fake_clocks() -> bool:
@@ -147,20 +149,28 @@ def _work(task: Task, report: Connection) -> None:
     halo_provider.delivery.delivery.CLAIM_POLL = POLL
     halo_provider.delivery.commit.LEDGER_POLL = POLL
     halo_provider.delivery.commit.LEDGER_TIMEOUT = LEDGER_TIMEOUT
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)  # it logs every connection that was cut
     with _stacks_file(task).open("w") as stacks:
-        faulthandler.register(signal.SIGUSR1, file=stacks)
-        report.send(asyncio.run(_deliver(task, report)))
+        report.send(asyncio.run(_deliver(task, report, stacks=stacks)))
 
 
-async def _deliver(task: Task, report: Connection) -> dict[str, Any]:
+def _write_stacks(file: TextIO) -> None:
+    """Write what every task of the loop waits for."""
+    for each in asyncio.all_tasks():
+        each.print_stack(file=file)
+    file.flush()
+
+
+async def _deliver(task: Task, report: Connection, *, stacks: TextIO) -> dict[str, Any]:
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _write_stacks, stacks)
+    faulthandler.register(signal.SIGUSR1, file=stacks, chain=True)  # also where the loop itself is blocked
     supervisor = os.getppid()
     try:
         ledger = Ledger.at(task.ledger_url)
     except LedgerError as error:
         return {"stopped": str(error)}
     with closing(ledger):
-        report.send(BEGUN)
-        async with _SignedClient(task) as client:
+        async with _SignedClient(task, report) as client:
             delivered = await deliver(
                 ListSource(list(task.rows)),
                 submission=task.submission,
@@ -178,12 +188,20 @@ async def _deliver(task: Task, report: Connection) -> dict[str, Any]:
 
 
 class _SignedClient(HaloClient):
-    """A client that tells Halo with every row which run sends it: the row's own content is the same in every run."""
+    """A client that tells Halo with every row which run sends it: the row's own content is the same in every run.
 
-    def __init__(self, task: Task) -> None:
+    It reports the first row that it sends.
+    """
+
+    def __init__(self, task: Task, report: Connection) -> None:
         super().__init__(widget_key=EXAMPLE_WIDGET_KEY, base_url=task.halo_url, timeout=task.timeout)
         self._signature = {"run": task.run}
+        self._report = report
+        self._has_begun = False
 
     async def chat(self, request: Chat) -> ChatAnswer:
         """Chat under the run's name."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._report.send(BEGUN)
         return await super().chat(request.model_copy(update={"custom_fields": self._signature}))
