@@ -49,9 +49,9 @@ class Breaker:
             every_row = EveryRowRefusedError(refused=MAX_FIRST_REFUSED, error=str(error))
             self._stop.request(str(every_row), error=every_row)
 
-    def gave_up(self, row_number: int, error: HaloCallError) -> None:
+    def gave_up(self, place: str, error: HaloCallError) -> None:
         """A row has used up its attempts. Where many do so one after the other, the run stops."""
-        self.first_given_up = self.first_given_up or f"row {row_number}: {error}"
+        self.first_given_up = self.first_given_up or f"row {place}: {error}"
         self._given_up_in_a_row += 1
         if self._given_up_in_a_row >= MAX_GIVEN_UP:
             self._stop.request(f"{MAX_GIVEN_UP} rows in a row were given up: {error}", error=error)

@@ -408,7 +408,7 @@ class _Delivery:
         elif is_last or (work.doubtful and self._options.on_in_doubt == "hold"):
             status = RowStatus.IN_DOUBT if work.doubtful else RowStatus.FAILED
             self._settle(work, status, str(error), reply=_reply(error))
-            self._breaker.gave_up(work.row.number, error)
+            self._breaker.gave_up(work.row.place, error)
             return True
         if self._stop.requested:
             self._settle(work, work.resting_status, str(error), reply=_reply(error))

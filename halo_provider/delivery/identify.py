@@ -100,11 +100,11 @@ class _Identity:
     """The last row's request about one user or company, and that row."""
 
     request: str
-    row_number: int
     row: str
 
     def origin(self) -> Row:
-        return Row(self.row_number, from_json(self.row))
+        number, values, file = from_json(self.row)
+        return Row(number, values, file=file)
 
 
 class _Identities:
@@ -114,7 +114,7 @@ class _Identities:
         self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode=OFF")
         for table in ("users", "companies"):
-            self._db.execute(f"CREATE TABLE {table} (id TEXT PRIMARY KEY, request TEXT, row_number INTEGER, row TEXT)")
+            self._db.execute(f"CREATE TABLE {table} (id TEXT PRIMARY KEY, request TEXT, row TEXT)")
 
     def put(self, table: Literal["users", "companies"], identity: str, request: BaseModel, row: Row) -> None:
         """Remember what the row says; it replaces what an earlier row said, in the earlier row's place.
@@ -122,18 +122,18 @@ class _Identities:
         Raises RowError for a row that holds what is no Unicode.
         """
         try:
-            values = to_json(row.values, fallback=str, bytes_mode="base64").decode()
+            origin = to_json([row.number, row.values, row.file], fallback=str, bytes_mode="base64").decode()
         except PydanticSerializationError:
             raise RowError("a text of this row is not valid Unicode; clean it at the source") from None
         self._db.execute(
-            f"INSERT INTO {table} VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "  # noqa: S608 -- one of two names
-            "SET request = excluded.request, row_number = excluded.row_number, row = excluded.row",
-            (identity, request.model_dump_json(exclude_none=True), row.number, values),
+            f"INSERT INTO {table} VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE "  # noqa: S608 -- one of two names
+            "SET request = excluded.request, row = excluded.row",
+            (identity, request.model_dump_json(exclude_none=True), origin),
         )
 
     def each(self, table: Literal["users", "companies"]) -> Iterator[_Identity]:
         """Everything remembered, in the order of first appearance."""
-        query = f"SELECT request, row_number, row FROM {table} ORDER BY rowid"  # noqa: S608 -- one of two names
+        query = f"SELECT request, row FROM {table} ORDER BY rowid"  # noqa: S608 -- one of two names
         return (_Identity(*found) for found in self._db.execute(query))
 
     def count(self, table: Literal["users", "companies"]) -> int:

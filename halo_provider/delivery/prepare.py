@@ -16,7 +16,7 @@ class PreparedRow(NamedTuple):
     """One row as it was read: a duplicate, an error (with its key, where it has one), or a submission.
 
     `waits_for` says why its submission cannot be sent in this run: the row that it follows is not delivered yet.
-    `repeats` is the number of an earlier row of the source with the same key and another content, which this one
+    `repeats` is the place of an earlier row of the source with the same key and another content, which this one
     follows up.
     """
 
@@ -26,7 +26,7 @@ class PreparedRow(NamedTuple):
     error: RowError | None = None
     submission: RenderedSubmission | None = None
     waits_for: str | None = None
-    repeats: int | None = None
+    repeats: str | None = None
     is_first: bool = True
 
     @property
@@ -38,7 +38,7 @@ class PreparedRow(NamedTuple):
 class SeenRow(NamedTuple):
     """What is remembered of the first row that had a key."""
 
-    number: int
+    place: str
     payload_hash: str | None
     user_id: str | None
 
@@ -50,7 +50,7 @@ class SeenKeys:
         self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode=OFF")
         self._db.execute(
-            "CREATE TABLE seen (row_key TEXT PRIMARY KEY, number INTEGER, payload_hash TEXT, user_id TEXT)"
+            "CREATE TABLE seen (row_key TEXT PRIMARY KEY, place TEXT, payload_hash TEXT, user_id TEXT)"
             " WITHOUT ROWID"
         )
 
@@ -124,7 +124,7 @@ class Reader:
             if prepared.row_key is None:
                 continue
             first = met_before.get(prepared.row_key) or firsts[prepared.row_key]
-            if first.number != prepared.row.number:
+            if first.place != prepared.row.place:
                 prepared_rows[place] = self._repeated(prepared, first)
 
     def _repeated(self, prepared: PreparedRow, first: SeenRow) -> PreparedRow:
@@ -135,11 +135,11 @@ class Reader:
         if submission.payload_hash == first.payload_hash:
             return PreparedRow(row, row_key, duplicate=True, is_first=False)
         if self._follows_up and first.payload_hash is not None and submission.user_id == first.user_id:
-            return prepared._replace(repeats=first.number, is_first=False)
+            return prepared._replace(repeats=first.place, is_first=False)
         remedy = "give each a key of its own"
         if not self._follows_up:
             remedy += ", or send the second one after the first with on_change='follow_up'"
-        reason = f"rows {first.number} and {row.number} have the same key {row_key!r} and different content; {remedy}"
+        reason = f"rows {first.place} and {row.place} have the same key {row_key!r} and different content; {remedy}"
         return PreparedRow(row, row_key, error=RowError(reason), is_first=False)
 
     def _prepare(self, row: Row) -> PreparedRow:
@@ -164,7 +164,7 @@ class Reader:
 def _seen(prepared: PreparedRow) -> SeenRow:
     submission = prepared.submission
     return SeenRow(
-        prepared.row.number,
+        prepared.row.place,
         submission.payload_hash if submission else None,
         submission.user_id if submission else None,
     )

@@ -330,4 +330,4 @@ class _Kept(DeliveryObserver):
     def row_ended(self, outcome: Outcome) -> None:
         self.session_ids.add(outcome)
         if outcome.status is RowStatus.REJECTED and self.first_rejected is None:
-            self.first_rejected = f"row {outcome.row.number}: {outcome.error}"
+            self.first_rejected = f"row {outcome.row.place}: {outcome.error}"

@@ -89,7 +89,7 @@ class RowOutput(DeliveryObserver):
     def reject(self, row: Row, error: RowError) -> None:
         """Keep a rejected row, and the first one's reason for people."""
         if self.first_rejected is None:
-            self.first_rejected = f"row {row.number}: {error}"
+            self.first_rejected = f"row {row.place}: {error}"
         self._rejects.write(row, error)
 
 

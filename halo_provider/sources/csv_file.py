@@ -11,10 +11,7 @@ here: a row that is not well-formed has to be rejected with its line and its val
   quote in a later row closes it, it swallows the rows between as one value, and raises nothing.
 """
 
-import codecs
 import csv
-import io
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, count, repeat
@@ -22,15 +19,13 @@ from typing import IO, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from halo_provider.exceptions import HaloError, RowError, SourceError, redact
+from halo_provider.exceptions import RowError, SourceError
+from halo_provider.sources.lines import Lines, RecordTooLongError
 from halo_provider.sources.rows import MAX_RAW_TEXT, Row, doubled_columns
+from halo_provider.sources.stored import stored_file
 from halo_provider.submission import is_unicode
 
-MAX_RECORD = 2_000_000  # characters in one CSV record, line breaks included
 MAX_FIELD = 1_000_000  # characters in one CSV value: more than Halo accepts; it ends a value whose quote is not closed
-_AT_ONCE = MAX_RECORD + 1  # characters: no more of a line is in memory
-_BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-_WITHOUT_MARK = {"utf-8-sig": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}  # for a line in mid-file
 
 
 class CsvOptions(BaseModel):
@@ -142,61 +137,31 @@ class CsvSource:
         return None
 
     @contextmanager
-    def _lines(self) -> Iterator["_Lines"]:
+    def _lines(self) -> Iterator[Lines]:
         """Open the file and give its lines."""
         previous_limit = csv.field_size_limit(MAX_FIELD)
         try:
-            with self._open_binary() as binary:
-                opened = _written(binary)
-                start = binary.read(3)
-                size = binary.seek(0, io.SEEK_END)
-                binary.seek(0)
-                marked = (name for mark, name in _BYTE_ORDER_MARKS.items() if start.startswith(mark))
-                encoding = next(marked, self.options.encoding)
-                text = io.TextIOWrapper(binary, encoding=encoding, errors="surrogateescape", newline="")
-                yield _Lines(
-                    text, encoding=encoding, size=size, check_end=self._end_check(binary, size=size, opened=opened)
-                )
-        except UnicodeError as error:
-            encoding = getattr(error, "encoding", self.options.encoding)
-            raise SourceError(
-                f"{self.path}: it cannot be read as {encoding}; give csv_options the file's own encoding"
-            ) from error
-        except OSError as error:
-            raise SourceError(f"{self.path}: {error.strerror or error}") from error
-        except HaloError:
-            raise
-        except Exception as error:  # every storage has errors of its own
-            raise SourceError(f"{self.path}: {redact(f'{type(error).__name__}: {error}')}") from error
+            with stored_file(self.path, self._open_binary, wanted=None) as stored:
+                try:
+                    yield Lines(stored, encoding=self.options.encoding)
+                except UnicodeError as error:
+                    encoding = getattr(error, "encoding", self.options.encoding)
+                    raise SourceError(
+                        f"{self.path}: it cannot be read as {encoding}; give csv_options the file's own encoding"
+                    ) from error
         finally:
             csv.field_size_limit(previous_limit)
 
-    def _end_check(self, binary: IO[bytes], *, size: int, opened: tuple[int, int] | None) -> Callable[[], None]:
-        """What raises SourceError at the end of a file that was changed since it was opened."""
-
-        def check_end() -> None:
-            end = binary.tell()
-            if end < size:
-                raise SourceError(
-                    f"{self.path}: it ended after {end:,} of the {size:,} bytes that it had when it was opened; "
-                    "run the task again when the file is complete"
-                )
-            if _written(binary) != opened:
-                raise SourceError(
-                    f"{self.path}: it was written to while it was read; run the task again when the file is complete"
-                )
-
-        return check_end
-
-    def _records(self, lines: "_Lines") -> Iterator["_Record"]:
-        """Parse the lines; blank ones are left out."""
-        reader = csv.reader(lines, delimiter=self.options.delimiter, quotechar=self.options.quotechar, strict=True)
+    def _records(self, lines: Lines) -> Iterator["_Record"]:
+        """Parse the lines; blank ones are left out, and Excel's line that names the delimiter."""
+        delimiter = lines.take_separator() or self.options.delimiter
+        reader = csv.reader(lines, delimiter=delimiter, quotechar=self.options.quotechar, strict=True)
         while True:
             lines.begin_record()
             first_line = lines.number + 1
             try:
                 fields = next(reader, None)
-            except csv.Error as error:
+            except (csv.Error, RecordTooLongError) as error:
                 # A quote that is never closed takes in the lines after it, which may be rows: each of them is rejected.
                 reasons = chain([str(error)], repeat(f"it belongs to the quoted value of line {first_line}"))
                 for line, reason, content in zip(count(first_line), reasons, lines.latest, strict=False):
@@ -207,72 +172,6 @@ class CsvSource:
                 return
             if fields:
                 yield _Record(first_line, lines.number, fields)
-
-
-class _Lines:
-    """A file's lines, with their ends. `number` counts them, `latest` are those of the record that is being parsed.
-
-    Raises csv.Error, and goes on with the next line after that, where a record is longer than `MAX_RECORD`. Calls
-    `check_end` at the end of the file, and before a last line without a line end.
-    """
-
-    def __init__(self, text: IO[str], *, encoding: str, size: int, check_end: Callable[[], None]) -> None:
-        self.latest: list[str] = []
-        self.number = 0
-        self._text = text
-        self._check_end = check_end
-        self._length = 0  # characters of the latest lines
-        self._ended_in_mid_line_end = False  # between the two characters of a line end that were read apart
-        self._encoding = _WITHOUT_MARK.get(codecs.lookup(encoding).name, encoding)
-        self._size = size
-        self._bytes_read = 0
-
-    @property
-    def share_read(self) -> float:
-        """The share of the file that the lines read so far take up, at most 1.0."""
-        return min(self._bytes_read / self._size, 1.0) if self._size else 1.0
-
-    def begin_record(self) -> None:
-        """Forget the lines of the record before."""
-        self.latest.clear()
-        self._length = 0
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> str:
-        line = self._read_on()
-        if line == "\n" and self._ended_in_mid_line_end:
-            line = self._read_on()
-        if not line.endswith(("\n", "\r")) and len(line) < _AT_ONCE:  # a last line may have been cut off
-            self._check_end()
-        if not line:
-            raise StopIteration
-        self._ended_in_mid_line_end = False
-        self.number += 1
-        self.latest.append(line)
-        self._length += len(line)
-        if self._length > MAX_RECORD:
-            while line and not line.endswith(("\n", "\r")):
-                line = self._read_on()
-            self._ended_in_mid_line_end = len(line) == _AT_ONCE and line.endswith("\r")
-            raise csv.Error(f"it has more than {MAX_RECORD:,} characters")
-        return line
-
-    def _read_on(self) -> str:
-        some = self._text.readline(_AT_ONCE)
-        # Not the stream's position, which is ahead by a buffer: in a small file by everything.
-        self._bytes_read += len(some.encode(self._encoding, errors="replace"))
-        return some
-
-
-def _written(binary: IO[bytes]) -> tuple[int, int] | None:
-    """The size of a local file and when it was last written to; None for what is no local file."""
-    try:
-        state = os.fstat(binary.fileno())
-    except (OSError, AttributeError):
-        return None
-    return state.st_size, state.st_mtime_ns
 
 
 class _Record(NamedTuple):

@@ -37,7 +37,7 @@ class RejectsFile:
         reason = f"{error.reason} ({error.detail})" if error.detail else error.reason
         originals = [row.values.get(name) for name in self._columns]
         with self._output:
-            self._writer.writerow([self._cell(value) for value in (*originals, row.number, error.column, reason)])
+            self._writer.writerow([self._cell(value) for value in (*originals, row.place, error.column, reason)])
 
     def _cell(self, value: Any) -> str:
         try:

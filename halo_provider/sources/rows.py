@@ -15,14 +15,21 @@ _SHORTENED.maxstring = _SHORTENED.maxother = MAX_RAW_TEXT
 
 
 class Row(NamedTuple):
-    """What a source yields: `number` is a CSV file's line (the header is line 1) or a place in a list, from 1.
+    """What a source yields: `number` is a file's line (the header is line 1) or a place in a list, from 1.
 
-    `error` is set where the row cannot be used at all; `values` then holds what could be read of it.
+    `error` is set where the row cannot be used at all; `values` then holds what could be read of it. `file` is set
+    where the source has several.
     """
 
     number: int
     values: RowValues
     error: RowError | None = None
+    file: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Where the row stands, for people, and different for each row of a source: ``12``, ``part-2.csv:12``."""
+        return str(self.number) if self.file is None else f"{self.file}:{self.number}"
 
 
 class Source(Protocol):

@@ -38,7 +38,7 @@ class Shard:
 class ShardedSource:
     """The rows of a source whose users are in one share.
 
-    The share is computed from the row's user; from its key where there is no user; from its number where the row has
+    The share is computed from the row's user; from its key where there is no user; from its place where the row has
     neither, because something is wrong with it. Each row is in exactly one share.
     """
 
@@ -73,4 +73,4 @@ class ShardedSource:
                         return found
                 except RowError:
                     continue
-        return str(row.number)
+        return row.place

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from halo_provider.exceptions import HaloConfigurationError, SourceError
-from halo_provider.sources.csv_file import MAX_FIELD, MAX_RECORD, CsvOptions, CsvSource
+from halo_provider.sources.csv_file import MAX_FIELD, CsvOptions, CsvSource
+from halo_provider.sources.lines import MAX_RECORD
 from halo_provider.sources.lists import ListSource
 from halo_provider.sources.rows import MAX_RAW_TEXT, Row
 
