@@ -3,6 +3,8 @@
 HaloError
 ├── HaloConfigurationError      a connection or a parameter that cannot work as given
 ├── SourceError                 a source that cannot be read as a whole
+│   ├── NoFileError             no file has a name that the pattern takes in
+│   └── TooFewRowsError         fewer rows than min_rows or on_empty ask for: nothing was sent
 ├── RowError                    one row that cannot become a request
 ├── HaloCallError               one HTTP attempt that did not end in success; `verdict` says what that means
 │   ├── HaloConnectionError     no answer; `sent` says whether the request may have reached Halo
@@ -31,6 +33,7 @@ HaloError
 import re
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 MAX_ERROR_TEXT = 500  # characters of Halo's own words kept in an error
 WRONG_URL_STATUSES = frozenset({404, 405, 410, 415, 501})  # with every 3xx: what an address that is not the API answers
@@ -61,7 +64,16 @@ class Verdict(StrEnum):
 
 
 class HaloError(Exception):
-    """Anything this package raises on purpose."""
+    """Anything this package raises on purpose.
+
+    Where a task ends with it, it carries what an alert needs: the `summary` that is in XCom, the files that were
+    written (`rejects_path`, `results_path`), and the address of the page with the rows (`page_url`).
+    """
+
+    summary: Mapping[str, Any] | None = None
+    rejects_path: str | None = None
+    results_path: str | None = None
+    page_url: str | None = None
 
     @property
     def retry_can_help(self) -> bool:
@@ -82,6 +94,27 @@ class SourceError(HaloError):
     """A source that cannot be read, or not to its end."""
 
 
+class NoFileError(SourceError):
+    """No file has a name that the pattern takes in."""
+
+    rows = 0
+
+    def __init__(self, pattern: str) -> None:
+        self.source = pattern
+        super().__init__(f"no file matches {pattern!r}; correct it, or set on_empty='skip' where there may be none")
+
+
+class TooFewRowsError(SourceError):
+    """The source has fewer rows than it has to have. Nothing was sent."""
+
+    def __init__(self, source: str, *, rows: int, min_rows: int) -> None:
+        self.source = source
+        self.rows = rows
+        self.min_rows = min_rows
+        found = f"{rows:,} rows, fewer than min_rows={min_rows:,}" if min_rows else "no rows, and on_empty='fail'"
+        super().__init__(f"{source}: it has {found}; nothing was sent. Check what makes the source.")
+
+
 class RowError(HaloError):
     """One row cannot become a request.
 
@@ -99,10 +132,10 @@ class RowError(HaloError):
 class OutputError(HaloError):
     """A results or rejects file cannot be written. It says nothing about the rows, which are in the ledger."""
 
-    def __init__(self, file: str, error: Exception) -> None:
+    def __init__(self, file: str, error: Exception, *, words: str | None = None) -> None:
         self.file = file
-        # Other words than the system's may quote a row.
-        reason = getattr(error, "strerror", None) or f"writing it raised {type(error).__name__}"
+        # Other words than the system's may quote a row; `words` are known not to.
+        reason = words or getattr(error, "strerror", None) or f"writing it raised {type(error).__name__}"
         super().__init__(f"{file} cannot be written: {reason}")
 
 

@@ -4,10 +4,12 @@ Every limit and every system-managed name here is from Halo's SDK documentation 
 read in November 2026.
 """
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_serializer, model_validator
-from pydantic_core import PydanticCustomError, to_json
+from pydantic_core import ErrorDetails, PydanticCustomError, to_json
 
 MAX_MESSAGE = 10_000  # characters
 MAX_CUSTOM_FIELDS = 10_000  # characters of JSON
@@ -105,6 +107,30 @@ def first_error(error: ValidationError) -> Problem:
     place = ".".join(str(part) for part in details["loc"])
     message = details["msg"].removeprefix("Value error, ")
     return Problem(f"{place}: {message}" if place else message, None)
+
+
+def explained(error: ValidationError, model: type[BaseModel]) -> str:
+    """Everything that pydantic found wrong, as text for people: a line each, which names the field and the remedy."""
+    return "\n".join(_line(details, model) for details in error.errors(include_url=False, include_input=False))
+
+
+def _line(details: ErrorDetails, model: type[BaseModel]) -> str:
+    place = ".".join(str(part) for part in details["loc"])
+    message = details["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")
+    match details["type"]:
+        case "extra_forbidden":
+            known = list(model.model_fields) if len(details["loc"]) == 1 else []
+            message = f"there is no such name{did_you_mean(str(details['loc'][-1]), known)}"
+            message += f"; there are {', '.join(known)}" if known else ""
+        case "missing":
+            message = "it is missing"
+    return f"{place}: {message}" if place else message
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """The known name that an unknown one is like, as the end of a message; nothing where there is none."""
+    alike = get_close_matches(name.lower(), known, n=1)
+    return f" (did you mean {alike[0]!r}?)" if alike else ""
 
 
 class Request(BaseModel):

@@ -8,7 +8,7 @@ from decimal import Decimal
 from functools import cached_property
 from hashlib import sha256
 from string import Formatter
-from typing import Annotated, Any, Literal, NamedTuple, Self, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, TypeGuard, TypeVar
 from uuid import UUID
 
 from pydantic import (
@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from halo_provider.exceptions import RowError
+from halo_provider.exceptions import HaloConfigurationError, RowError
 from halo_provider.models import (
     ANONYMOUS,
     COMPANY_SYSTEM_FIELDS,
@@ -34,6 +34,7 @@ from halo_provider.models import (
     Json,
     Request,
     UserTraits,
+    explained,
     first_error,
 )
 
@@ -268,7 +269,21 @@ SubmissionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
 
 
 class _Definition(BaseModel):
+    """What an author of a DAG writes. Raises HaloConfigurationError, which names each field that cannot work."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    if not TYPE_CHECKING:  # type checkers know the fields from pydantic
+
+        def __init__(self, **fields: Any) -> None:
+            try:
+                super().__init__(**fields)
+            except ValidationError as error:
+                name = type(self).__name__
+                raise HaloConfigurationError(f"{name} cannot work as given:\n{explained(error, type(self))}") from None
+
+        # Without this mark pydantic would also call it for what stands in another definition, and lose its place there.
+        __init__.__pydantic_base_init__ = True
 
 
 class _Identity(_Definition):

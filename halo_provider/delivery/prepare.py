@@ -50,8 +50,7 @@ class SeenKeys:
         self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode=OFF")
         self._db.execute(
-            "CREATE TABLE seen (row_key TEXT PRIMARY KEY, place TEXT, payload_hash TEXT, user_id TEXT)"
-            " WITHOUT ROWID"
+            "CREATE TABLE seen (row_key TEXT PRIMARY KEY, place TEXT, payload_hash TEXT, user_id TEXT) WITHOUT ROWID"
         )
 
     def add(self, rows: Mapping[str, SeenRow]) -> dict[str, SeenRow]:

@@ -19,6 +19,7 @@ COLUMNS = {  # and their types in pandas; a missing text is empty in CSV, and nu
     "status": "string",
     "attempts": "int32",
 }
+ENDINGS = ("csv", "jsonl", "parquet")
 FRAME_ROWS = 10_000  # rows held in memory until they are written together; in Parquet, a row group
 
 
@@ -34,21 +35,29 @@ class FrameWriter(Protocol):
         ...
 
 
+def check_results_ending(path: str) -> None:
+    """Raise HaloConfigurationError where nobody writes files of this ending."""
+    if (ending := _ending(path)) not in ENDINGS:
+        raise HaloConfigurationError(f"results_path must end in .csv, .jsonl or .parquet, not .{ending}")
+
+
+def _ending(path: str) -> str:
+    return path.rpartition(".")[2].lower()
+
+
 def results_writer(path: str) -> Callable[[IO[bytes]], "ResultsFile"]:
     """What writes the format that the path's ending names. Raises HaloConfigurationError for another ending."""
-    ending = path.rpartition(".")[2].lower()
-    match ending:
+    check_results_ending(path)
+    match _ending(path):
         case "csv":
             return partial(ResultsFile, frame_writer=CsvFrames)
         case "jsonl":
             return partial(ResultsFile, frame_writer=JsonLinesFrames)
-        case "parquet":
-            if find_spec("pyarrow") is None:
-                raise HaloConfigurationError(
-                    "results_path: Parquet needs pyarrow; pip install 'airflow-provider-halo[parquet]'"
-                )
-            return partial(ResultsFile, frame_writer=ParquetFrames)
-    raise HaloConfigurationError(f"results_path must end in .csv, .jsonl or .parquet, not .{ending}")
+    if find_spec("pyarrow") is None:
+        raise HaloConfigurationError(
+            "results_path: Parquet needs pyarrow; pip install 'airflow-provider-halo[parquet]'"
+        )
+    return partial(ResultsFile, frame_writer=ParquetFrames)
 
 
 class ResultsFile:

@@ -8,6 +8,7 @@ import shutil
 import stat
 import tempfile
 from contextlib import contextmanager
+from glob import glob, has_magic
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -22,6 +23,31 @@ if TYPE_CHECKING:
 def is_object_storage(path: str) -> bool:
     """Whether the path is a URL, for ObjectStoragePath, and not a local one."""
     return "://" in path
+
+
+def is_pattern(path: str) -> bool:
+    """Whether the path may name several files: it has ``*``, ``?`` or ``[``."""
+    return has_magic(path)
+
+
+def files_of(path: str) -> list[str]:
+    """
+    The files that a path or a pattern names. Raises OSError and HaloConfigurationError.
+
+    A file whose own name looks like a pattern is meant itself. ``**`` takes in folders.
+    """
+    if not is_pattern(path):
+        return [path]
+    if not is_object_storage(path):
+        found = [path] if Path(path).is_file() else glob(path, recursive=True)  # noqa: PTH207 -- takes an absolute pattern, too
+        return [name for name in found if not Path(name).is_dir()]
+    stored = _object(path)
+    if stored.fs.isfile(stored.path):
+        return [path]
+    start = path[: path.index("://") + 3]
+    conn_id = f"{stored.conn_id}@" if stored.conn_id else ""
+    found = stored.fs.glob(stored.path, detail=True)
+    return [f"{start}{conn_id}{name}" for name, details in found.items() if details["type"] != "directory"]
 
 
 def open_binary(path: str) -> IO[bytes]:

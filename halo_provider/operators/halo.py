@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from inspect import signature
+from itertools import islice
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from halo_provider.delivery.delivery import deliver
 from halo_provider.delivery.dry_run import dry_run
@@ -21,24 +23,41 @@ from halo_provider.delivery.report import DeliveryReport, SessionIds
 from halo_provider.exceptions import (
     HaloConfigurationError,
     HaloError,
+    NoFileError,
     RowsRejectedError,
     SourceError,
+    TooFewRowsError,
     TooManySubmissionsError,
 )
 from halo_provider.hooks.database import database_engine
 from halo_provider.hooks.halo import HaloHook
 from halo_provider.hooks.ledger import DEFAULT_LEDGER, ledger_connection_id, open_ledger, task_instance_of
 from halo_provider.ledger.delivery_records import DeliveryRecords
+from halo_provider.ledger.rules import OnInDoubt
 from halo_provider.ledger.statuses import RowStatus
-from halo_provider.operators.files import open_binary
+from halo_provider.operators.files import files_of, open_binary
 from halo_provider.operators.lineage import announce, lineage
-from halo_provider.operators.links import HaloDeliveriesLink, deliveries_url
+from halo_provider.operators.links import HaloDeliveriesLink, page_url
 from halo_provider.operators.output import RowOutput
+from halo_provider.operators.parameters import (
+    check_allowance,
+    check_choice,
+    check_flag,
+    check_outputs,
+    check_positive,
+    check_results_path,
+    check_shard,
+    check_source,
+    check_submission,
+    check_whole_number,
+    refuse_unknown,
+)
 from halo_provider.operators.progress import DeliveryRecordWatcher, Progress, StateStoreWatcher, Watcher
 from halo_provider.operators.stopping import TaskStop
 from halo_provider.operators.telemetry import Metrics, delivery_span
-from halo_provider.sources.open import open_source, parse_csv_options
-from halo_provider.sources.shards import Shard
+from halo_provider.sources.formats import parse_csv_options
+from halo_provider.sources.open import open_source
+from halo_provider.sources.shards import Shard, ShardedSource
 
 try:
     from halo_provider.operators.retry_policy import HaloRetryPolicy
@@ -46,7 +65,7 @@ except ImportError:  # Airflow 3.2 has no retry policies; there, only AirflowFai
     HaloRetryPolicy = None  # type: ignore[assignment,misc]
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
@@ -54,9 +73,12 @@ if TYPE_CHECKING:
     from halo_provider.client.client import HaloClient
     from halo_provider.delivery.stop import Stop
     from halo_provider.ledger.claims import LeaseHolder
-    from halo_provider.ledger.rules import OnInDoubt, TaskInstanceRef
+    from halo_provider.ledger.rules import TaskInstanceRef
+    from halo_provider.sources.formats import Paths
     from halo_provider.sources.rows import Source
     from halo_provider.submission import Submission
+
+OnEmpty = Literal["succeed", "skip", "fail"]
 
 BACKFILL = "backfill"  # a run's type; Airflow's enum is a string, and another class on workers than elsewhere
 MAX_BATCH = 10_000  # rows: a query about all of them has to fit into the variables that SQLite takes, 32,766
@@ -68,6 +90,8 @@ class _RowsOperator(BaseOperator):
     template_fields: Sequence[str] = (
         "csv_path",
         "csv_options",
+        "file_path",
+        "file_options",
         "sql",
         "sql_conn_id",
         "sql_parameters",
@@ -82,9 +106,11 @@ class _RowsOperator(BaseOperator):
     def __init__(
         self,
         *,
-        submission: Submission,
-        csv_path: str | None = None,
+        submission: Submission = None,  # type: ignore[assignment]  # that it is missing is said by _check
+        csv_path: Paths | None = None,
         csv_options: dict[str, str] | None = None,
+        file_path: Paths | None = None,
+        file_options: dict[str, str] | None = None,
         sql: str | None = None,
         sql_conn_id: str | None = None,
         sql_parameters: dict[str, Any] | None = None,
@@ -96,13 +122,21 @@ class _RowsOperator(BaseOperator):
         max_attempts: int = 5,
         max_rejected: float = 0,
         rejects_path: str | None = None,
+        min_rows: int = 0,
+        on_empty: OnEmpty = "succeed",
         dry_run: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        try:
+            super().__init__(**kwargs)
+        except TypeError:
+            refuse_unknown(type(self).__name__, kwargs, _parameters(type(self)))
+            raise
         self.submission = submission
         self.csv_path = csv_path
         self.csv_options = csv_options
+        self.file_path = file_path
+        self.file_options = file_options
         self.sql = sql
         self.sql_conn_id = sql_conn_id
         self.sql_parameters = sql_parameters
@@ -114,32 +148,54 @@ class _RowsOperator(BaseOperator):
         self.max_attempts = max_attempts
         self.max_rejected = max_rejected
         self.rejects_path = rejects_path
+        self.min_rows = min_rows
+        self.on_empty = on_empty
         self.is_dry_run = dry_run  # BaseOperator.dry_run is a method, which `airflow tasks test --dry-run` calls
         if HaloRetryPolicy is not None and self.retry_policy is None:
             self.retry_policy = HaloRetryPolicy()
         self._task_stop = TaskStop()
+        self._has_rows = rows is not None
+        self._rows_from = sorted({task.task_id for task, _ in getattr(rows, "iter_references", list)()})
 
     def on_kill(self) -> None:
         """Stop sending, give what is in flight a short while, commit: inside Airflow's five seconds."""
         self._task_stop.kill()
 
     def _check(self) -> None:
-        """Refuse parameters that cannot work, before anything is read."""
+        """Refuse parameters that cannot work: when the DAG is parsed what is no template, the rest before the run."""
+        check_submission(self.submission)
         for name in ("concurrency", "max_attempts"):
-            if getattr(self, name) < 1:
-                raise HaloConfigurationError(f"{name} must be at least 1")
-        for name in ("timeout", "requests_per_second"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise HaloConfigurationError(f"{name} must be more than 0")
-        if self.max_rejected < 0 or (isinstance(self.max_rejected, float) and self.max_rejected > 1):
-            raise HaloConfigurationError("max_rejected is a number of rows (int), or a share of them from 0.0 to 1.0")
+            check_whole_number(name, getattr(self, name), least=1)
+        check_whole_number("min_rows", self.min_rows, least=0)
+        check_positive("timeout", self.timeout)
+        if self.requests_per_second is not None:
+            check_positive("requests_per_second", self.requests_per_second)
+        check_allowance("max_rejected", self.max_rejected)
+        check_choice("on_empty", self.on_empty, get_args(OnEmpty))
+        check_flag("dry_run", self.is_dry_run)
+        check_source(
+            csv_path=self.csv_path,
+            csv_options=self.csv_options,
+            file_path=self.file_path,
+            file_options=self.file_options,
+            sql=self.sql,
+            sql_conn_id=self.sql_conn_id,
+            rows=self.rows,
+            has_rows=self._has_rows,
+        )
+        check_outputs(
+            sources={"csv_path": self.csv_path, "file_path": self.file_path},
+            rejects_path=self.rejects_path,
+            results_path=getattr(self, "results_path", None),
+        )
 
     def _source(self) -> AbstractContextManager[Source]:
         """The one source of rows that the parameters name, closed at the end."""
         return open_source(
             csv_path=self.csv_path,
             csv_options=self.csv_options,
+            file_path=self.file_path,
+            file_options=self.file_options,
             sql=self.sql,
             sql_conn_id=self.sql_conn_id,
             sql_parameters=self.sql_parameters,
@@ -147,8 +203,34 @@ class _RowsOperator(BaseOperator):
             submission=self.submission,
             shard=getattr(self, "shard", None),
             open_binary=open_binary,
+            files_of=self._files_of,
             engine_of=database_engine,
         )
+
+    def _files_of(self, path: str) -> list[str]:
+        """The files of a pattern; none of them is one that the task writes."""
+        files = files_of(path)
+        results_path = getattr(self, "results_path", None)
+        check_outputs(sources={}, rejects_path=self.rejects_path, results_path=results_path, files=files)
+        return files
+
+    def _rows_arrived(self) -> None:
+        """Raise HaloConfigurationError where the upstream task whose output the rows are returned nothing."""
+        if self._has_rows and self.rows is None:
+            named = f"the task {', '.join(map(repr, self._rows_from))}" if self._rows_from else "the upstream task"
+            raise HaloConfigurationError(
+                f"rows: {named} returned nothing (None); return a list of dicts, an empty one where there is nothing"
+            )
+
+    def _is_there(self, source: Source) -> None:
+        """Raise TooFewRowsError where the source has fewer rows than it has to have."""
+        wanted = max(self.min_rows, self.on_empty != "succeed")
+        if not wanted:
+            return
+        whole = source.whole if isinstance(source, ShardedSource) else source
+        found = sum(1 for _ in islice(whole.rows(required=[]), wanted))
+        if found < wanted:
+            raise TooFewRowsError(whole.description, rows=found, min_rows=self.min_rows)
 
     def _too_many_rejected(self, first: str | None, *, read: int, rejected: int) -> RowsRejectedError | None:
         allowed = self.max_rejected * read if isinstance(self.max_rejected, float) else self.max_rejected
@@ -161,14 +243,46 @@ class _RowsOperator(BaseOperator):
         """Whether Airflow asks a policy before it tries again; it came with Airflow 3.3."""
         return HaloRetryPolicy is not None and isinstance(self.retry_policy, HaloRetryPolicy)
 
-    def _finish(self, context: Context, summary: dict[str, Any], error: Exception | None) -> dict[str, Any]:
-        """Return the summary, or push it and raise: a red task tells its counts too."""
+    def _finish(
+        self, context: Context, summary: dict[str, Any], error: Exception | None, *, output: RowOutput | None = None
+    ) -> dict[str, Any]:
+        """Return the summary, or push it and raise: a red task tells its counts too, and which files it wrote."""
         if error is None:
             return summary
         context["ti"].xcom_push("return_value", summary)
-        if isinstance(error, HaloError) and not error.retry_can_help and not self._has_retry_policy:
-            raise AirflowFailException(str(error)) from error
+        if isinstance(error, HaloError):
+            error.summary = summary
+            if output is not None:
+                error.rejects_path, error.results_path = output.written
         raise error
+
+    def _nothing_read(self, context: Context, summary: dict[str, Any], error: SourceError) -> dict[str, Any]:
+        """The end of a run whose source cannot be read, or is not there: red, or skipped where that is wanted."""
+        if error.summary is not None:  # of a run that came further
+            raise error
+        if self.on_empty == "skip" and isinstance(error, NoFileError | TooFewRowsError) and not error.rows:
+            context["ti"].xcom_push("return_value", summary)
+            raise AirflowSkipException(f"{error.source}: there are no rows, and on_empty='skip'") from error
+        return self._finish(context, summary, error)
+
+    @contextmanager
+    def _ending(self, page_url: str | None = None) -> Iterator[None]:
+        """Give the error that ends the task its page, and let Airflow not try again where that cannot help."""
+        try:
+            yield
+        except HaloError as error:
+            error.page_url = page_url
+            if error.retry_can_help or self._has_retry_policy:
+                raise
+            final = AirflowFailException(str(error))
+            vars(final).update(vars(error))
+            raise final from error
+
+
+def _parameters(operator: type[BaseOperator]) -> list[str]:
+    """The names of everything that the operator can be given."""
+    classes = [kind for kind in operator.__mro__ if issubclass(kind, BaseOperator)]
+    return list(dict.fromkeys(name for kind in classes for name in signature(kind.__init__).parameters))
 
 
 class HaloIdentifyOperator(_RowsOperator):
@@ -178,8 +292,11 @@ class HaloIdentifyOperator(_RowsOperator):
     Returns ``read``, ``users``, ``companies``, ``skipped``, ``rejected`` and ``mode``.
 
     :param submission: which columns name the user and the company
-    :param csv_path: a CSV file, local or an ObjectStoragePath URL. Give exactly one source.
+    :param csv_path: a CSV file, local or an ObjectStoragePath URL, also compressed; a pattern (``part-*.csv``) or a
+        list is read in the order of the names. Give exactly one source.
     :param csv_options: ``delimiter``, ``encoding`` and ``quotechar`` of that file
+    :param file_path: a Parquet, JSON Lines or Excel file, a pattern or a list, as ``csv_path``
+    :param file_options: ``format`` (``parquet``, ``jsonl`` or ``excel``) where the name does not tell it, ``sheet``
     :param sql: a query, or the name of a ``.sql`` file; streamed, never held in memory
     :param sql_conn_id: the SQL connection it runs on
     :param sql_parameters: values for its ``:name`` parameters, bound on every database
@@ -193,29 +310,38 @@ class HaloIdentifyOperator(_RowsOperator):
     :param max_attempts: attempts for one request
     :param max_rejected: rows (int), or share of the rows read (float), that may be rejected in a green run
     :param rejects_path: where rejected rows go, as a CSV that can be repaired and fed again
+    :param min_rows: fewer rows in the source, and the task is red before anything is sent
+    :param on_empty: a source without rows: ``succeed``, ``skip`` (the task) or ``fail``
     :param dry_run: read and validate everything; send nothing, write nothing
     """
 
     def __init__(self, *, mode: Literal["auto", "identify", "update"] = "auto", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.mode = mode
+        self._check()
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Identify, and return the counts."""
-        self._check()
-        mode = self._mode(context)
-        client = HaloHook(self.halo_conn_id).client(timeout=self.timeout)
-        with self._source() as source:
-            rejects_path = None if self.is_dry_run else self.rejects_path
-            output = RowOutput(source, csv_options=parse_csv_options(self.csv_options), rejects_path=rejects_path)
+        with self._ending():
+            self._check()
+            self._rows_arrived()
+            mode = self._mode(context)
+            client = HaloHook(self.halo_conn_id).client(timeout=self.timeout)
             try:
-                with output:
-                    report = self._task_stop.run(
-                        partial(self._identify, source=source, client=client, mode=mode, output=output),
-                        execution_timeout=self.execution_timeout,
-                    )
+                with self._source() as source:
+                    self._is_there(source)
+                    return self._run(context, source, client, mode=mode)
             except SourceError as unreadable:
-                return self._finish(context, self._counts(IdentifyReport(mode=mode)), unreadable)
+                return self._nothing_read(context, self._counts(IdentifyReport(mode=mode)), unreadable)
+
+    def _run(self, context: Context, source: Source, client: HaloClient, *, mode: IdentifyMode) -> dict[str, Any]:
+        rejects_path = None if self.is_dry_run else self.rejects_path
+        output = RowOutput(source, csv_options=parse_csv_options(self.csv_options), rejects_path=rejects_path)
+        with output:
+            report = self._task_stop.run(
+                partial(self._identify, source=source, client=client, mode=mode, output=output),
+                execution_timeout=self.execution_timeout,
+            )
         summary = self._counts(report)
         self.log.info(
             "would identify" if self.is_dry_run else "identified", **summary, seconds=round(report.seconds, 2)
@@ -223,7 +349,7 @@ class HaloIdentifyOperator(_RowsOperator):
         error = report.error or self._too_many_rejected(
             output.first_rejected, read=report.read, rejected=report.rejected
         )
-        return self._finish(context, summary, error or output.error)
+        return self._finish(context, summary, error or output.error, output=output)
 
     @staticmethod
     def _counts(report: IdentifyReport) -> dict[str, Any]:
@@ -237,12 +363,13 @@ class HaloIdentifyOperator(_RowsOperator):
         }
 
     def _mode(self, context: Context) -> IdentifyMode:
-        match self.mode:
-            case "identify" | "update":
-                return self.mode
-            case "auto":
-                return "update" if context["dag_run"].run_type == BACKFILL else "identify"
-        raise HaloConfigurationError(f"mode must be auto, identify or update, not {self.mode!r}")
+        if self.mode == "auto":
+            return "update" if context["dag_run"].run_type == BACKFILL else "identify"
+        return self.mode
+
+    def _check(self) -> None:
+        super()._check()
+        check_choice("mode", self.mode, ("auto", "identify", "update"))
 
     async def _identify(
         self, stop: Stop, *, source: Source, client: HaloClient, mode: IdentifyMode, output: RowOutput
@@ -276,8 +403,11 @@ class HaloTicketOperator(_RowsOperator):
     {row_key: session_id}, ``session_ids_truncated``, ``results_path``, ``ledger``, ``seconds``, ``rows_per_second``.
 
     :param submission: how a row becomes a message with context
-    :param csv_path: a CSV file, local or an ObjectStoragePath URL. Give exactly one source.
+    :param csv_path: a CSV file, local or an ObjectStoragePath URL, also compressed; a pattern (``part-*.csv``) or a
+        list is read in the order of the names. Give exactly one source.
     :param csv_options: ``delimiter``, ``encoding`` and ``quotechar`` of that file
+    :param file_path: a Parquet, JSON Lines or Excel file, a pattern or a list, as ``csv_path``
+    :param file_options: ``format`` (``parquet``, ``jsonl`` or ``excel``) where the name does not tell it, ``sheet``
     :param sql: a query, or the name of a ``.sql`` file; streamed, never held in memory
     :param sql_conn_id: the SQL connection it runs on
     :param sql_parameters: values for its ``:name`` parameters, bound on every database
@@ -290,6 +420,8 @@ class HaloTicketOperator(_RowsOperator):
     :param max_attempts: attempts for one row in one run; answers of 429 do not count
     :param max_rejected: rows (int), or share of the rows read (float), that may be rejected in a green run
     :param rejects_path: where rejected rows go, as a CSV that can be repaired and fed again
+    :param min_rows: fewer rows in the source, and the task is red before anything is sent
+    :param on_empty: a source without rows: ``succeed``, ``skip`` (the task) or ``fail``
     :param ledger_conn_id: the database that holds the ledger; by default ``[halo] ledger_conn_id``, else SQLite
     :param on_in_doubt: ``resend`` (at least once) or ``hold`` (at most once: such rows wait for a decision)
     :param on_change: what to do about a delivered row whose content is another one now: ``skip`` (leave it), ``fail``
@@ -329,16 +461,26 @@ class HaloTicketOperator(_RowsOperator):
         self.xcom_limit = xcom_limit
         self.shard = shard
         self._counts: dict[str, int] | None = None
+        self._check()
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Deliver, and return the summary; push it, too, before a red end."""
-        self._check()
-        client = HaloHook(self.halo_conn_id).client(timeout=self.timeout)
-        with (
-            self._source() as source,
-            closing(open_ledger(self.ledger_conn_id, create=not self.is_dry_run)) as ledger,
-        ):
-            task_instance = task_instance_of(context)
+        task_instance = task_instance_of(context)
+        with self._ending(page_url=page_url(task_instance)):
+            self._check()
+            self._rows_arrived()
+            client = HaloHook(self.halo_conn_id).client(timeout=self.timeout)
+            try:
+                with self._source() as source:
+                    self._is_there(source)
+                    return self._run(context, source, client, task_instance)
+            except SourceError as unreadable:
+                return self._nothing_read(context, self._no_rows(), unreadable)
+
+    def _run(
+        self, context: Context, source: Source, client: HaloClient, task_instance: TaskInstanceRef
+    ) -> dict[str, Any]:
+        with closing(open_ledger(self.ledger_conn_id, create=not self.is_dry_run)) as ledger:
             lease_holder = ledger.lease_holder(
                 f"{self.halo_conn_id}/{self.submission.name}", task_instance=task_instance
             )
@@ -360,13 +502,7 @@ class HaloTicketOperator(_RowsOperator):
 
     def _push_link(self, context: Context, task_instance: TaskInstanceRef) -> None:
         """Let the button to the rows work from the start."""
-        address = deliveries_url(
-            dag_id=task_instance.dag_id or "",
-            run_id=task_instance.run_id or "",
-            task_id=task_instance.task_id or "",
-            map_index=task_instance.map_index,
-        )
-        context["ti"].xcom_push(self.operator_extra_links[0].xcom_key, address)
+        context["ti"].xcom_push(self.operator_extra_links[0].xcom_key, page_url(task_instance))
 
     def _options(self) -> DeliveryOptions:
         """How to deliver; of requests_per_second this task's share."""
@@ -442,22 +578,18 @@ class HaloTicketOperator(_RowsOperator):
             results_path=self.results_path,
             xcom_limit=self.xcom_limit,
         )
-        try:
-            with output:
-                report = self._task_stop.run(
-                    partial(
-                        self._send,
-                        source=source,
-                        lease_holder=lease_holder,
-                        client=client,
-                        progress=progress,
-                        output=output,
-                    ),
-                    execution_timeout=self.execution_timeout,
-                )
-        except SourceError as unreadable:
-            nothing = self._summary(DeliveryReport().summary(), output.session_ids, seconds=0.0, results_path=None)
-            return self._finish(context, {**nothing, "changed": 0}, unreadable)
+        with output:
+            report = self._task_stop.run(
+                partial(
+                    self._send,
+                    source=source,
+                    lease_holder=lease_holder,
+                    client=client,
+                    progress=progress,
+                    output=output,
+                ),
+                execution_timeout=self.execution_timeout,
+            )
         counts = self._counts = report.summary()
         span.update(counts, requests=report.requests)
         announce(self.outlets, context, counts)
@@ -467,7 +599,12 @@ class HaloTicketOperator(_RowsOperator):
         error = report.failure() or self._too_many_rejected(
             output.first_rejected, read=report.read, rejected=report.counts[RowStatus.REJECTED]
         )
-        return self._finish(context, summary, error or output.error)
+        return self._finish(context, summary, error or output.error, output=output)
+
+    def _no_rows(self) -> dict[str, Any]:
+        """The summary of a run that read nothing."""
+        counts = DeliveryReport().summary()
+        return {**self._summary(counts, SessionIds(0), seconds=0.0, results_path=None), "changed": 0}
 
     def _summary(
         self, counts: dict[str, int], session_ids: SessionIds, *, seconds: float, results_path: str | None
@@ -484,12 +621,14 @@ class HaloTicketOperator(_RowsOperator):
 
     def _check(self) -> None:
         super()._check()
-        if not 1 <= self.batch_size <= MAX_BATCH:
-            raise HaloConfigurationError(f"batch_size must be between 1 and {MAX_BATCH:,}, not {self.batch_size:,}")
-        if self.on_in_doubt not in {"resend", "hold"}:
-            raise HaloConfigurationError(f"on_in_doubt must be resend or hold, not {self.on_in_doubt!r}")
-        if self.on_change not in {"skip", "fail", "follow_up"}:
-            raise HaloConfigurationError(f"on_change must be skip, fail or follow_up, not {self.on_change!r}")
+        check_whole_number("batch_size", self.batch_size, least=1, most=MAX_BATCH)
+        check_whole_number("xcom_limit", self.xcom_limit, least=0)
+        if self.max_submissions is not None:
+            check_whole_number("max_submissions", self.max_submissions, least=0)
+        check_choice("on_in_doubt", self.on_in_doubt, get_args(OnInDoubt))
+        check_choice("on_change", self.on_change, get_args(OnChange))
+        check_results_path(self.results_path)
+        check_shard(self.shard)
 
     async def _send(
         self,
@@ -532,7 +671,7 @@ class HaloTicketOperator(_RowsOperator):
         return lineage(
             halo_conn_id=self.halo_conn_id,
             submission_name=self.submission.name,
-            csv_path=self.csv_path,
+            paths=self.csv_path if self.csv_path is not None else self.file_path,
             sql=self.sql,
             sql_conn_id=self.sql_conn_id,
             counts=self._counts,

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, AssetAlias, BaseHook
 
+from halo_provider.sources.open import each_path
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
+
+    from halo_provider.sources.formats import Paths
 
 
 def announce(outlets: Iterable[Any], context: Context, counts: Mapping[str, int]) -> None:
@@ -31,7 +35,7 @@ def lineage(
     *,
     halo_conn_id: str,
     submission_name: str,
-    csv_path: str | None,
+    paths: Paths | None,
     sql: str | None,
     sql_conn_id: str | None,
     counts: Mapping[str, int] | None = None,
@@ -42,6 +46,7 @@ def lineage(
     The output is ``halo://<halo_conn_id>`` / ``<submission.name>``, with the rows delivered in this run. Needs
     apache-airflow-providers-openlineage, which alone calls it.
 
+    :param paths: the source's files, or patterns
     :param counts: rows by their status, once they are known
     """
     from airflow.providers.common.compat.openlineage.facet import (  # noqa: PLC0415 -- only where OpenLineage asks
@@ -51,7 +56,10 @@ def lineage(
     )
     from airflow.providers.openlineage.extractors import OperatorLineage  # noqa: PLC0415 -- as above
 
-    names = [_file(csv_path)] if csv_path else _tables(sql, sql_conn_id) if sql and sql_conn_id else []
+    if paths is not None:
+        names = [_file(path) for path in each_path(paths)]
+    else:
+        names = _tables(sql, sql_conn_id) if sql and sql_conn_id else []
     facets: dict[str, Any] = {}
     if counts:
         facets["outputStatistics"] = OutputStatisticsOutputDatasetFacet(rowCount=counts["delivered"])

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
     from airflow.sdk.types import TaskInstanceKey
 
+    from halo_provider.ledger import TaskInstanceRef
+
 TASK_ROUTE = "halo-task"  # the tab of the task instance, as Airflow's addresses call it
 
 
@@ -34,6 +36,16 @@ class HaloDeliveriesLink(BaseOperatorLink):
         return deliveries_url(
             dag_id=ti_key.dag_id, run_id=ti_key.run_id, task_id=ti_key.task_id, map_index=ti_key.map_index
         )
+
+
+def page_url(task_instance: TaskInstanceRef) -> str:
+    """Where Airflow's UI shows the rows of the task instance that runs."""
+    return deliveries_url(
+        dag_id=task_instance.dag_id or "",
+        run_id=task_instance.run_id or "",
+        task_id=task_instance.task_id or "",
+        map_index=task_instance.map_index,
+    )
 
 
 def deliveries_url(*, dag_id: str, run_id: str, task_id: str, map_index: int | None) -> str:

@@ -9,9 +9,11 @@ from typing import IO, TYPE_CHECKING, Any, Self
 from halo_provider.delivery.observer import DeliveryObserver
 from halo_provider.delivery.report import Outcome, SessionIds
 from halo_provider.delivery.results import ResultsFile, results_writer
+from halo_provider.exceptions import HaloError, OutputError
 from halo_provider.ledger.statuses import RowStatus
 from halo_provider.operators.files import atomic_write
 from halo_provider.sources.rejects import RejectsFile
+from halo_provider.sources.stored import words_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,8 +55,8 @@ class RowOutput(DeliveryObserver):
         self._csv_options = csv_options
         self._rejects_path = rejects_path
         self._results_path = results_path
-        self._rejects = _OutputFile()
-        self._results = _OutputFile()
+        self._rejects = _OutputFile("the rejects file")
+        self._results = _OutputFile("the results file")
 
     def __enter__(self) -> Self:
         if self._rejects_path:
@@ -79,6 +81,13 @@ class RowOutput(DeliveryObserver):
                 file.close()
         self.error = self._rejects.error or self._results.error
 
+    @property
+    def written(self) -> tuple[str | None, str | None]:
+        """The paths of the rejects file and of the results file, of those that are in their places."""
+        rejects_path = self._rejects_path if self._rejects.error is None else None
+        results_path = self._results_path if self._results.error is None else None
+        return rejects_path, results_path
+
     def row_ended(self, outcome: Outcome) -> None:
         """Keep what the row left."""
         self.session_ids.add(outcome)
@@ -96,13 +105,15 @@ class RowOutput(DeliveryObserver):
 class _OutputFile:
     """A file that appears whole at the end. What it raises ends this file alone, and is kept in `error`."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         self.error: Exception | None = None
+        self._name = name
         self._writer: RejectsFile | ResultsFile | None = None
         self._stack = ExitStack()
 
     def open(self, path: str, make: Callable[[IO[bytes]], RejectsFile | ResultsFile]) -> None:
         """Begin to write."""
+        self._name += f" {path}"
         with ExitStack() as stack:
             self._writer = make(stack.enter_context(atomic_write(path)))
             stack.callback(self._writer.close)
@@ -129,5 +140,8 @@ class _OutputFile:
         self._writer = None
         try:
             self._stack.close()
-        except Exception as error:  # noqa: BLE001 -- every storage has errors of its own
+        except HaloError as error:
             self.error = error
+        except Exception as error:  # noqa: BLE001 -- every storage has errors of its own
+            self.error = OutputError(self._name, error, words=words_of(error))
+            self.error.__cause__ = error

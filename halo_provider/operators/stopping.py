@@ -63,4 +63,14 @@ class TaskStop:
             finally:
                 self._request = None
 
-        return asyncio.run(run())
+        try:
+            return asyncio.run(run())
+        except ExceptionGroup as group:  # a task group's own text tells nobody what is wrong
+            raise _first(group) from group
+
+
+def _first(error: Exception) -> Exception:
+    """The first error of a group, whatever groups it stands in."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -17,9 +17,23 @@ _PYTHON_TYPES = frozenset(
 )
 
 
+def check_rows(rows: Any) -> None:
+    """Raise SourceError for what is no iterable of rows."""
+    if isinstance(rows, Mapping | str | bytes) or not isinstance(rows, Iterable):
+        remedy = _REMEDIES.get(type(rows), "")
+        raise SourceError(f"rows must be a list of dicts or a DataFrame, not a {type(rows).__name__}{remedy}")
+
+
 def memory_source(rows: Any) -> Source:
     """The source of rows in memory: an iterable of dicts, or a DataFrame. Raises SourceError for anything else."""
     return FrameSource(rows) if is_frame(rows) else ListSource(rows)
+
+
+_REMEDIES = {
+    str: "; where a template makes the rows, set render_template_as_native_obj=True on the DAG, or give the upstream "
+    "task's output itself (rows=read())",
+    type(None): "; the task that they come from returned nothing",
+}
 
 
 class ListSource:
@@ -32,8 +46,7 @@ class ListSource:
     description = "rows"
 
     def __init__(self, rows: Any) -> None:
-        if isinstance(rows, Mapping | str | bytes) or not isinstance(rows, Iterable):
-            raise SourceError(f"rows must be a list of dicts or a DataFrame, not a {type(rows).__name__}")
+        check_rows(rows)
         if is_frame(rows):
             rows = FrameSource(rows)
         self._rows: Iterable[Any] = _Kept(rows) if isinstance(rows, Iterator) else rows

@@ -64,6 +64,17 @@ def check_row(number: int, values: RowValues, *, required: Sequence[str]) -> Row
     return Row(number, values, error)
 
 
+def check_columns(columns: Sequence[str], required: Sequence[str], *, description: str) -> None:
+    """Raise SourceError where a file has a column twice, or lacks one that is required."""
+    if doubled := doubled_columns(columns):
+        raise SourceError(f"{description}: the file has a column twice: {doubled}")
+    if missing := [name for name in required if name not in columns]:
+        raise SourceError(
+            f"{description}: the submission needs {', '.join(map(repr, missing))}, which the file does not have. "
+            f"Its columns are {', '.join(map(repr, columns))}."
+        )
+
+
 def broken_off(number: int, error: Exception) -> SourceError:
     """What ends rows in memory that raise, after the row of this number.
 

@@ -57,6 +57,11 @@ class ShardedSource:
         """The source's: the whole source is read for every share."""
         return self._source.share_read
 
+    @property
+    def whole(self) -> Source:
+        """The source."""
+        return self._source
+
     def columns(self) -> list[str]:
         """The source's."""
         return self._source.columns()

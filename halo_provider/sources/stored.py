@@ -60,19 +60,24 @@ class StoredFile:
         return start
 
     def check_end(self) -> None:
-        """Raise SourceError where the file was changed since it was opened. Called where its end was met."""
+        """Raise SourceError where the text is not whole, or was changed. Called where its end was met."""
         end = self._stored.tell() if self.compressed_as is None else self.size
         if end < self.size:
             raise SourceError(
                 f"{self.path}: it ended after {end:,} of the {self.size:,} bytes that it had when it was opened; "
                 "run the task again when the file is complete"
             )
+        self.check_unchanged()
+
+    def check_unchanged(self) -> None:
+        """Raise SourceError where the file was changed since it was opened."""
         if _written(self._stored) != self._written:
             raise SourceError(
                 f"{self.path}: it was written to while it was read; run the task again when the file is complete"
             )
 
-    def _decompress(self, stack: ExitStack) -> Self:
+    def decompress(self, stack: ExitStack) -> Self:
+        """Give what the file holds, where it is compressed. Raises SourceError where that is no single file."""
         found = _recognised(self.head(), self._stored)
         if found in _COMPRESSED:
             self.compressed_as = found
@@ -94,15 +99,19 @@ def stored_file(path: str, open_binary: Callable[[], IO[bytes]], *, wanted: str 
             stored = StoredFile(path, stack.enter_context(open_binary()))
             found = _recognised(stored.head(), stored.stream)
             if wanted is None and found not in {_PARQUET, _EXCEL, _OLD_EXCEL}:
-                yield stored._decompress(stack)  # noqa: SLF001 -- one thing in two parts
-            elif found != wanted and stored.size:
-                raise SourceError(f"{path}: {_other_format(found, wanted)}")
+                yield stored.decompress(stack)
             else:
+                _check_format(stored, found, wanted)
                 yield stored
     except HaloError:
         raise
     except Exception as error:
-        raise SourceError(f"{path}: {_words_of(error)}") from error
+        raise SourceError(f"{path}: {words_of(error)}") from error
+
+
+def _check_format(stored: StoredFile, found: str | None, wanted: str | None) -> None:
+    if found != wanted and stored.size:
+        raise SourceError(f"{stored.path}: {_other_format(found, wanted)}")
 
 
 def _other_format(found: str | None, wanted: str | None) -> str:
@@ -140,18 +149,19 @@ def _is_workbook(stored: IO[bytes]) -> bool:
 
 def _decompressing(kind: str, stored: IO[bytes], stack: ExitStack, *, path: str) -> IO[bytes]:
     """The stream of what the compressed file holds. Raises HaloConfigurationError where a library is missing."""
+    if kind == _ZIP:
+        return _only_member(stack.enter_context(zipfile.ZipFile(stored)), stack, path=path)
+    big_reads: Any = _BigReads(stored)
     stream: Any
     match kind:
-        case "zip":
-            return _only_member(stack.enter_context(zipfile.ZipFile(stored)), stack, path=path)
         case "gzip":
-            stream = gzip.GzipFile(fileobj=_BigReads(stored))
+            stream = gzip.GzipFile(fileobj=big_reads)
         case "bz2":
-            stream = bz2.BZ2File(_BigReads(stored))
+            stream = bz2.BZ2File(big_reads)
         case "xz":
-            stream = lzma.LZMAFile(_BigReads(stored))
+            stream = lzma.LZMAFile(big_reads)  # noqa: SIM115 -- the stack closes it
         case _:
-            stream = _zstd(path).ZstdFile(_BigReads(stored))
+            stream = _zstd(path).ZstdFile(big_reads)
     opened: IO[bytes] = stack.enter_context(stream)
     return opened
 
@@ -216,7 +226,7 @@ def _written(binary: IO[bytes]) -> tuple[int, int] | None:
     return state.st_size, state.st_mtime_ns
 
 
-def _words_of(error: Exception) -> str:
+def words_of(error: Exception) -> str:
     """What went wrong, for people: the innermost of errors that come in groups, without whatever looks like a key."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
@@ -225,5 +235,7 @@ def _words_of(error: Exception) -> str:
     if isinstance(error, gzip.BadGzipFile | zipfile.BadZipFile | lzma.LZMAError | zlib.error):
         return f"its compressed content is damaged ({error}); make the file again"
     if isinstance(error, OSError):
-        return redact(error.strerror or str(error) or type(error).__name__)
+        # Object storage raises Python's own errors with the key alone, or with nothing.
+        name = {FileNotFoundError: "there is no such file", PermissionError: "access is denied"}.get(type(error))
+        return redact(error.strerror or name or str(error) or type(error).__name__)
     return redact(f"{type(error).__name__}: {error}")

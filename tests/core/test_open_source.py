@@ -11,9 +11,10 @@ from sqlalchemy import Engine, create_engine
 
 from halo_provider.exceptions import HaloConfigurationError, SourceError
 from halo_provider.sources.csv_file import CsvOptions, CsvSource
+from halo_provider.sources.formats import parse_csv_options
 from halo_provider.sources.frames import FrameSource
 from halo_provider.sources.lists import ListSource
-from halo_provider.sources.open import open_source, parse_csv_options
+from halo_provider.sources.open import open_source
 from halo_provider.sources.rows import Source
 from halo_provider.sources.sql import SqlSource
 from tests.core.deliveries import NOTE, notes
@@ -37,6 +38,7 @@ def opened(**parameters: Any) -> AbstractContextManager[Source]:
         "rows": None,
         "submission": NOTE,
         "open_binary": lambda path: io.BytesIO(FILES[path]),
+        "files_of": lambda path: [path],
         "engine_of": no_engine,
     }
     return open_source(**(defaults | parameters))
@@ -93,11 +95,14 @@ def test_share_of_the_rows_is_by_their_users() -> None:
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ({}, "give exactly one of csv_path, sql and rows, not none"),
-        ({"csv_path": "rows.csv", "rows": []}, "give exactly one of csv_path, sql and rows, not csv_path and rows"),
+        ({}, "give exactly one of csv_path, file_path, sql and rows, not none"),
+        (
+            {"csv_path": "rows.csv", "rows": []},
+            "give exactly one of csv_path, file_path, sql and rows, not csv_path and rows",
+        ),
         (
             {"csv_path": "rows.csv", "sql": "SELECT 1", "rows": []},
-            "give exactly one of csv_path, sql and rows, not csv_path and sql and rows",
+            "give exactly one of csv_path, file_path, sql and rows, not csv_path and sql and rows",
         ),
         ({"sql": "SELECT 1"}, "sql needs sql_conn_id, the connection of the database to ask"),
         ({"rows": [], "shard": "9/8"}, "shard must be 'i/n', such as '3/8', not '9/8'"),

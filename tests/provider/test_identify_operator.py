@@ -70,17 +70,6 @@ def test_backfill_without_identity_secret_fails_at_once_and_says_why(
     assert halo.requests == []
 
 
-def test_identify_with_an_unknown_mode_fails_at_once(
-    dag: DAG, attempt: Attempt, halo: Simulator, errors: list[BaseException]
-) -> None:
-    """The error names the modes there are."""
-    mode: Any = "upsert"
-    HaloIdentifyOperator(task_id="identify", dag=dag, submission=NOTE, rows=rows(1), mode=mode, retries=3)
-    assert attempt(dag, "identify").state("identify") == "failed"
-    assert str(errors[0]) == "mode must be auto, identify or update, not 'upsert'"
-    assert halo.requests == []
-
-
 def test_identify_task_with_a_wrong_key_ends_red_at_once_with_the_summary(
     dag: DAG, run: RunDag, connect: Connect
 ) -> None:
