@@ -13,7 +13,6 @@ class Breaker:
     """Stops a run whose rows fail for a reason that is not theirs, before all of them have."""
 
     def __init__(self, stop: Stop) -> None:
-        self.first_given_up: str | None = None  # for people
         self._stop = stop
         self._accepts = False  # whether Halo has accepted a row of this run
         self._first_refused: Counter[int] = Counter()  # by status, until a row is accepted
@@ -49,9 +48,8 @@ class Breaker:
             every_row = EveryRowRefusedError(refused=MAX_FIRST_REFUSED, error=str(error))
             self._stop.request(str(every_row), error=every_row)
 
-    def gave_up(self, place: str, error: HaloCallError) -> None:
+    def gave_up(self, error: HaloCallError) -> None:
         """A row has used up its attempts. Where many do so one after the other, the run stops."""
-        self.first_given_up = self.first_given_up or f"row {place}: {error}"
         self._given_up_in_a_row += 1
         if self._given_up_in_a_row >= MAX_GIVEN_UP:
             self._stop.request(f"{MAX_GIVEN_UP} rows in a row were given up: {error}", error=error)

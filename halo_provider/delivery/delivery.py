@@ -151,7 +151,6 @@ class _Delivery:
         self._report.seconds = time.monotonic() - started
         self._report.requests = self._sender.requests
         self._report.refused = self._sender.pacer.refused
-        self._report.first_given_up = self._breaker.first_given_up
         self._report.stopped = self._stop.reason
         self._report.error = self._stop.error
         self._report.observer_error = self._observers.error
@@ -408,7 +407,7 @@ class _Delivery:
         elif is_last or (work.doubtful and self._options.on_in_doubt == "hold"):
             status = RowStatus.IN_DOUBT if work.doubtful else RowStatus.FAILED
             self._settle(work, status, str(error), reply=_reply(error))
-            self._breaker.gave_up(work.row.place, error)
+            self._breaker.gave_up(error)
             return True
         if self._stop.requested:
             self._settle(work, work.resting_status, str(error), reply=_reply(error))
@@ -453,7 +452,7 @@ class _Delivery:
         self._count(outcome)
 
     def _count(self, outcome: Outcome) -> None:
-        self._report.counts[outcome.status] += 1
+        self._report.add(outcome)
         self._moved.set()
         self._observers.row_ended(outcome)
 

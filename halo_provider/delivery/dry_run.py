@@ -63,8 +63,7 @@ def dry_run(
                 if isinstance(place, End):
                     planned.counts[place.status] += 1
                     if place.status is RowStatus.REJECTED and place.error is not None:
-                        reason = place.error.detail if prepared.error is None else None
-                        on_rejected(prepared.row, RowError(reason) if reason else place.error)
+                        on_rejected(prepared.row, place.error)
                     if place.status in HOLDS_BACK:
                         user_queues.close(user_id)
                     continue

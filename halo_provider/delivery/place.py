@@ -83,13 +83,18 @@ def place_of(prepared: PreparedRow, claim: Claim | None, *, change: Change | Non
     match claim.result:
         case ClaimResult.REJECTED:
             reason = "rejected by an earlier run, and its content is the same"
-            return End(RowStatus.REJECTED, RowError(reason, detail=claim.error))
+            return End(RowStatus.REJECTED, _as_known(reason, claim))
         case ClaimResult.IN_DOUBT:
             reason = "sent by an earlier run, answer unknown; held back (on_in_doubt='hold')"
-            return End(RowStatus.IN_DOUBT, RowError(reason, detail=claim.error))
+            return End(RowStatus.IN_DOUBT, _as_known(reason, claim))
         case ClaimResult.BUSY:
             return Wait(prepared.submission, change)
     return Send(prepared.submission, change, doubtful=claim.doubtful)
+
+
+def _as_known(reason: str, claim: Claim) -> RowError:
+    """The reason, with what the ledger knows: Halo's own words, in which the row's values are masked."""
+    return RowError(f"{reason}: {claim.error}" if claim.error else reason)
 
 
 def follow(prepared: PreparedRow, followed: KnownRow | None, *, submission: Submission) -> PreparedRow:
@@ -102,9 +107,12 @@ def follow(prepared: PreparedRow, followed: KnownRow | None, *, submission: Subm
     name, columns = submission.follows
     if followed is not None and followed.status == LedgerStatus.DELIVERED and followed.session_id:
         return prepared._replace(submission=prepared.submission.into_session(followed.session_id))
+    key = prepared.submission.follows_key
     if followed is not None and followed.status != LedgerStatus.REJECTED:
-        return prepared._replace(waits_for=f"the {name} it follows is not delivered yet")
-    missing = f"there is no delivered {name} that it could follow"
+        why = f": {followed.error}" if followed.error else ""
+        waits_for = f"it waits for {name} {key!r}, which is not delivered yet ({followed.status.value}{why})"
+        return prepared._replace(waits_for=waits_for)
+    missing = f"there is no delivered {name} {key!r} that it could follow" if key else f"it names no {name} to follow"
     match submission.follows_missing:
         case "follow_up":
             return prepared._replace(waits_for=missing)

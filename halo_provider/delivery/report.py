@@ -32,7 +32,8 @@ class Outcome(NamedTuple):
 class DeliveryReport:
     """What a run did. `error` is what ended it early, `stopped` the same in words.
 
-    `observer_error` is what an observer raised, such as a results file on a full disk: the run went on without it.
+    `first_reasons` says why the first row of a status ended so. `observer_error` is what an observer raised, such as a
+    results file on a full disk: the run went on without it.
     """
 
     counts: Counter[RowStatus] = field(default_factory=Counter)
@@ -41,11 +42,17 @@ class DeliveryReport:
     refused: int = 0
     changed: int = 0
     changed_error: RowsChangedError | None = None
-    first_given_up: str | None = None
+    first_reasons: dict[RowStatus, str] = field(default_factory=dict)
     seconds: float = 0.0
     stopped: str | None = None
     error: Exception | None = None
     observer_error: Exception | None = None
+
+    def add(self, outcome: Outcome) -> None:
+        """Count a row that has ended."""
+        self.counts[outcome.status] += 1
+        if outcome.error is not None and outcome.status not in self.first_reasons:
+            self.first_reasons[outcome.status] = f"row {outcome.row.place}: {outcome.error}"
 
     def summary(self) -> dict[str, int]:
         """`read` and the count of every status. Raises AccountingError where they do not balance."""
@@ -68,9 +75,16 @@ class DeliveryReport:
             failed=counts[RowStatus.FAILED],
             in_doubt=counts[RowStatus.IN_DOUBT],
             not_attempted=counts[RowStatus.NOT_ATTEMPTED],
-            reason=self.stopped or self.first_given_up,
+            reason=self.stopped or self._first_reasons(),
             retry_after=error.retry_after if error is not None else None,
         )
+
+
+    def _first_reasons(self) -> str | None:
+        """Why the first row of each unsettled status was not delivered, in its own words."""
+        unsettled = (RowStatus.FAILED, RowStatus.IN_DOUBT, RowStatus.NOT_ATTEMPTED)
+        reasons = [self.first_reasons[status] for status in unsettled if status in self.first_reasons]
+        return "; ".join(reasons) or None
 
 
 class SessionIds:
