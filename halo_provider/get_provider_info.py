@@ -28,10 +28,11 @@ def get_provider_info() -> dict[str, Any]:
                 "hook-class-name": "halo_provider.hooks.halo.HaloHook",
                 "hook-name": "Halo",
                 "ui-field-behaviour": {
-                    "hidden-fields": ["schema", "login"],
-                    "relabeling": {"host": "Base URL", "password": "Widget key"},
+                    "hidden-fields": ["login"],
+                    "relabeling": {"host": "Base URL", "schema": "http or https", "password": "Widget key"},
                     "placeholders": {
                         "host": "https://api.haloagents.ai",
+                        "schema": "https",
                         "password": "ab_live_…",
                     },
                 },
@@ -56,6 +57,17 @@ def get_provider_info() -> dict[str, Any]:
                     "dashboard_url": {
                         "label": "Dashboard URL",
                         "description": "Where links to Halo's dashboard point, e.g. https://dashboard.haloagents.ai.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "ca_file": {
+                        "label": "CA file",
+                        "description": "Path, on the workers, of a PEM file with the only authorities to trust.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "client_cert": {
+                        "label": "Client certificate",
+                        "description": "Path, on the workers, of a PEM file with a certificate and its key; or two "
+                        "paths, with a comma between them.",
                         "schema": {"type": ["string", "null"]},
                     },
                 },

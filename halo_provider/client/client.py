@@ -1,6 +1,7 @@
 """HaloClient: one call is one HTTP attempt, and every way it can fail is one typed error."""
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -47,7 +48,8 @@ class HaloClient:
 
     Each method makes exactly one HTTP attempt, which lasts at most `timeout` seconds, and raises a HaloCallError whose
     `verdict` says what is known about the request. With an `identity_secret` every user-scoped call carries a new
-    token. `agent_id` is the agent of chats that name none themselves.
+    token. `agent_id` is the agent of chats that name none themselves. `ssl_context` says whose certificates are trusted
+    (see halo_provider.client.tls).
 
     `transport` sends the requests instead of this package's own: an httpx.MockTransport, a recorder, a pool with a
     proxy. As in httpx.AsyncClient the environment's proxies are not used then, and the transport is entered and closed
@@ -63,6 +65,7 @@ class HaloClient:
         identity_secret: str | None = None,
         agent_id: str | None = None,
         timeout: float = 120.0,
+        ssl_context: ssl.SSLContext | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -71,6 +74,7 @@ class HaloClient:
         self.timeout = timeout
         self._identity_secret = identity_secret
         self._clock = clock
+        self._ssl_context = ssl_context
         self._given_transport = transport
         self._transport: httpx.AsyncBaseTransport | None = None
         self._urls = {path: httpx.URL(self.base_url + path) for path in PATHS}
@@ -105,7 +109,7 @@ class HaloClient:
         if transport is None:
             from halo_provider.client.transport import AiohttpTransport  # noqa: PLC0415 -- imports aiohttp
 
-            transport = AiohttpTransport(proxy=environment_proxy(self.base_url))
+            transport = AiohttpTransport(proxy=environment_proxy(self.base_url), ssl_context=self._ssl_context)
         self._transport = await transport.__aenter__()
         return self
 

@@ -10,6 +10,7 @@ aiohttp is slow to import, and not needed where a DAG is parsed: import this mod
 """
 
 import select
+import ssl
 from collections.abc import AsyncIterator
 from functools import lru_cache
 from typing import Any
@@ -18,6 +19,8 @@ from weakref import WeakSet
 import aiohttp
 import httpx
 from aiohttp.http import StreamWriter
+
+from halo_provider.client.tls import tls_context
 
 # Seconds an idle connection is kept. When the server closes it at the moment of the next request, that request is in
 # doubt; common servers close after 5 s.
@@ -34,10 +37,10 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     limited, and aiohttp has no ``write``: bound the whole attempt.
     """
 
-    def __init__(self, *, proxy: httpx.Proxy | None = None) -> None:
+    def __init__(self, *, proxy: httpx.Proxy | None = None, ssl_context: ssl.SSLContext | None = None) -> None:
         # Without aiohttp's trust_env: it reads ~/.netrc at every request, and an entry there refuses our own key.
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE, ssl=httpx.create_ssl_context()),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE, ssl=ssl_context or tls_context()),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
         )

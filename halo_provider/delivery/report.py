@@ -79,7 +79,6 @@ class DeliveryReport:
             retry_after=error.retry_after if error is not None else None,
         )
 
-
     def _first_reasons(self) -> str | None:
         """Why the first row of each unsettled status was not delivered, in its own words."""
         unsettled = (RowStatus.FAILED, RowStatus.IN_DOUBT, RowStatus.NOT_ATTEMPTED)

@@ -13,6 +13,7 @@ from airflow.sdk.log import mask_secret
 
 from halo_provider.client.address import DEFAULT_BASE_URL
 from halo_provider.client.client import HaloClient
+from halo_provider.client.tls import tls_context
 from halo_provider.delivery.delivery import deliver
 from halo_provider.delivery.observer import DeliveryObserver
 from halo_provider.delivery.options import DeliveryOptions
@@ -36,11 +37,13 @@ from halo_provider.models import (
     IdentifyUser,
     UpdateUsers,
     UserTraits,
+    did_you_mean,
 )
 from halo_provider.sources.lists import ListSource
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+    from ssl import SSLContext
 
     import pandas as pd
     from airflow.sdk import Connection
@@ -50,6 +53,17 @@ if TYPE_CHECKING:
     from halo_provider.submission import Submission
 
 DEFAULT_TIMEOUT = 120.0  # seconds
+EXTRAS = (  # of the connection
+    "identity_secret",
+    "agent_id",
+    "timeout",
+    "dashboard_url",
+    "user_url",
+    "session_url",
+    "ca_file",
+    "client_cert",
+)
+MAX_CERT_FILES = 2  # the certificate's and its key's
 
 
 class HaloHook(BaseHook):
@@ -57,9 +71,12 @@ class HaloHook(BaseHook):
     Talks to Halo through an Airflow connection of type ``halo``.
 
     The connection's ``host`` is the base URL, ``password`` the widget key; its extra may hold ``identity_secret``,
-    ``agent_id``, ``timeout`` (seconds) and ``dashboard_url``. The methods below are for people's own tasks: each makes
-    one call, one attempt, from synchronous code, and returns Halo's answer as a dict. Asynchronous code uses
-    ``async with hook.client() as client``.
+    ``agent_id``, ``timeout`` (seconds), ``dashboard_url``, ``ca_file`` (PEM, the authorities that are trusted) and
+    ``client_cert`` (PEM, this side's certificate with its key, or a list of the two files). As a URI:
+    ``halo://:ab_live_…@host:port/http?identity_secret=…``, where ``http`` is the schema, else https.
+
+    The methods below are for people's own tasks: each makes one call, one attempt, from synchronous code, and returns
+    Halo's answer as a dict. Asynchronous code uses ``async with hook.client() as client``.
 
     :param halo_conn_id: the connection's id
     """
@@ -73,6 +90,7 @@ class HaloHook(BaseHook):
         super().__init__()
         self.halo_conn_id = halo_conn_id
         self._connection: Connection | None = None
+        self._warned = False
 
     @property
     def connection(self) -> Connection:
@@ -83,8 +101,11 @@ class HaloHook(BaseHook):
 
     @property
     def dashboard_url(self) -> str | None:
-        """Where links to Halo's dashboard point, if the connection says so."""
-        return self._extra("dashboard_url")
+        """Where links to Halo's dashboard point, if the connection says so. Raises HaloConfigurationError."""
+        url = self._extra("dashboard_url")
+        if url is not None and not url.lower().startswith(("https://", "http://")):
+            raise self._refused("dashboard_url must be an address with http:// or https://")
+        return url
 
     def get_conn(self) -> HaloClient:
         """Return the client; it opens its connections when it is entered (``async with``)."""
@@ -95,33 +116,39 @@ class HaloHook(BaseHook):
         Return a client for this connection.
 
         :param timeout: seconds for one attempt; by default the connection's ``timeout``, else 120
-        :raises HaloConfigurationError: if the connection lacks the widget key or its host is not an address
+        :raises HaloConfigurationError: if the connection lacks the widget key, or holds a value that cannot work
         """
+        self._warn_of_unknown_extras()
         widget_key = (self.connection.password or "").strip()
         if not widget_key:
-            raise HaloConfigurationError(
-                f"connection {self.halo_conn_id!r} has no widget key: put it (ab_live_…) into the password"
-            )
+            where = ", not into the login" if self.connection.login else ""
+            raise self._refused(f"has no widget key: put it (ab_live_…) into the password{where}")
         identity_secret = self._extra("identity_secret")
         for secret in (widget_key, identity_secret):
             if secret:
                 mask_secret(secret)
                 if not (secret.isascii() and secret.isprintable()):
-                    raise HaloConfigurationError(
-                        f"connection {self.halo_conn_id!r}: a key holds characters no key has; paste it again"
-                    )
+                    raise self._refused("a key holds characters no key has; paste it again")
         return HaloClient(
             widget_key=widget_key,
             base_url=self._base_url(),
             identity_secret=identity_secret,
             agent_id=self._extra("agent_id"),
             timeout=timeout if timeout is not None else self._timeout(),
+            ssl_context=self._ssl_context(),
         )
 
     def _base_url(self) -> str:
         host = (self.connection.host or DEFAULT_BASE_URL).strip()
+        scheme = (self.connection.schema or "").strip().lower()
+        if scheme not in {"", "http", "https"}:
+            raise self._refused(
+                f"schema must be http or https, not {self.connection.schema!r}; a path belongs into the host"
+            )
         if "://" not in host:
-            host = f"https://{host}"
+            host = f"{scheme or 'https'}://{host}"
+        elif scheme and not host.lower().startswith(f"{scheme}://"):
+            raise self._refused(f"its host and its schema ({scheme}) name two schemes; leave the schema empty")
         if self.connection.port:
             scheme, _, rest = host.partition("://")
             authority, slash, path = rest.partition("/")
@@ -136,13 +163,46 @@ class HaloHook(BaseHook):
             seconds = float(configured)
             if 0 < seconds < math.inf:
                 return seconds
-        raise HaloConfigurationError(
-            f"connection {self.halo_conn_id!r}: timeout must be a number of seconds, and more than 0"
-        )
+        raise self._refused("timeout must be a number of seconds, and more than 0")
+
+    def _ssl_context(self) -> SSLContext | None:
+        """What ``ca_file`` and ``client_cert`` ask for; None where the connection has neither."""
+        ca_file = self._extra("ca_file")
+        given = self.connection.extra_dejson.get("client_cert")
+        if isinstance(given, str) or given is None:
+            given = (given or "").split(",")  # in a URI it can be no list
+        if (
+            not isinstance(given, list)
+            or not all(isinstance(part, str) for part in given)
+            or len(given) > MAX_CERT_FILES
+        ):
+            raise self._refused("client_cert must be the path of a PEM file, or two: of the certificate and of its key")
+        client_cert = [part.strip() for part in given if part.strip()]
+        if ca_file is None and not client_cert:
+            return None
+        try:
+            return tls_context(ca_file=ca_file, client_cert=client_cert)
+        except HaloConfigurationError as error:
+            raise self._refused(str(error)) from None
 
     def _extra(self, name: str) -> str | None:
         value = self.connection.extra_dejson.get(name)
+        if isinstance(value, dict | list):
+            raise self._refused(f"{name} must be text, not a {type(value).__name__}")
         return str(value).strip() or None if value is not None else None
+
+    def _refused(self, reason: str) -> HaloConfigurationError:
+        """What is wrong with the connection. The reason holds no value that may be a secret."""
+        link = " " if reason.startswith("has ") else ": "
+        return HaloConfigurationError(f"connection {self.halo_conn_id!r}{link}{reason}")
+
+    def _warn_of_unknown_extras(self) -> None:
+        """Name the extras that nothing reads: one of them may be a known one, misspelt."""
+        for name in self.connection.extra_dejson:
+            if name not in EXTRAS and not self._warned:
+                hint = did_you_mean(name, EXTRAS) or f"; known are {', '.join(EXTRAS)}"
+                self.log.warning("connection %r: there is no extra %r%s", self.halo_conn_id, name, hint)
+        self._warned = True
 
     def identify_user(
         self, user_id: str, *, traits: dict[str, Any] | None = None, session_id: str | None = None

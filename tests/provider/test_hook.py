@@ -5,16 +5,19 @@ import re
 import socket
 import traceback
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from halo_provider.exceptions import HaloAuthenticationError, HaloConfigurationError, HaloRejectedError
-from halo_provider.hooks.halo import HaloHook
+from halo_provider.hooks.halo import EXTRAS, HaloHook
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Fault, Simulator
 from tests.example_keys import IDENTITY_SECRET
 from tests.provider.runs import Connect
+
+NOT_THERE = "cannot be used: No such file or directory"
 
 
 def only_body(halo: Simulator, path: str) -> dict[str, Any]:
@@ -81,6 +84,83 @@ def test_port_beside_a_host_that_has_one_is_explained(connect: Connect) -> None:
     connect(host="http://127.0.0.1:8080", port=8080)
     with pytest.raises(HaloConfigurationError, match="port"):
         HaloHook().client()
+
+
+@pytest.mark.parametrize(
+    ("uri", "base_url"),
+    [
+        ("halo://:{key}@", "https://api.haloagents.ai/api/sdk"),
+        ("halo://:{key}@halo.example.com", "https://halo.example.com/api/sdk"),
+        ("halo://:{key}@127.0.0.1:8080/http", "http://127.0.0.1:8080/api/sdk"),
+        ("halo://:{key}@halo.example.com:8443/https?timeout=30", "https://halo.example.com:8443/api/sdk"),
+        ("halo://http://:{key}@127.0.0.1:8080", "http://127.0.0.1:8080/api/sdk"),
+        ("halo://:{key}@https%3A%2F%2Fhalo.example.com%2Fv2", "https://halo.example.com/v2"),
+    ],
+)
+def test_connection_may_be_a_uri(monkeypatch: pytest.MonkeyPatch, uri: str, base_url: str) -> None:
+    """The schema is http or https, as in Airflow's HTTP connections; extras are the query."""
+    monkeypatch.setenv("AIRFLOW_CONN_HALO_URI", uri.format(key=EXAMPLE_WIDGET_KEY))
+    client = HaloHook("halo_uri").client()
+    assert (client.base_url, client.timeout) == (base_url, 30.0 if "timeout" in uri else 120.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"schema": "ftp"}, ": schema must be http or https, not 'ftp'; a path belongs into the host"),
+        (
+            {"host": "https://halo.example.com", "schema": "http"},
+            ": its host and its schema (http) name two schemes; leave the schema empty",
+        ),
+        ({"extra": {"agent_id": ["a"]}}, ": agent_id must be text, not a list"),
+        ({"extra": {"timeout": "soon"}}, ": timeout must be a number of seconds, and more than 0"),
+        (
+            {"extra": {"client_cert": ["a", "b", "c"]}},
+            ": client_cert must be the path of a PEM file, or two: of the certificate and of its key",
+        ),
+        (
+            {"extra": {"ca_file": "/nowhere/ca.pem"}},
+            f": ca_file '/nowhere/ca.pem' {NOT_THERE}; it must hold certificates in PEM format",
+        ),
+        (
+            {"extra": {"client_cert": "/nowhere/me.pem"}},
+            f": client_cert '/nowhere/me.pem' {NOT_THERE}; it must hold a certificate and its key in PEM format",
+        ),
+        (
+            {"password": "", "login": EXAMPLE_WIDGET_KEY},
+            " has no widget key: put it (ab_live_…) into the password, not into the login",
+        ),
+    ],
+    ids=str,
+)
+def test_value_that_cannot_work_is_refused(connect: Connect, fields: dict[str, Any], words: str) -> None:
+    """With the connection's id, what is wrong, and what would be right."""
+    connect(**fields)
+    with pytest.raises(HaloConfigurationError) as caught:
+        HaloHook().client()
+    assert str(caught.value) == f"connection 'halo_default'{words}"
+
+
+def test_dashboard_that_is_no_address_is_refused(connect: Connect) -> None:
+    """It becomes a link on a page."""
+    connect(extra={"dashboard_url": "javascript:alert(1)"})
+    with pytest.raises(HaloConfigurationError, match="dashboard_url must be an address with http:// or https://"):
+        _ = HaloHook().dashboard_url
+
+
+def test_unknown_extras_are_named_in_a_warning(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for a hook, without their values, and with what they may have been meant to be."""
+    connect(extra={"identitysecret": IDENTITY_SECRET, "colour": "red", "timeout": 30})
+    warnings: list[str] = []
+    log = SimpleNamespace(warning=lambda text, *facts: warnings.append(text % facts))
+    monkeypatch.setattr(HaloHook, "log", log)
+    hook = HaloHook()
+    hook.client()
+    hook.client()
+    assert warnings == [
+        "connection 'halo_default': there is no extra 'identitysecret' (did you mean 'identity_secret'?)",
+        f"connection 'halo_default': there is no extra 'colour'; known are {', '.join(EXTRAS)}",
+    ]
 
 
 @pytest.mark.parametrize("password", [None, "", "  "])

@@ -14,7 +14,7 @@ import pytest
 
 import halo_provider
 from halo_provider.get_provider_info import get_provider_info
-from halo_provider.hooks.halo import HaloHook
+from halo_provider.hooks.halo import EXTRAS, HaloHook
 
 HEAVY = {"aiohttp", "fastapi", "numpy", "pandas", "pyarrow", "starlette", "uvicorn"}
 
@@ -67,7 +67,8 @@ def test_connection_type_is_the_hooks(connection_type: dict[str, Any]) -> None:
 def test_form_has_a_field_for_every_extra_the_hook_reads(connection_type: dict[str, Any]) -> None:
     """Nothing has to be typed as JSON, and no field leads nowhere."""
     source = Path(sys.modules[HaloHook.__module__].__file__ or "").read_text(encoding="utf-8")
-    assert set(connection_type["conn-fields"]) == set(re.findall(r'_extra\("(\w+)"\)', source))
+    fields = set(connection_type["conn-fields"])
+    assert set(re.findall(r'_extra\("(\w+)"\)', source)) <= fields <= set(EXTRAS)
 
 
 def test_form_explains_its_fields_and_lets_them_be_empty(connection_type: dict[str, Any]) -> None:
@@ -89,7 +90,7 @@ def test_standard_fields_say_what_they_are_for(connection_type: dict[str, Any]) 
     """The password is the widget key, and what Halo has no use for is not shown."""
     behaviour = connection_type["ui-field-behaviour"]
     assert behaviour["relabeling"]["password"] == "Widget key"
-    assert set(behaviour["hidden-fields"]) == {"schema", "login"}
+    assert set(behaviour["hidden-fields"]) == {"login"}
 
 
 def test_airflow_knows_the_provider(airflow_home: Path) -> None:
