@@ -18,6 +18,11 @@ def is_frame(rows: Any) -> "TypeGuard[pd.DataFrame]":
     return hasattr(rows, "iloc") and hasattr(rows, "columns")
 
 
+def is_series(row: Any) -> bool:
+    """Whether it is one row of a DataFrame."""
+    return hasattr(row, "iloc") and hasattr(row, "to_dict") and not is_frame(row)
+
+
 class FrameSource:
     """A DataFrame's rows, numbered from 1; the index is no part of them.
 

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from halo_provider.exceptions import RowError, SourceError
-from halo_provider.sources.frames import FrameSource, is_frame
+from halo_provider.sources.frames import FrameSource, is_frame, is_series
 from halo_provider.sources.rows import MAX_RAW_TEXT, Row, Source, broken_off, check_row, represented
 from halo_provider.submission import python_value
 
@@ -68,8 +68,8 @@ class ListSource:
         number = 0
         try:
             for number, row in enumerate(self._rows, start=1):
-                if isinstance(row, Mapping):
-                    found.update(dict.fromkeys(_python_row(number, row).values))
+                if isinstance(values := _mapping(row), Mapping):
+                    found.update(dict.fromkeys(_python_row(number, values).values))
         except SourceError:
             raise
         except Exception as error:
@@ -92,7 +92,7 @@ class ListSource:
             while (values := next(rows, _END)) is not _END:
                 number += 1
                 self._read = number
-                yield _checked(number, values, required)
+                yield _checked(number, _mapping(values), required)
         except SourceError:
             raise
         except Exception as error:
@@ -102,9 +102,22 @@ class ListSource:
 _END = object()
 
 
+def _mapping(row: Any) -> Any:
+    """The row as a mapping, where it has names: a named tuple, a row of a structured array, a pandas Series."""
+    if isinstance(row, Mapping):
+        return row
+    if hasattr(row, "_asdict"):
+        return row._asdict()
+    if names := getattr(getattr(row, "dtype", None), "names", None):
+        return {name: row[name] for name in names}
+    return row.to_dict() if is_series(row) else row
+
+
 def _checked(number: int, values: Any, required: Sequence[str]) -> Row:
     if not isinstance(values, Mapping):
         reason = f"row {number} is a {type(values).__name__}; every row must be a dict of column and value"
+        if isinstance(values, list):
+            reason += " (mapped upstream tasks that return lists make a list of lists: flatten it)"
         return Row(number, {}, RowError(reason, detail=f"row: {represented(values)}"[:MAX_RAW_TEXT]))
     row = _python_row(number, values)
     return row if row.error else check_row(number, row.values, required=required)

@@ -2,11 +2,8 @@
 
 import bz2
 import gzip
-import io
 import json
-import lzma
 import socket
-import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,13 +11,13 @@ import boto3
 import pandas as pd
 import pytest
 from airflow.sdk import DAG
-from backports import zstd
 from moto.server import ThreadedMotoServer
 
 from halo_provider.operators.halo import HaloTicketOperator
 from halo_provider.simulator import Simulator
 from tests.provider.notes import NOTE, csv_text, rows
 from tests.provider.runs import RunDag, Supervise
+from tests.provider.stored import KINDS, parameter_of, stored_as
 from tests.provider.summaries import chat_ids, counts
 
 Put = Callable[[str, bytes], None]
@@ -137,14 +134,12 @@ def test_rejects_and_results_are_stored_in_the_bucket(dag: DAG, run: RunDag, put
     assert {line.split(",")[3] for line in stored["results.csv"].splitlines()[1:]} == {"delivered", "rejected"}
 
 
-@pytest.mark.parametrize(
-    "kind", ["csv", "csv.gz", "csv.xz", "csv.zst", "csv.zip", "parquet", "jsonl", "jsonl.gz", "xlsx"]
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_format_is_read_from_the_bucket(kind: str, dag: DAG, run: RunDag, halo: Simulator, put: Put) -> None:
     """The same rows make the same messages."""
     put(f"notes.{kind}", stored_as(kind, pd.DataFrame(rows(3))))
-    parameter = "csv_path" if kind.startswith("csv") else "file_path"
-    HaloTicketOperator(task_id="tickets", dag=dag, submission=NOTE, **{parameter: f"s3://s3@bucket/notes.{kind}"})
+    source = {parameter_of(kind): f"s3://s3@bucket/notes.{kind}"}
+    HaloTicketOperator(task_id="tickets", dag=dag, submission=NOTE, **source)
     assert counts(run(dag).xcom("tickets")) == {"delivered": 3}
     assert chat_ids(halo) == ["1", "2", "3"]
 
@@ -182,34 +177,3 @@ def test_bucket_that_cannot_be_written_says_so(
     result = run(dag)
     assert (result.state("tickets"), counts(result.xcom("tickets"))) == ("failed", {"delivered": 2})
     assert str(errors[0]).startswith(f"{file} s3://s3_gone@bucket/out.csv cannot be written: EndpointConnectionError: ")
-
-
-def stored_as(kind: str, frame: pd.DataFrame) -> bytes:
-    """The frame as a file of this kind."""
-    match kind.split("."):
-        case ["parquet"]:
-            return frame.to_parquet()
-        case ["xlsx"]:
-            workbook = io.BytesIO()
-            frame.to_excel(workbook, index=False)
-            return workbook.getvalue()
-        case [text, *compressed]:
-            content = frame.to_csv(index=False) if text == "csv" else frame.to_json(orient="records", lines=True)
-            return COMPRESS["".join(compressed)](content.encode())
-
-
-def _zipped(content: bytes) -> bytes:
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as members:
-        members.writestr("notes", content)
-    return archive.getvalue()
-
-
-COMPRESS: dict[str, Callable[[bytes], bytes]] = {
-    "": bytes,
-    "gz": gzip.compress,
-    "bz2": bz2.compress,
-    "xz": lzma.compress,
-    "zst": zstd.compress,
-    "zip": _zipped,
-}
