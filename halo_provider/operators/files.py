@@ -12,8 +12,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from airflow.sdk import ObjectStoragePath
-
+from halo_provider.compat import ObjectStoragePath
 from halo_provider.exceptions import HaloConfigurationError
 
 if TYPE_CHECKING:

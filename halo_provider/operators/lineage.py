@@ -5,16 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Asset, AssetAlias, BaseHook
-
+from halo_provider.compat import Asset, AssetAlias, BaseHook
 from halo_provider.sources.open import each_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from airflow.providers.openlineage.extractors import OperatorLineage
-    from airflow.sdk import Context
-
+    from halo_provider.compat import Context, OperatorLineage
     from halo_provider.sources.formats import Paths
 
 
@@ -49,12 +46,12 @@ def lineage(
     :param paths: the source's files, or patterns
     :param counts: rows by their status, once they are known
     """
-    from airflow.providers.common.compat.openlineage.facet import (  # noqa: PLC0415 -- only where OpenLineage asks
+    from halo_provider.compat import (  # noqa: PLC0415 -- only where OpenLineage asks
         Dataset,
+        OperatorLineage,
         OutputDataset,
         OutputStatisticsOutputDatasetFacet,
     )
-    from airflow.providers.openlineage.extractors import OperatorLineage  # noqa: PLC0415 -- as above
 
     if paths is not None:
         names = [_file(path) for path in each_path(paths)]
@@ -82,7 +79,7 @@ def _file(path: str) -> tuple[str, str]:
 
 def _tables(sql: str, sql_conn_id: str) -> list[tuple[str, str]]:
     """Namespace and name of every table that a query reads."""
-    from airflow.providers.openlineage.sqlparser import SQLParser  # noqa: PLC0415 -- only where OpenLineage asks
+    from halo_provider.compat import SQLParser  # noqa: PLC0415 -- only where OpenLineage asks
 
     connection = BaseHook.get_connection(sql_conn_id)
     port = f":{connection.port}" if connection.port else ""
