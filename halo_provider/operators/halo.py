@@ -49,12 +49,13 @@ from halo_provider.operators.parameters import (
     check_submission,
     check_whole_number,
     refuse_unknown,
+    upstream_tasks,
 )
 from halo_provider.operators.progress import DeliveryRecordWatcher, Progress, StateStoreWatcher, Watcher
 from halo_provider.operators.stopping import TaskStop
 from halo_provider.operators.telemetry import Metrics, delivery_span
 from halo_provider.sources.formats import parse_csv_options
-from halo_provider.sources.open import open_source
+from halo_provider.sources.open import SOURCES, open_source
 from halo_provider.sources.shards import Shard, ShardedSource
 
 try:
@@ -150,8 +151,8 @@ class _RowsOperator(BaseOperator):
         if HaloRetryPolicy is not None and self.retry_policy is None:
             self.retry_policy = HaloRetryPolicy()
         self._task_stop = TaskStop()
-        self._has_rows = rows is not None
-        self._rows_from = sorted({task.task_id for task, _ in getattr(rows, "iter_references", list)()})
+        given = {name: getattr(self, name) for name in SOURCES if getattr(self, name) is not None}
+        self._sources_from = {name: upstream_tasks(value) for name, value in given.items()}
 
     def on_kill(self) -> None:
         """Stop sending, give what is in flight a short while, commit: inside Airflow's five seconds."""
@@ -177,7 +178,7 @@ class _RowsOperator(BaseOperator):
             sql=self.sql,
             sql_conn_id=self.sql_conn_id,
             rows=self.rows,
-            has_rows=self._has_rows,
+            given=self._sources_from,
         )
         check_outputs(
             sources={"csv_path": self.csv_path, "file_path": self.file_path},
@@ -210,13 +211,15 @@ class _RowsOperator(BaseOperator):
         check_outputs(sources={}, rejects_path=self.rejects_path, results_path=results_path, files=files)
         return files
 
-    def _rows_arrived(self) -> None:
-        """Raise HaloConfigurationError where the upstream task whose output the rows are returned nothing."""
-        if self._has_rows and self.rows is None:
-            named = f"the task {', '.join(map(repr, self._rows_from))}" if self._rows_from else "the upstream task"
-            raise HaloConfigurationError(
-                f"rows: {named} returned nothing (None); return a list of dicts, an empty one where there is nothing"
-            )
+    def _arrived(self) -> None:
+        """Raise HaloConfigurationError where the upstream task whose output the source is returned nothing."""
+        for name, tasks in self._sources_from.items():
+            if getattr(self, name) is None:
+                task = f"the task {', '.join(map(repr, tasks))}" if tasks else "the upstream task"
+                wanted = (
+                    "a list of dicts, an empty one where there is nothing" if name == "rows" else "what it is to be"
+                )
+                raise HaloConfigurationError(f"{name}: {task} returned nothing (None); return {wanted}")
 
     def _is_there(self, source: Source) -> None:
         """Raise TooFewRowsError where the source has fewer rows than it has to have."""
@@ -320,7 +323,7 @@ class HaloIdentifyOperator(_RowsOperator):
         """Identify, and return the counts."""
         with self._ending():
             self._check()
-            self._rows_arrived()
+            self._arrived()
             mode = self._mode(context)
             client = HaloHook(self.halo_conn_id).client(timeout=self.timeout)
             try:
@@ -464,7 +467,7 @@ class HaloTicketOperator(_RowsOperator):
         task_instance = task_instance_of(context)
         with self._ending(page_url=page_url(task_instance)):
             self._check()
-            self._rows_arrived()
+            self._arrived()
             client = HaloHook(self.halo_conn_id).client(timeout=self.timeout)
             try:
                 with self._source() as source:

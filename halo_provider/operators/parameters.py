@@ -22,7 +22,7 @@ from halo_provider.sources.shards import Shard
 from halo_provider.submission import Submission
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
 _JINJA = ("{{", "{%", "{#")
 
@@ -36,6 +36,11 @@ def is_template(value: Any) -> bool:
     if isinstance(value, list | tuple | set):
         return any(map(is_template, value))
     return hasattr(value, "iter_references")  # an upstream task's output
+
+
+def upstream_tasks(value: Any) -> list[str]:
+    """The ids of the tasks whose output the value is."""
+    return sorted({task.task_id for task, _ in getattr(value, "iter_references", list)()})
 
 
 def check_submission(submission: Any) -> None:
@@ -94,20 +99,13 @@ def check_source(
     sql: Any,
     sql_conn_id: Any,
     rows: Any,
-    has_rows: bool,
+    given: Collection[str],
 ) -> None:
     """Raise HaloConfigurationError where the parameters do not name exactly one source that can be one.
 
-    `has_rows` says that rows were given, although they may have arrived as None.
+    `given` names those that the author gave, also where they have become None since.
     """
-    check_one_source(
-        {
-            "csv_path": csv_path,
-            "file_path": file_path,
-            "sql": sql,
-            "rows": rows if rows is not None else has_rows or None,
-        }
-    )
+    check_one_source(given)
     for name, path in (("csv_path", csv_path), ("file_path", file_path)):
         _check_paths(name, path)
     is_rendered = not hasattr(rows, "iter_references") and not (isinstance(rows, str) and is_template(rows))

@@ -116,7 +116,7 @@ def _mapping(row: Any) -> Any:
 def _checked(number: int, values: Any, required: Sequence[str]) -> Row:
     if not isinstance(values, Mapping):
         reason = f"row {number} is a {type(values).__name__}; every row must be a dict of column and value"
-        if isinstance(values, list):
+        if isinstance(values, list) and values and isinstance(values[0], Mapping):
             reason += " (mapped upstream tasks that return lists make a list of lists: flatten it)"
         return Row(number, {}, RowError(reason, detail=f"row: {represented(values)}"[:MAX_RAW_TEXT]))
     row = _python_row(number, values)

@@ -1,7 +1,7 @@
 """The one source that parameters name, opened and closed."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ from halo_provider.sources.sql import SqlSource
 from halo_provider.sources.stored import words_of
 from halo_provider.submission import Submission
 
+SOURCES = ("csv_path", "file_path", "sql", "rows")  # the parameters, of which exactly one is given
 MAX_NAMED = 3  # paths of a list that messages name
 
 
@@ -52,7 +53,8 @@ def open_source(
     Raises HaloConfigurationError where the parameters cannot work, NoFileError where no file has such a name, and
     SourceError where `rows` holds no rows. A source that cannot be read raises SourceError later, when it is read.
     """
-    check_one_source({"csv_path": csv_path, "file_path": file_path, "sql": sql, "rows": rows})
+    values = zip(SOURCES, (csv_path, file_path, sql, rows), strict=True)
+    check_one_source([name for name, value in values if value is not None])
     source: Source
     if csv_path is not None:
         paths = expanded(csv_path, files_of)
@@ -79,9 +81,8 @@ def open_source(
     yield _share(source, shard=shard, submission=submission)
 
 
-def check_one_source(given: Mapping[str, Any]) -> None:
-    """Raise HaloConfigurationError unless exactly one of these parameters has a value."""
-    names = [name for name, value in given.items() if value is not None]
+def check_one_source(names: Collection[str]) -> None:
+    """Raise HaloConfigurationError unless exactly one of the parameters that name a source is given."""
     if len(names) != 1:
         raise HaloConfigurationError(
             f"give exactly one of csv_path, file_path, sql and rows, not {' and '.join(names) or 'none'}"

@@ -8,8 +8,9 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -810,6 +811,47 @@ def test_row_that_is_no_dict_is_rejected_alone() -> None:
     assert rows[1].error.reason == "row 2 is a list; every row must be a dict of column and value"
     assert rows[1].error.detail == "row: ['secret']"
     assert rows[2].number == 3
+
+
+def test_list_of_lists_is_explained() -> None:
+    """As mapped upstream tasks make one, each of which returns a list."""
+    (row,) = ListSource([[{"id": 1}, {"id": 2}]]).rows(required=["id"])
+
+    assert row.error.reason == (
+        "row 1 is a list; every row must be a dict of column and value "
+        "(mapped upstream tasks that return lists make a list of lists: flatten it)"
+    )
+
+
+class Note(NamedTuple):
+    """A row with names."""
+
+    id: int
+    name: str
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [Note(1, "Ada")],
+        pd.DataFrame([{"id": 1, "name": "Ada"}]).itertuples(index=False),
+        [pd.Series({"id": 1, "name": "Ada"})],
+        np.array([(1, "Ada")], dtype=[("id", "i4"), ("name", "U10")]),
+        np.array([{"id": 1, "name": "Ada"}]),
+        [{"id": np.int64(1), "name": np.str_("Ada")}],
+        ({"id": number, "name": "Ada"} for number in (1,)),
+        {"first": {"id": 1, "name": "Ada"}}.values(),
+    ],
+    ids=range(8),
+)
+def test_rows_may_be_anything_with_names(rows: Any) -> None:
+    """Named tuples, rows of arrays and frames, generators; their values become Python's own."""
+    source = ListSource(rows)
+
+    assert source.columns() == ["id", "name"]
+    ((number, values, error, _),) = source.rows(required=["id", "name"])
+    assert (number, values, error) == (1, {"id": 1, "name": "Ada"}, None)
+    assert [type(value) for value in values.values()] == [int, str]
 
 
 def test_dict_without_a_column_is_rejected_alone() -> None:

@@ -187,8 +187,12 @@ def test_empty_share_of_a_source_is_no_empty_source(dag: DAG, run: RunDag) -> No
     assert [result.state("share_1"), result.state("share_2")] == ["success", "success"]
 
 
+@pytest.mark.parametrize(
+    ("parameter", "wanted"),
+    [("rows", "a list of dicts, an empty one where there is nothing"), ("csv_path", "what it is to be")],
+)
 def test_upstream_task_that_returned_nothing_is_named(
-    dag: DAG, run: RunDag, halo: Simulator, errors: list[BaseException]
+    *, dag: DAG, run: RunDag, halo: Simulator, errors: list[BaseException], parameter: str, wanted: str
 ) -> None:
     """Its None is no list of no rows; another try cannot help."""
 
@@ -196,12 +200,10 @@ def test_upstream_task_that_returned_nothing_is_named(
     def read() -> None:
         return None
 
-    HaloTicketOperator(task_id="tickets", dag=dag, submission=NOTE, rows=read(), retries=2, retry_delay=timedelta(0))
+    source = {parameter: read()}
+    HaloTicketOperator(task_id="tickets", dag=dag, submission=NOTE, retries=2, retry_delay=timedelta(0), **source)
     assert run(dag).task("tickets").try_number == 1
-    assert str(errors[0]) == (
-        "rows: the task 'read_notes' returned nothing (None); return a list of dicts, "
-        "an empty one where there is nothing"
-    )
+    assert str(errors[0]) == f"{parameter}: the task 'read_notes' returned nothing (None); return {wanted}"
 
 
 @pytest.mark.parametrize("native", [False, True])

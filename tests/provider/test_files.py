@@ -9,10 +9,10 @@ import psutil
 import pytest
 from airflow.sdk import DAG
 
-from halo_provider.operators.files import atomic_write, open_binary
+from halo_provider.operators.files import atomic_write, files_of, open_binary
 from halo_provider.operators.halo import HaloTicketOperator
 from halo_provider.simulator import Simulator
-from tests.provider.notes import NOTE
+from tests.provider.notes import NOTE, csv_text, rows
 from tests.provider.runs import RunDag
 
 NO_FILE = "it is no regular file, but a pipe, a socket or a device; copy it to a file first"
@@ -102,3 +102,64 @@ def test_file_that_is_not_completed_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         fail()
     assert (list(tmp_path.iterdir()), path.read_bytes()) == ([path], b"of the last run")
+
+
+def test_pattern_names_files_and_no_folders(tmp_path: Path) -> None:
+    """Of one folder, or with ** of all below; a file whose own name looks like a pattern is meant itself."""
+    for name in ("b.csv", "a.csv", "day=1/c.csv", "[x].csv"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (tmp_path / "folder.csv").mkdir()
+
+    def named(pattern: str) -> list[str]:
+        return sorted(str(Path(path).relative_to(tmp_path)) for path in files_of(f"{tmp_path}/{pattern}"))
+
+    assert named("*.csv") == ["[x].csv", "a.csv", "b.csv"]
+    assert named("day=*/?.csv") == ["day=1/c.csv"]
+    assert named("**/*.csv") == ["[x].csv", "a.csv", "b.csv", "day=1/c.csv"]
+    assert named("[x].csv") == ["[x].csv"]
+    assert named("nothing-*") == []
+    assert files_of(f"file://{tmp_path}/day=*/*.csv") == [f"file://{tmp_path}/day=1/c.csv"]
+    assert files_of("missing.csv") == ["missing.csv"]
+
+
+def test_rejects_of_the_last_run_are_no_source_of_this_one(
+    *, dag: DAG, run: RunDag, halo: Simulator, errors: list[BaseException], faulty_csv: Path, tmp_path: Path
+) -> None:
+    """A pattern that a template makes is checked against the files that the task writes."""
+    (tmp_path / "rejects.csv").touch()
+    HaloTicketOperator(
+        task_id="tickets",
+        dag=dag,
+        submission=NOTE,
+        csv_path="{{ params.folder }}/*.csv",
+        rejects_path="{{ params.folder }}/rejects.csv",
+    )
+
+    assert run(dag).state("tickets") == "failed"
+    assert str(errors[0]) == (
+        f"rejects_path and csv_path are the same file, '{tmp_path}/rejects.csv'; give it another name"
+    )
+    assert halo.requests == []
+
+
+def test_pattern_of_files_is_one_source(dag: DAG, run: RunDag, halo: Simulator, tmp_path: Path) -> None:
+    """In the order of the names, and a row that is rejected says its file and line."""
+    for name, notes in (("b.csv", rows(4)[2:]), ("a.csv", rows(2))):
+        (tmp_path / name).write_text(csv_text(notes), encoding="utf-8")
+    with (tmp_path / "a.csv").open("a", encoding="utf-8") as more:
+        more.write("5,,no user,company,text\n")
+    HaloTicketOperator(
+        task_id="tickets",
+        dag=dag,
+        submission=NOTE,
+        csv_path=f"{tmp_path}/*.csv",
+        rejects_path=f"{tmp_path}/rejects/today.csv",
+        concurrency=1,
+        max_rejected=1,
+    )
+
+    assert run(dag).state("tickets") == "success"
+    assert [chat.message for chat in halo.chats] == [row["text"] for row in rows(4)]
+    assert f"{tmp_path}/a.csv:4,user," in (tmp_path / "rejects" / "today.csv").read_text(encoding="utf-8")

@@ -139,7 +139,6 @@ def test_failing_query_ends_red_before_anything_is_sent(
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"sql_conn_id": None}, "sql needs sql_conn_id"),
         ({"sql_conn_id": "website"}, r"connection 'website' of type 'ftp' needs its provider package"),
         ({"sql_parameters": {}}, "the query needs sql_parameters for :first"),
         ({"sql_parameters": {"first": 1, "last": 2}}, "sql_parameters has 'last', but the query has no :last"),
