@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+READ_AHEAD = 8 * 2**20  # bytes of an object in memory at a time; s3fs would take 50 MiB
+
+
 def is_object_storage(path: str) -> bool:
     """Whether the path is a URL, for ObjectStoragePath, and not a local one."""
     return "://" in path
@@ -56,7 +59,7 @@ def open_binary(path: str) -> IO[bytes]:
     nobody writes to would block for ever.
     """
     if is_object_storage(path):
-        stream: IO[bytes] = _object(path).open("rb")
+        stream: IO[bytes] = _object(path).open("rb", block_size=READ_AHEAD)
         return stream
     return open(path, "rb", opener=_open_regular_file)
 
