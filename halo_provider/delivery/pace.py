@@ -91,12 +91,12 @@ class Pace:
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One request on its way: its number, when it began, and the how many-eth it was of those that Halo has."""
+    """One request on its way: its number, when it was sent, and the how many-eth it was of those that Halo had."""
 
     number: int
     started: float  # on the loop's clock
-    rank: int
-    held_down: bool  # begun while the pace was below the measured rate
+    held_down: bool  # acquired while the pace was below the measured rate
+    rank: int = 0
 
 
 @dataclass(slots=True)
@@ -161,8 +161,8 @@ class _RateCap:
 class Pacer:
     """Lets requests through: at most `limit` at a time, at the pace of `_rate`, none during a pause.
 
-    `concurrency` and `requests_per_second` are the user's upper bounds. Every attempt is acquired, released, and then
-    told of: `succeeded`, `failed`, or neither where nothing was sent.
+    `concurrency` and `requests_per_second` are the user's upper bounds. Every attempt is acquired, begun when it is
+    sent, released, and then told of: `succeeded`, `failed`, or neither where nothing was sent.
     """
 
     def __init__(self, *, concurrency: int, requests_per_second: float | None, stop: Stop) -> None:
@@ -175,7 +175,8 @@ class Pacer:
         self._turn = asyncio.Lock()  # to wait for the next start
         self._next_start = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._under_way: set[Attempt] = set()
+        self.in_flight = 0  # attempts acquired and not released
+        self._under_way: set[Attempt] = set()  # sent and not released
         self._closed = 0  # places in which a request was refused, for as long as an answer would have taken
         self._latency = 0.5  # seconds that an admitted request takes, of late
         self._begun = 0
@@ -210,17 +211,13 @@ class Pacer:
         self._lowered_for = 0  # the attempt whose refusal lowered the limit
         self._most = 0  # at a time that Halo admitted of late
         self._most_before = 0
+        self._more: list[int] = []  # admitted beyond that
         self._most_until = 0.0
         self._probe_size = 1
         self._probe_at = 0.0
         self._probe_after = PROBE_PATIENCE  # admitted requests
         self._admitted_since = 0
         self._held_by_limit = False
-
-    @property
-    def in_flight(self) -> int:
-        """Attempts acquired and not released."""
-        return len(self._under_way)
 
     def pace(self) -> Pace:
         """What limits the sending now."""
@@ -241,7 +238,7 @@ class Pacer:
             if self._paused_until > now:
                 limited_by = "refusals"
                 await self._stop.sleep(self._paused_until - now)
-            elif len(self._under_way) + self._closed >= self.limit:
+            elif self.in_flight + self._closed >= self.limit:
                 if self.limit < self.concurrency:
                     limited_by = "concurrency"
                     self._held_by_limit = self._short_of_places = True
@@ -256,11 +253,17 @@ class Pacer:
                 self._take_turn(now)
                 break
             now = loop.time()
-        attempt = Attempt(self._begun, now, len(self._under_way) + 1, self._rate.held_down(now))
-        self._under_way.add(attempt)
+        self.in_flight += 1
+        attempt = Attempt(self._begun, now, self._rate.held_down(now))
         self._held_down_sent += attempt.held_down
-        self._limited_by = limited_by or ("setting" if len(self._under_way) >= self.concurrency else "source")
+        self._limited_by = limited_by or ("setting" if self.in_flight >= self.concurrency else "source")
         return attempt
+
+    def begin(self, attempt: Attempt) -> None:
+        """It is sent now."""
+        attempt.started = asyncio.get_running_loop().time()
+        self._under_way.add(attempt)
+        attempt.rank = len(self._under_way)
 
     def _take_turn(self, now: float) -> None:
         due = self._next_start if now - self._next_start < MAX_LATENESS else now
@@ -273,6 +276,7 @@ class Pacer:
 
     def release(self, attempt: Attempt) -> None:
         """Give the place back."""
+        self.in_flight -= 1
         self._under_way.discard(attempt)
         self._admit()
 
@@ -287,11 +291,19 @@ class Pacer:
         if self._rate.at(now) > 2 * self.concurrency / self._latency and self._rate.measured < math.inf:
             self._rate.lift()
             self._limit_met = False
-        if now >= self._most_until:
-            self._most_before, self._most, self._most_until = self._most, 0, now + RANK_MEMORY
-        self._most = max(self._most, attempt.rank)
+        self._notice_rank(attempt.rank, now)
         if self.limit < self.concurrency:
             self._probe(attempt, now)
+
+    def _notice_rank(self, rank: int, now: float) -> None:
+        """Remember how many Halo admits at a time; one more counts when it was seen often enough to be no mistake."""
+        if now >= self._most_until:
+            self._most_before, self._most, self._most_until = self._most, 0, now + RANK_MEMORY
+        if rank > self._most:
+            self._more.append(rank)
+            if len(self._more) >= EVIDENCE:
+                self._most = min(self._more)
+                self._more.clear()
 
     def failed(self, attempt: Attempt, error: HaloCallError, refusals: Refusals) -> bool:
         """Halo did not answer as it should. Tells whether it refused the request, whose `refusals` are counted.
@@ -358,7 +370,9 @@ class Pacer:
 
     def _streak_pause(self, attempt: Attempt, retry_after: float | None) -> float | None:
         """Seconds for which nobody needs to try, where Halo admits nobody."""
-        if attempt.number <= self._paused_after:
+        most = max(self._most, self._most_before)
+        if attempt.number <= self._paused_after or 0 < most < attempt.rank:
+            self._streak.clear()
             return None
         self._streak.append((attempt.number, retry_after))
         streak = STREAK_AGAIN if self._pause_helped else STREAK
@@ -475,7 +489,7 @@ class Pacer:
             self._admit()
 
     def _admit(self) -> None:
-        free = self.limit - len(self._under_way) - self._closed
+        free = self.limit - self.in_flight - self._closed
         while self._waiting and (free > 0 or self._stop.requested):
             place = self._waiting.popleft()
             if not place.done():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from halo_provider.delivery.pace import Backoff, Pace, Pacer, Refusals
@@ -128,6 +128,7 @@ class Sender:
                     return
                 await asyncio.sleep(max(0.001, self.waiting[0][0] - clock()))
                 continue
+            self.pacer.begin(attempt)
             error = await self.halo.answer(sender=self.number, row=row)
             self.pacer.release(attempt)
             if error is None:
@@ -360,7 +361,7 @@ def test_senders_share_a_bucket_without_talking(begin_every: float, least: float
     assert sum(shares) / len(shares) > least
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
 @given(
     rate=st.floats(4.0, 60.0),
     burst=st.floats(0.5, 3.0),
@@ -377,7 +378,7 @@ def test_any_bucket(rate: float, burst: float, retry_after: str | None, latency:
     assert traffic.refused_share(SETTLED) < 0.08
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
 @given(requests=st.integers(2, 40), latency=st.floats(0.05, 1.0), retry_after=st.sampled_from([None, 0.5, 2.0]))
 def test_any_concurrency(requests: int, latency: float, retry_after: float | None) -> None:
     """A number at a time that was not thought of."""
@@ -387,7 +388,7 @@ def test_any_concurrency(requests: int, latency: float, retry_after: float | Non
     assert traffic.refused_share(SETTLED) < 0.08
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
 @given(share=st.floats(0.0, 0.1), seed=st.integers(0, 1000), retry_after=st.sampled_from([None, 0.5, 5.0]))
 def test_any_refusals_by_chance(share: float, seed: int, retry_after: float | None) -> None:
     """A share that was not thought of, at any time: all other requests go on."""

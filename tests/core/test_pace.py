@@ -65,6 +65,7 @@ def overload(*, retry_after: float | None = None) -> HaloServerError:
 async def send(pacer: Pacer, *, seconds: float = 1.0, error: Any = None, refusals: Refusals | None = None) -> float:
     """Send one request that takes so long and ends so; return when it started."""
     attempt = await pacer.acquire()
+    pacer.begin(attempt)
     try:
         await asyncio.sleep(seconds)
     finally:
@@ -127,6 +128,8 @@ def test_limit_is_what_halo_admits_at_a_time() -> None:
     async def test() -> None:
         pacer = pacer_of(concurrency=16)
         attempts = [await pacer.acquire() for _ in range(16)]
+        for attempt in attempts:
+            pacer.begin(attempt)
         for attempt in attempts[5:]:
             pacer.release(attempt)
             pacer.failed(attempt, refusal(retry_after=1.0), Refusals())
@@ -145,6 +148,8 @@ def test_limit_that_proves_too_low_is_raised() -> None:
     async def test() -> None:
         pacer = pacer_of(concurrency=16)
         attempts = [await pacer.acquire() for _ in range(16)]
+        for attempt in attempts:
+            pacer.begin(attempt)
         for attempt in (attempts[4], attempts[7], attempts[11]):
             pacer.release(attempt)
             pacer.failed(attempt, refusal(), Refusals())
