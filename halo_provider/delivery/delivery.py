@@ -44,7 +44,7 @@ from halo_provider.submission import Submission
 
 CLAIM_WAIT = 600.0  # seconds to wait for rows that another run holds
 CLAIM_POLL = 1.0  # seconds between attempts to claim them
-MAX_DEFERRED = 5_000  # rows that may wait for another run, so that memory stays flat
+MAX_DEFERRED = 5_000  # rows that may wait for another run, or for their next attempt, so that memory stays flat
 LAST_COMMIT_TIME = 1.0  # seconds after the end of a stop's grace in which the ledger may still answer
 LIVENESS_POLL = 0.5  # seconds between checks whether this process may still send
 LEASE_MARGIN = 2.0  # seconds before the end of the lease in which nothing more is sent
@@ -134,6 +134,7 @@ class _Delivery:
         self._ready: asyncio.Queue[Sending | None] = asyncio.Queue()
         self._open: dict[str, Work] = {}  # claimed, and not yet committed as settled
         self._max_open = max(2 * options.batch_size, 4 * options.concurrency)
+        self._put_off = 0  # open, and waiting for the next attempt: these keep no others from being read
         self._unclaimed: set[Work] = set()  # in a queue, and not claimed by this run
         self._fresh: list[Work] = []  # of these the first of their queues, to be claimed at once
         self._deferred: list[Work] = []  # of these the first of their queues, which another run held when last asked
@@ -182,7 +183,10 @@ class _Delivery:
         exhausted = False
         last_progress = time.monotonic()
         while not self._stop.requested and not (exhausted and not self._open and not self._unclaimed):
-            room = len(self._open) + batch_size <= self._max_open and len(self._unclaimed) < MAX_DEFERRED
+            room = (
+                len(self._open) - self._put_off + batch_size <= self._max_open
+                and len(self._unclaimed) + self._put_off < MAX_DEFERRED
+            )
             if room and not exhausted:
                 prepared_rows = await self._read()
                 exhausted = not prepared_rows
@@ -357,7 +361,10 @@ class _Delivery:
 
     async def _send_again(self, sending: Sending, wait: float) -> None:
         """Queue it behind the others after the wait, in which it keeps none of them from being sent."""
+        self._put_off += 1
+        self._moved.set()
         await self._stop.sleep(wait)
+        self._put_off -= 1
         self._ready.put_nowait(sending)
 
     async def may_send(self, work: Work) -> bool:
