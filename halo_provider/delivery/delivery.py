@@ -152,6 +152,8 @@ class _Delivery:
         self._report.seconds = time.monotonic() - started
         self._report.requests = self._sender.requests
         self._report.refused = self._sender.pacer.refused
+        self._report.pace = self._sender.pacer.pace(of_all=True)
+        self._observers.paced(self._report.pace)
         self._report.first_given_up = self._breaker.first_given_up
         self._report.stopped = self._stop.reason
         self._report.error = self._stop.error
@@ -474,12 +476,16 @@ class _Delivery:
                 self._stop.request(str(error), error=error)
 
     async def _watch(self) -> None:
-        """Notice the supervisor's death between attempts, and let no ledger keep a run that has to end."""
+        """Tell the pace, notice the supervisor's death, and let no ledger keep a run that has to end."""
         ends_at: float | None = None
+        pace = self._sender.pacer.pace()
         while True:
             await asyncio.sleep(LIVENESS_POLL)
             if not self._alive():
                 self._stop.request("the task's supervisor is gone, and another try may already be running")
+            if (now := self._sender.pacer.pace()) != pace:
+                pace = now
+                self._observers.paced(now)
             if self._stop.ends_at is not None and self._stop.ends_at != ends_at:
                 ends_at = self._stop.ends_at
                 left = max(0.0, ends_at - asyncio.get_running_loop().time())

@@ -24,7 +24,7 @@ Halo that queues requests answers as many a second however long its queue is.
 import asyncio
 import math
 import random
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,7 +71,7 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What limits the sending at a moment, for people.
+    """What limits the sending at a moment, or limited most requests of a run.
 
     `limited_by` is Halo's rate or its concurrency, its refusing everything, our own setting, or the source, which has
     no more rows for now. `requests_per_second` is the rate that Halo was found to admit, None while none was found;
@@ -82,6 +82,21 @@ class Pace:
     requests_per_second: float | None
     concurrency: int
     refused: int
+
+    @property
+    def sentence(self) -> str:
+        """The same for people."""
+        match self.limited_by:
+            case "rate" if self.requests_per_second is not None:
+                return f"Halo's rate limits, at about {self.requests_per_second:,.3g} requests/s"
+            case "concurrency":
+                return f"Halo's concurrency limits, at about {self.concurrency:,} at a time"
+            case "refusals":
+                return "Halo refuses everybody for now"
+            case "source":
+                return "the source limits"
+            case _:
+                return "the task's own settings limit"
 
 
 @dataclass(slots=True, eq=False)
@@ -172,6 +187,7 @@ class Pacer:
         self._stop = stop
         self._interval = 1.0 / requests_per_second if requests_per_second else 0.0
         self._limited_by: LimitedBy = "source"
+        self._limits: Counter[LimitedBy] = Counter()  # requests by what limited them
         self._turn = asyncio.Lock()  # to wait for the next start
         self._next_start = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -220,11 +236,11 @@ class Pacer:
         self._admitted_since = 0
         self._held_by_limit = False
 
-    def pace(self) -> Pace:
-        """What limits the sending now."""
+    def pace(self, *, of_all: bool = False) -> Pace:
+        """What limits the sending now, or limited most of all requests."""
         rate = self._rate.measured
         return Pace(
-            limited_by=self._limited_by,
+            limited_by=self._limits.most_common(1)[0][0] if of_all and self._limits else self._limited_by,
             requests_per_second=None if rate == math.inf else rate,
             concurrency=self.limit,
             refused=self.refused,
@@ -242,6 +258,7 @@ class Pacer:
         attempt = Attempt(self._begun, now, self._rate.held_down(now))
         self._held_down_sent += attempt.held_down
         self._limited_by = limited_by or ("setting" if self.in_flight >= self.concurrency else "source")
+        self._limits[self._limited_by] += 1
         return attempt
 
     async def _wait(self) -> LimitedBy | None:

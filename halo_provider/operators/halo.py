@@ -6,12 +6,11 @@ import json
 import os
 import time
 from contextlib import AbstractContextManager, closing
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException
-
+from halo_provider.compat import AirflowFailException, BaseOperator
 from halo_provider.delivery.delivery import deliver
 from halo_provider.delivery.dry_run import dry_run
 from halo_provider.delivery.identify import IdentifyMode, IdentifyReport, identify
@@ -48,10 +47,8 @@ except ImportError:  # Airflow 3.2 has no retry policies; there, only AirflowFai
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from airflow.providers.openlineage.extractors import OperatorLineage
-    from airflow.sdk import Context
-
     from halo_provider.client.client import HaloClient
+    from halo_provider.compat import Context, OperatorLineage
     from halo_provider.delivery.stop import Stop
     from halo_provider.ledger.claims import LeaseHolder
     from halo_provider.ledger.rules import OnInDoubt, TaskInstanceRef
@@ -457,13 +454,14 @@ class HaloTicketOperator(_RowsOperator):
                 )
         except SourceError as unreadable:
             nothing = self._summary(DeliveryReport().summary(), output.session_ids, seconds=0.0, results_path=None)
-            return self._finish(context, {**nothing, "changed": 0}, unreadable)
+            return self._finish(context, {**nothing, "changed": 0, "pace": None}, unreadable)
         counts = self._counts = report.summary()
         span.update(counts, requests=report.requests)
         announce(self.outlets, context, counts)
         self.log.info("delivery ended", **counts, requests=report.requests, seconds=round(report.seconds, 2))
         summary = self._summary(counts, output.session_ids, seconds=report.seconds, results_path=self.results_path)
         summary["changed"] = report.changed
+        summary["pace"] = {**asdict(report.pace), "requests": report.requests} if report.pace else None
         error = report.failure() or self._too_many_rejected(
             output.first_rejected, read=report.read, rejected=report.counts[RowStatus.REJECTED]
         )
