@@ -32,7 +32,7 @@ from halo_provider.exceptions import LedgerError
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.submission import MAX_ROW_KEY
 
-SCHEMA_VERSION = 4  # those before were never released
+SCHEMA_VERSION = 5  # those before were never released
 MAX_NAMESPACE = 250  # bytes of UTF-8
 # What a delivery counts: rows by their status; requests; and how many of these Halo refused for its load or for their
 # rate (429, and 503 with Retry-After), so that it certainly did not take them.
@@ -185,6 +185,7 @@ deliveries = Table(
     Column("request_seconds", Float, nullable=False),  # of all requests together
     Column("seconds", Float, nullable=False),
     Column("error", _LONG_TEXT),  # the last one
+    Column("pace", String(200)),  # what limits the sending, in words; at the end, what limited most requests
     Index("halo_deliveries_by_start", "started_at"),
     Index("halo_deliveries_by_run", "dag_id", "run_id"),
 )

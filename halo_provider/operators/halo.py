@@ -6,6 +6,7 @@ import json
 import os
 import time
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import asdict
 from functools import partial
 from inspect import signature
 from itertools import islice
@@ -595,6 +596,7 @@ class HaloTicketOperator(_RowsOperator):
         self.log.info("delivery ended", **counts, requests=report.requests, seconds=round(report.seconds, 2))
         summary = self._summary(counts, output.session_ids, seconds=report.seconds, results_path=self.results_path)
         summary["changed"] = report.changed
+        summary["pace"] = {**asdict(report.pace), "requests": report.requests} if report.pace else None
         error = report.failure() or self._too_many_rejected(
             output.first_rejected, read=report.read, rejected=report.counts[RowStatus.REJECTED]
         )
@@ -603,7 +605,7 @@ class HaloTicketOperator(_RowsOperator):
     def _no_rows(self) -> dict[str, Any]:
         """The summary of a run that read nothing."""
         counts = DeliveryReport().summary()
-        return {**self._summary(counts, SessionIds(0), seconds=0.0, results_path=None), "changed": 0}
+        return {**self._summary(counts, SessionIds(0), seconds=0.0, results_path=None), "changed": 0, "pace": None}
 
     def _summary(
         self, counts: dict[str, int], session_ids: SessionIds, *, seconds: float, results_path: str | None
