@@ -6,7 +6,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from typing import IO, Any
 
-from sqlalchemy import Engine
+from sqlalchemy.engine import Engine
 
 from halo_provider.exceptions import HaloConfigurationError
 from halo_provider.sources.csv_file import CsvOptions, CsvSource

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, insert, select, text, update
+from sqlalchemy import event, insert, select, text, update
+from sqlalchemy.engine import Connection
 
 import halo_provider.ledger.database
 from halo_provider.exceptions import HaloConfigurationError, LedgerError
@@ -1135,7 +1136,7 @@ def test_connection_lost_while_renewing_is_a_ledger_error(ledger: Ledger, lease_
 
     @event.listens_for(ledger.engine, "do_connect")
     def _refuse(dialect: Any, *_: Any) -> None:
-        raise dialect.loaded_dbapi.OperationalError("server closed the connection unexpectedly")
+        raise dialect.dbapi.OperationalError("server closed the connection unexpectedly")
 
     ledger.close()
     with pytest.raises(LedgerError, match="closed the connection"):
