@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from halo_provider.compat import AirflowFailException, BaseOperator
+from halo_provider.compat import BaseOperator, facts_log
 from halo_provider.delivery.delivery import deliver
 from halo_provider.delivery.dry_run import dry_run
 from halo_provider.delivery.identify import IdentifyMode, IdentifyReport, identify
@@ -18,7 +18,6 @@ from halo_provider.delivery.options import DeliveryOptions, OnChange, SendOption
 from halo_provider.delivery.report import DeliveryReport, SessionIds
 from halo_provider.exceptions import (
     HaloConfigurationError,
-    HaloError,
     RowsRejectedError,
     SourceError,
     TooManySubmissionsError,
@@ -33,15 +32,11 @@ from halo_provider.operators.lineage import announce, lineage
 from halo_provider.operators.links import HaloDeliveriesLink, deliveries_url
 from halo_provider.operators.output import RowOutput
 from halo_provider.operators.progress import DeliveryRecordWatcher, Progress, StateStoreWatcher, Watcher
+from halo_provider.operators.retries import ends_retries, use_retry_policy
 from halo_provider.operators.stopping import TaskStop
 from halo_provider.operators.telemetry import Metrics, delivery_span
 from halo_provider.sources.open import open_source, parse_csv_options
 from halo_provider.sources.shards import Shard
-
-try:
-    from halo_provider.operators.retry_policy import HaloRetryPolicy
-except ImportError:  # Airflow 3.2 has no retry policies; there, only AirflowFailException stops a retry
-    HaloRetryPolicy = None  # type: ignore[assignment,misc]
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,8 +106,7 @@ class _RowsOperator(BaseOperator):
         self.max_rejected = max_rejected
         self.rejects_path = rejects_path
         self.is_dry_run = dry_run  # BaseOperator.dry_run is a method, which `airflow tasks test --dry-run` calls
-        if HaloRetryPolicy is not None and self.retry_policy is None:
-            self.retry_policy = HaloRetryPolicy()
+        use_retry_policy(self)
         self._task_stop = TaskStop()
 
     def on_kill(self) -> None:
@@ -152,18 +146,11 @@ class _RowsOperator(BaseOperator):
             return None
         return RowsRejectedError(rejected=rejected, read=read, first=first or "", rejects_path=self.rejects_path)
 
-    @property
-    def _has_retry_policy(self) -> bool:
-        """Whether Airflow asks a policy before it tries again; it came with Airflow 3.3."""
-        return HaloRetryPolicy is not None and isinstance(self.retry_policy, HaloRetryPolicy)
-
     def _finish(self, context: Context, summary: dict[str, Any], error: Exception | None) -> dict[str, Any]:
         """Return the summary, or push it and raise: a red task tells its counts too."""
         if error is None:
             return summary
         context["ti"].xcom_push("return_value", summary)
-        if isinstance(error, HaloError) and not error.retry_can_help and not self._has_retry_policy:
-            raise AirflowFailException(str(error)) from error
         raise error
 
 
@@ -196,6 +183,7 @@ class HaloIdentifyOperator(_RowsOperator):
         super().__init__(**kwargs)
         self.mode = mode
 
+    @ends_retries
     def execute(self, context: Context) -> dict[str, Any]:
         """Identify, and return the counts."""
         self._check()
@@ -213,7 +201,7 @@ class HaloIdentifyOperator(_RowsOperator):
             except SourceError as unreadable:
                 return self._finish(context, self._counts(IdentifyReport(mode=mode)), unreadable)
         summary = self._counts(report)
-        self.log.info(
+        facts_log(self.log).info(
             "would identify" if self.is_dry_run else "identified", **summary, seconds=round(report.seconds, 2)
         )
         error = report.error or self._too_many_rejected(
@@ -326,6 +314,7 @@ class HaloTicketOperator(_RowsOperator):
         self.shard = shard
         self._counts: dict[str, int] | None = None
 
+    @ends_retries
     def execute(self, context: Context) -> dict[str, Any]:
         """Deliver, and return the summary; push it, too, before a red end."""
         self._check()
@@ -348,21 +337,24 @@ class HaloTicketOperator(_RowsOperator):
                 ),
                 "metrics": Metrics(task_instance),
             }
-            if (store := context.get("task_state_store")) is not None:  # which Airflow 3.2 does not have
+            if (store := context.get("task_state_store")) is not None:  # which came with Airflow 3.3
                 watchers["the task state store"] = StateStoreWatcher(store)
-            progress = Progress(log=self.log, batch_size=self.batch_size, watchers=watchers)
+            progress = Progress(log=facts_log(self.log), batch_size=self.batch_size, watchers=watchers)
             with delivery_span(lease_holder.namespace, task_instance) as span:
                 return self._deliver(context, source, lease_holder, client, progress=progress, span=span)
 
     def _push_link(self, context: Context, task_instance: TaskInstanceRef) -> None:
         """Let the button to the rows work from the start."""
-        address = deliveries_url(
+        address: str | None = deliveries_url(
             dag_id=task_instance.dag_id or "",
             run_id=task_instance.run_id or "",
             task_id=task_instance.task_id or "",
             map_index=task_instance.map_index,
         )
-        context["ti"].xcom_push(self.operator_extra_links[0].xcom_key, address)
+        if address is None:
+            address = HaloHook(self.halo_conn_id).dashboard_url
+        if address is not None:
+            context["ti"].xcom_push(self.operator_extra_links[0].xcom_key, address)
 
     def _options(self) -> DeliveryOptions:
         """How to deliver; of requests_per_second this task's share."""
@@ -457,7 +449,7 @@ class HaloTicketOperator(_RowsOperator):
         counts = self._counts = report.summary()
         span.update(counts, requests=report.requests)
         announce(self.outlets, context, counts)
-        self.log.info("delivery ended", **counts, requests=report.requests, seconds=round(report.seconds, 2))
+        facts_log(self.log).info("delivery ended", **counts, requests=report.requests, seconds=round(report.seconds, 2))
         summary = self._summary(counts, output.session_ids, seconds=report.seconds, results_path=self.results_path)
         summary["changed"] = report.changed
         error = report.failure() or self._too_many_rejected(
