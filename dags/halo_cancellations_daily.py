@@ -16,7 +16,9 @@ different here:
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from halo_provider.compat import DAG, CronDataIntervalTimetable, Param, task
+from airflow import DAG
+
+from halo_provider.compat import CronDataIntervalTimetable, Param, task
 from halo_provider.operators.halo import HaloIdentifyOperator, HaloTicketOperator
 from halo_provider.operators.window import Window, run_window
 from halo_provider.submission import Company, Submission, User

@@ -24,9 +24,10 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
 
+from airflow import DAG
 from pydantic import BaseModel, ValidationError
 
-from halo_provider.compat import DAG, AirflowFailException, AirflowSkipException, task
+from halo_provider.compat import AirflowFailException, AirflowSkipException, task
 from halo_provider.hooks.halo import HaloHook
 from halo_provider.submission import Submission
 

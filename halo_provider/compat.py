@@ -6,7 +6,8 @@ burden for a DAG file. Its places are listed newest first, and the first that ha
 what is there, never a version's number. A name that no place has raises ImportError: this Airflow lacks the feature.
 
 The functions at the end hide the few differences that are not about a place. A DAG file that has to run on Airflow 2.11
-and on 3 alike may take ``DAG``, ``Param``, ``task`` and ``CronDataIntervalTimetable`` from here.
+and on 3 alike may take ``Param``, ``task`` and ``CronDataIntervalTimetable`` from here; ``from airflow import DAG`` is
+right everywhere, and Airflow passes over a file that does not name it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.providers.openlineage.sqlparser import SQLParser
     from airflow.sdk import (
-        DAG,
         Asset,
         AssetAlias,
         BaseHook,
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey
 
 __all__ = [
-    "DAG",
     "AirflowFailException",
     "AirflowPlugin",
     "AirflowSkipException",
@@ -115,7 +114,6 @@ _PLACES: dict[str, tuple[str, ...]] = {  # newest first; where a name was anothe
     "Connection": ("airflow.sdk", "airflow.models.connection"),
     "Context": ("airflow.sdk", "airflow.utils.context"),
     "CronDataIntervalTimetable": ("airflow.sdk", "airflow.timetables.interval"),
-    "DAG": ("airflow.sdk", "airflow.models.dag"),
     "DagAccessEntity": (f"{_AUTH_MODELS}.resource_details",),
     "DagDetails": (f"{_AUTH_MODELS}.resource_details",),
     "DagModel": ("airflow.models.dag",),
