@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
 
-from halo_provider.demo.airflow import LOOPBACK, airflow_environment, free_ports
+from halo_provider.demo.airflow import LOOPBACK, AirflowApi, airflow_environment, free_ports
 from halo_provider.demo.processes import CHECKOUT, Home, Processes, Progress
 from halo_provider.demo.source import create_source
 
@@ -32,12 +32,12 @@ class AnyAirflow:
     environment: dict[str, str]
     metadata_url: URL
 
-    def command(self, *arguments: str) -> str:
-        """Run `airflow …`, and return what it says. Raises CalledProcessError, with that in it."""
+    def command(self, *arguments: str, **settings: str) -> str:
+        """Run `airflow …` with these settings too, and return what it says; an assertion that it does so well."""
         done = subprocess.run(
             [sys.executable, "-m", "airflow", *arguments],
             check=False,
-            env=self.environment,
+            env=self.environment | settings,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -91,9 +91,15 @@ class AnyAirflow:
             task_id=task_id,
         )
 
-    def clear(self, dag_id: str, task_id: str) -> None:
+    def clear(self, dag_id: str, run_id: str, task_id: str) -> None:
         """Let the task run again."""
-        self.command("tasks", "clear", dag_id, "--task-regex", f"^{task_id}$", "--yes")
+        if not HAS_SDK:
+            self.command("tasks", "clear", dag_id, "--task-regex", f"^{task_id}$", "--yes")
+            return
+        which = {"dag_run_id": run_id, "task_ids": [task_id], "only_failed": False, "dry_run": False}
+        with AirflowApi(self.environment["AIRFLOW__API__BASE_URL"]) as api:
+            api.log_in()
+            api.request("POST", f"/api/v2/dags/{dag_id}/clearTaskInstances", json=which)
 
     def backfill(self, dag_id: str, *, first: str, last: str) -> None:
         """Run these days, those again that ran before; returns when Airflow has taken the order, or has done it."""
@@ -104,7 +110,9 @@ class AnyAirflow:
             days = ("--from-date", first, "--to-date", last)
             self.command("backfill", "create", "--dag-id", dag_id, *days, "--reprocess-behavior", "completed")
         else:
-            self.command("dags", "backfill", dag_id, "-s", first, "-e", last, "--reset-dagruns", "--yes")
+            # The command runs the tasks itself; forked ones would close its connection to PostgreSQL.
+            in_turn = {"AIRFLOW__CORE__EXECUTOR": "SequentialExecutor"}
+            self.command("dags", "backfill", dag_id, "-s", first, "-e", last, "--reset-dagruns", "--yes", **in_turn)
 
     def returned(self, dag_id: str, task_id: str, *, run_type: str) -> list[dict[str, Any]]:
         """What the task pushed as its return value in each run of a type, in the order of the runs."""

@@ -1,5 +1,6 @@
 """What every Airflow from 2.11 on does with this package, under its own scheduler. `make matrix` runs it on each."""
 
+import csv
 import importlib
 import json
 import socket
@@ -13,6 +14,7 @@ import pytest
 
 import halo_provider
 from halo_provider import compat
+from halo_provider.demo.processes import CHECKOUT
 from halo_provider.demo.source import first_day
 from halo_provider.ledger import Ledger
 from halo_provider.ledger.admin import LedgerAdmin, RowFilter
@@ -29,7 +31,8 @@ EXAMPLES = {
     "halo_cancellations_daily",
     "halo_subscription_webhook",
 }
-APPLICATIONS = 63  # rows of the example's file
+with (CHECKOUT / "dags" / "data" / "applications.csv").open(encoding="utf-8", newline="") as file:
+    APPLICATIONS = len(list(csv.DictReader(file)))  # rows of the example
 RATE = TokenBucket(rate=10, burst=2)  # requests a second: the file takes about six seconds
 IMPOSSIBLE = """
 from airflow import DAG
@@ -158,7 +161,7 @@ def test_run_that_is_killed_is_finished_by_the_next_try_and_nothing_is_sent_twic
     assert killed_with < APPLICATIONS
 
     halo.limit = None
-    airflow.clear("halo_applications_csv", "tickets")
+    airflow.clear("halo_applications_csv", "killed", "tickets")
     airflow.wait(lambda: airflow.run_states("halo_applications_csv", run_type="manual") == ["success"], stage="again")
 
     assert stage.statuses("application") == {LedgerStatus.DELIVERED: APPLICATIONS}
