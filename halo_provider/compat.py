@@ -89,7 +89,6 @@ __all__ = [
     "facts_log",
     "get_auth_manager",
     "get_current_context",
-    "has_pages",
     "has_tabs",
     "mask_secret",
     "requires_access_dag",
@@ -155,13 +154,11 @@ def __getattr__(name: str) -> Any:
 
 
 def has_tabs() -> bool:
-    """Whether Airflow's UI shows a plugin's pages as tabs, and an entry in its navigation."""
+    """Whether Airflow's UI shows a plugin's pages, as tabs and from its navigation.
+
+    Airflow 3.0 mounts them too, but keeps a browser's login where they cannot read it: they answer bearer tokens.
+    """
     return hasattr(_here("AirflowPlugin"), "external_views")
-
-
-def has_pages() -> bool:
-    """Whether Airflow's API server mounts a plugin's FastAPI application."""
-    return hasattr(_here("AirflowPlugin"), "fastapi_apps")
 
 
 def dag_details(dag_id: str) -> DagDetails:

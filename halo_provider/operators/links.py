@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
-from halo_provider.compat import BaseOperatorLink, conf, has_pages, has_tabs, xcom_value
+from halo_provider.compat import BaseOperatorLink, conf, has_tabs, xcom_value
 
 if TYPE_CHECKING:
     from halo_provider.compat import BaseOperator, TaskInstanceKey
 
-PAGES = "/halo"  # where the plugin's pages are
 TASK_ROUTE = "halo-task"  # the tab of the task instance, as Airflow's addresses call it
 
 
@@ -19,7 +18,7 @@ class HaloDeliveriesLink(BaseOperatorLink):
     ``Halo deliveries``: the rows of this task instance, in Airflow's own page.
 
     The operator pushes the address under ``xcom_key`` when it starts, so the button works while the task runs. On
-    Airflow 2.11, which has no pages of plugins, it is that of Halo's dashboard, as the connection has it.
+    Airflow 2.11 and 3.0, whose UI shows no pages of plugins, it is that of Halo's dashboard, as the connection has it.
     """
 
     name = "Halo deliveries"
@@ -38,14 +37,10 @@ class HaloDeliveriesLink(BaseOperatorLink):
 
 
 def deliveries_url(*, dag_id: str, run_id: str, task_id: str, map_index: int | None) -> str | None:
-    """Where Airflow shows the rows of a task instance: in its UI's tab, else on the page itself; None without pages."""
-    if not has_pages():
+    """Where Airflow's UI shows the rows of a task instance; None where it does not show them."""
+    if not has_tabs():
         return None
     base = (conf.get("api", "base_url", fallback="") or "").rstrip("/")
-    is_mapped = map_index is not None and map_index >= 0
-    if not has_tabs():
-        query = {"run_id": run_id, "task_id": task_id, **({"map_index": map_index} if is_mapped else {})}
-        return f"{base}{PAGES}/dags/{quote(dag_id)}/rows?{urlencode(query)}"
-    mapped = f"/mapped/{map_index}" if is_mapped else ""
+    mapped = f"/mapped/{map_index}" if map_index is not None and map_index >= 0 else ""
     place = f"/dags/{quote(dag_id)}/runs/{quote(run_id, safe='')}/tasks/{quote(task_id)}{mapped}"
     return f"{base}{place}/plugin/{TASK_ROUTE}"

@@ -163,7 +163,7 @@ def any_airflow(
     environment = {
         **airflow_environment(home, simulator_port=0, airflow_port=port, metadata_url=url),
         "AIRFLOW__CORE__DAGS_FOLDER": str(path / "dags"),
-        "PYTHONPATH": os.pathsep.join([str(CHECKOUT), os.environ.get("PYTHONPATH", "")]),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),  # Airflow runs `airflow`
         **settings,
     }
     with ExitStack() as stack:
