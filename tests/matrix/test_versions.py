@@ -4,6 +4,8 @@ import csv
 import importlib
 import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -45,6 +47,15 @@ with DAG("impossible", schedule=None):
         task_id="tickets", rows=[{"id": "1"}], concurrency=0, retries=3,
         submission=Submission(name="impossible", key="id", user=None, message="Number {id}."),
     )
+"""
+FORM = """
+from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
+(form,) = (each for each in HookMetaService.hook_meta_data() if each.connection_type == "halo")
+print(*form.extra_fields)
+"""
+FORM_OF_HOOK = """
+from airflow.providers_manager import ProvidersManager
+print(*(name[13:] for name in ProvidersManager().connection_form_widgets if name.startswith("extra__halo__")))
 """
 
 
@@ -231,14 +242,6 @@ def test_error_that_no_retry_can_help_is_tried_once(stage: Stage) -> None:
 )
 def test_connection_form_has_the_fields_of_halo() -> None:
     """By metadata where Airflow reads it, else by what the hook says."""
-    if HAS_SDK:
-        from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService  # noqa: PLC0415
-
-        (form,) = (each for each in HookMetaService.hook_meta_data() if each.connection_type == "halo")
-        fields = set(form.extra_fields or {})
-    else:
-        from airflow.providers_manager import ProvidersManager  # noqa: PLC0415 -- reads the configuration
-
-        widgets = ProvidersManager().connection_form_widgets
-        fields = {name.removeprefix("extra__halo__") for name in widgets if name.startswith("extra__halo__")}
-    assert fields == {"identity_secret", "agent_id", "timeout", "dashboard_url"}
+    program = FORM if HAS_SDK else FORM_OF_HOOK
+    said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert set(said.splitlines()[-1].split()) == {"identity_secret", "agent_id", "timeout", "dashboard_url"}
