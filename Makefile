@@ -3,7 +3,7 @@ ARGS ?=
 BIN := .venv/bin
 UV := $(BIN)/uv
 
-.PHONY: demo test bench proof soak lint types constraints clean
+.PHONY: demo test matrix bench proof soak lint types constraints clean
 
 demo: .venv  ## run the main job: simulator, Airflow, both example DAGs
 	@$(BIN)/python -m halo_provider.demo $(ARGS)
@@ -11,6 +11,9 @@ demo: .venv  ## run the main job: simulator, Airflow, both example DAGs
 test: .venv  ## every test, the acceptance tests included
 	$(BIN)/python -m pytest -m "not acceptance" --numprocesses 2 --dist loadfile $(ARGS)
 	$(BIN)/python -m pytest -m acceptance --numprocesses 2 --dist loadfile $(ARGS)
+
+matrix: .venv  ## every Airflow from 2.11 on, each in an environment of its own; ARGS=2.11 for one
+	$(BIN)/python -m tests.matrix $(ARGS)
 
 bench: .venv  ## the benchmarks: ratios within one run, against a bare loop and others
 	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --group bench
@@ -42,4 +45,4 @@ constraints:  ## renew constraints.txt with the newest versions pyproject.toml a
 	echo "uv==$$($(UV) --version | cut -d' ' -f2)" >> constraints.txt
 
 clean:
-	rm -rf .venv .demo dist build
+	rm -rf .venv .matrix .demo dist build

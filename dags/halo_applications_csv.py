@@ -16,7 +16,7 @@ and a row that was delivered is never sent again. A growing file could therefore
 from datetime import timedelta
 from pathlib import Path
 
-from airflow.sdk import DAG
+from airflow import DAG
 
 from halo_provider.operators.halo import HaloIdentifyOperator, HaloTicketOperator
 from halo_provider.submission import Company, Entry, Submission, User

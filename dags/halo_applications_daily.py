@@ -27,11 +27,12 @@ was delivered is never sent again. Two traps, and why this DAG does not fall int
 its own functions make, `2026-11-01 09:15:00`).
 """
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import DAG, CronDataIntervalTimetable, Param, task
+from airflow import DAG
 
+from halo_provider.compat import CronDataIntervalTimetable, Param, task
 from halo_provider.operators.halo import HaloIdentifyOperator, HaloTicketOperator
 from halo_provider.operators.window import Window, run_window
 from halo_provider.submission import Company, Submission, User
@@ -53,6 +54,7 @@ def window(**context: Any) -> Window:
 with DAG(
     dag_id="halo_applications_daily",
     schedule=CronDataIntervalTimetable("0 0 * * *", timezone="UTC"),
+    start_date=datetime(2025, 1, 1, tzinfo=UTC),  # the first day that a backfill reaches
     catchup=False,
     params={
         "start": Param(

@@ -20,7 +20,7 @@ is known by its `cancellation_id`, and a row that was delivered is never sent ag
 from datetime import timedelta
 from pathlib import Path
 
-from airflow.sdk import DAG
+from airflow import DAG
 
 from halo_provider.operators.halo import HaloIdentifyOperator, HaloTicketOperator
 from halo_provider.submission import Company, Submission, User

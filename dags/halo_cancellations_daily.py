@@ -13,11 +13,12 @@ different here:
 **Connections:** `halo_default`, with its `identity_secret` for backfills, and `halo_source_db`.
 """
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import DAG, CronDataIntervalTimetable, Param, task
+from airflow import DAG
 
+from halo_provider.compat import CronDataIntervalTimetable, Param, task
 from halo_provider.operators.halo import HaloIdentifyOperator, HaloTicketOperator
 from halo_provider.operators.window import Window, run_window
 from halo_provider.submission import Company, Submission, User
@@ -37,6 +38,7 @@ def window(**context: Any) -> Window:
 with DAG(
     dag_id="halo_cancellations_daily",
     schedule=CronDataIntervalTimetable("0 0 * * *", timezone="UTC"),
+    start_date=datetime(2025, 1, 1, tzinfo=UTC),  # the first day that a backfill reaches
     catchup=False,
     params={
         "start": Param(

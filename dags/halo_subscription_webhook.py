@@ -24,10 +24,10 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
 
-from airflow.sdk import DAG, task
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow import DAG
 from pydantic import BaseModel, ValidationError
 
+from halo_provider.compat import AirflowFailException, AirflowSkipException, task
 from halo_provider.hooks.halo import HaloHook
 from halo_provider.submission import Submission
 

@@ -85,7 +85,7 @@ def service_url(variable: str, default: str, *, connect: Callable[[str], None]) 
 
 def log_in(url: str) -> None:
     """Connect to a database and leave again."""
-    engine = create_engine(url)
+    engine = create_engine(url, future=True)
     engine.connect().close()
     engine.dispose()
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from sqlalchemy import URL, create_engine
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError
 
 from halo_provider.compat import BaseHook
 from halo_provider.exceptions import HaloConfigurationError
+from halo_provider.ledger.database import new_engine
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy.engine import Engine
 
     from halo_provider.compat import Connection
 
@@ -37,7 +39,7 @@ def database_engine(conn_id: str) -> Engine:
     drivers = DIALECTS.get(connection.conn_type or "", {})
     dialect = next((dialect for driver, dialect in drivers.items() if find_spec(driver)), None)
     if dialect is not None and not connection.extra_dejson:
-        return create_engine(_url(connection, dialect), pool_pre_ping=True)
+        return new_engine(_url(connection, dialect))
     try:
         hook = connection.get_hook()  # type: ignore[no-untyped-call]  # untyped in Airflow
     except Exception as error:
@@ -47,7 +49,10 @@ def database_engine(conn_id: str) -> Engine:
         ) from error
     if not hasattr(hook, "get_sqlalchemy_engine"):
         raise HaloConfigurationError(f"connection {conn_id!r} of type {connection.conn_type!r} is no SQL database")
-    engine: Engine = hook.get_sqlalchemy_engine()
+    try:  # future: without it SQLAlchemy 1.4 reads a result whole before its first row
+        engine: Engine = hook.get_sqlalchemy_engine(engine_kwargs={"future": True})
+    except ArgumentError:  # quotes the URL, and with it the password
+        raise HaloConfigurationError(f"connection {conn_id!r} makes no SQLAlchemy URL") from None
     return engine
 
 

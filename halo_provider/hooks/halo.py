@@ -24,6 +24,7 @@ from halo_provider.exceptions import (
     RowsRejectedError,
     Verdict,
 )
+from halo_provider.hooks.connection_form import field_behaviour, form_widgets
 from halo_provider.hooks.ledger import current_task_instance, open_ledger
 from halo_provider.hooks.submissions import submissions_frame
 from halo_provider.ledger.statuses import RowStatus
@@ -83,6 +84,16 @@ class HaloHook(BaseHook):
     default_conn_name = "halo_default"
     conn_type = "halo"
     hook_name = "Halo"
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """The form's own fields; Airflow from 3.2 on takes them from the provider's metadata."""
+        return form_widgets()
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """What the form shows of Airflow's own fields; Airflow from 3.2 on takes it from the provider's metadata."""
+        return field_behaviour()
 
     def __init__(self, halo_conn_id: str = default_conn_name) -> None:
         super().__init__()

@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Select, and_, delete, func, insert, not_, or_, select, tuple_, update
+from sqlalchemy import and_, delete, func, insert, not_, or_, select, tuple_, update
+from sqlalchemy.engine import Connection
 
 from halo_provider.ledger import rules
 from halo_provider.ledger.claims import count_changes
@@ -14,6 +15,9 @@ from halo_provider.ledger.ledger import Ledger
 from halo_provider.ledger.rules import Change
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import events, submissions
+
+if TYPE_CHECKING:
+    from sqlalchemy.sql import Select
 
 PAGE = 100  # rows of a page, unless told otherwise
 SEARCHED = 50_000  # rows of a status that one page of a search reads
@@ -287,7 +291,7 @@ class LedgerAdmin:
             return or_(columns.namespace > cursor.namespace, behind)
         return tuple_(columns.namespace, columns.row_key) > tuple_(cursor.namespace, cursor.row_key)
 
-    def _all(self, statement: Select[Any]) -> list[Any]:
+    def _all(self, statement: "Select[Any]") -> list[Any]:
         return self._ledger.transaction(lambda db: list(db.execute(statement)), read_only=True)
 
 

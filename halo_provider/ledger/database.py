@@ -10,8 +10,10 @@ from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, Dialect, Engine, event
+from sqlalchemy import create_engine, event
+from sqlalchemy.engine import URL, Connection, Dialect, Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.pool import QueuePool
 
 from halo_provider.exceptions import LedgerError, redact
 from halo_provider.ledger import clock
@@ -26,6 +28,17 @@ BUSY_SLICE = 0.25  # seconds it waits at a time, so that it can give up earlier
 BUSY_POLL = 0.02  # seconds between tries where SQLite does not wait by itself
 
 _T = TypeVar("_T")
+
+
+def new_engine(url: URL) -> Engine:
+    """An engine as SQLAlchemy 2 makes it. Raises SQLAlchemyError and ImportError.
+
+    SQLAlchemy 1.4 by itself opens SQLite's file anew for each transaction, and holds the whole result of a query.
+    """
+    options: dict[str, Any] = {}
+    if url.get_backend_name() == "sqlite" and url.database not in {None, "", ":memory:"}:
+        options = {"poolclass": QueuePool, "connect_args": {"check_same_thread": False}}
+    return create_engine(url, pool_pre_ping=True, future=True, **options)
 
 
 class Database:

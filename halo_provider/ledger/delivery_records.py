@@ -6,13 +6,18 @@ The pages show them. No row's status depends on them, and a record, unlike a row
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-from sqlalchemy import ColumnElement, Connection, insert, select, update
+from sqlalchemy import insert, select, update
+from sqlalchemy.engine import Connection
 
 from halo_provider.ledger.ledger import Ledger
 from halo_provider.ledger.rules import TaskInstanceRef, shortened
 from halo_provider.ledger.statuses import RowStatus
 from halo_provider.ledger.tables import DELIVERY_COUNTS, deliveries
+
+if TYPE_CHECKING:
+    from sqlalchemy.sql import ColumnElement
 
 SILENCE_TIMEOUT = 60.0  # seconds without an update after which a delivery that has not ended counts as lost
 MINUTE = 60.0  # seconds

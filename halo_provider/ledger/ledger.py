@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqlalchemy import URL, create_engine, inspect
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import inspect
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from halo_provider.exceptions import HaloConfigurationError, LedgerError
 from halo_provider.ledger.claims import LeaseHolder, find
-from halo_provider.ledger.database import Database, reason_of
+from halo_provider.ledger.database import Database, new_engine, reason_of
 from halo_provider.ledger.rules import KnownRow, TaskInstanceRef
 from halo_provider.ledger.tables import MAX_NAMESPACE, create_tables, submissions, tables_exist
 
@@ -22,7 +23,9 @@ class Ledger(Database):
     def at(cls, url: str | URL) -> "Ledger":
         """Open the ledger at a SQLAlchemy URL and create what is missing. Raises LedgerError."""
         try:
-            ledger = cls(create_engine(url, pool_pre_ping=True))
+            ledger = cls(new_engine(make_url(url)))
+        except ArgumentError:  # quotes the URL, and with it the password
+            raise LedgerError("the ledger cannot be opened: its address is no SQLAlchemy URL") from None
         except (SQLAlchemyError, ImportError) as error:
             raise LedgerError(f"the ledger cannot be opened: {reason_of(error)}") from error
         ledger.prepare()

@@ -9,9 +9,7 @@ from pydantic_core import from_json
 from sqlalchemy import (
     BigInteger,
     Column,
-    Connection,
     DateTime,
-    Dialect,
     Float,
     Index,
     Integer,
@@ -25,8 +23,10 @@ from sqlalchemy import (
     insert,
     inspect,
     select,
+    text,
 )
 from sqlalchemy.dialects import mysql
+from sqlalchemy.engine import Connection, Dialect
 
 from halo_provider.exceptions import LedgerError
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
@@ -45,7 +45,7 @@ KEY_WIDTH = MAX_ROW_KEY + 20  # characters: a row's key, and the mark of a follo
 # 1,000 bytes for a row's key besides its mark and the namespace.
 
 
-class UtcDateTime(TypeDecorator[datetime]):
+class UtcDateTime(TypeDecorator):  # type: ignore[type-arg]  # SQLAlchemy 1.4 has no generics at run time
     """Aware UTC in Python, microseconds in every database."""
 
     impl = DateTime(timezone=True)
@@ -85,7 +85,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-class LedgerStatusType(TypeDecorator[LedgerStatus]):
+class LedgerStatusType(TypeDecorator):  # type: ignore[type-arg]  # as above
     """A LedgerStatus in Python, its value in the database."""
 
     impl = String(16)
@@ -99,10 +99,10 @@ class LedgerStatusType(TypeDecorator[LedgerStatus]):
 def _exact(length: int) -> String:
     """Text that is equal only to itself: MySQL's default collations ignore case and accents."""
     exact = mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
-    return String(length).with_variant(exact, "mysql", "mariadb")
+    return String(length).with_variant(exact, "mysql").with_variant(exact, "mariadb")
 
 
-class JsonText(TypeDecorator[Any]):
+class JsonText(TypeDecorator):  # type: ignore[type-arg]  # as above
     """JSON that is written as text and read as Python's values: MariaDB's JSON columns hold only 32 levels."""
 
     impl = Text
@@ -110,14 +110,15 @@ class JsonText(TypeDecorator[Any]):
 
     def load_dialect_impl(self, dialect: Dialect) -> Any:
         """As every other text."""
-        return dialect.type_descriptor(_LONG_TEXT)
+        return dialect.type_descriptor(_MYSQL_TEXT if dialect.name in {"mysql", "mariadb"} else Text())
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:  # noqa: ARG002 -- SQLAlchemy's signature
         """Parse it."""
         return None if value is None else from_json(value)
 
 
-_LONG_TEXT = Text().with_variant(mysql.LONGTEXT(charset="utf8mb4"), "mysql", "mariadb")
+_MYSQL_TEXT = mysql.LONGTEXT(charset="utf8mb4")
+_LONG_TEXT = Text().with_variant(_MYSQL_TEXT, "mysql").with_variant(_MYSQL_TEXT, "mariadb")
 
 metadata = MetaData()
 submissions = Table(
@@ -146,15 +147,12 @@ submissions = Table(
     Column("created_at", UtcDateTime(), nullable=False),
     Column("updated_at", UtcDateTime(), nullable=False),
     Index("halo_submissions_by_status", "status", "namespace", "row_key"),
-    # For the pages: a DAG's counts, and a run's rows of one status in the order of their keys. MySQL, whose indexes
-    # hold 3,072 bytes, ends every index with the primary key by itself.
-    Index("halo_submissions_by_dag", "dag_id", "status", "run_id").ddl_if(
-        dialect=("mysql", "mariadb")  # type: ignore[arg-type]  # documented, but not typed
-    ),
-    Index("halo_submissions_by_dag", "dag_id", "status", "run_id", "namespace", "row_key").ddl_if(
-        dialect=("sqlite", "postgresql")  # type: ignore[arg-type]
-    ),
 )
+# For the pages: a DAG's counts, and a run's rows of one status in the order of their keys. MySQL, whose indexes hold
+# 3,072 bytes, ends every index with the primary key by itself. SQLAlchemy 1.4 knows no index of some databases only.
+BY_DAG = "halo_submissions_by_dag"
+BY_DAG_COLUMNS = ("dag_id", "status", "run_id", "namespace", "row_key")
+BY_DAG_COLUMNS_ON_MYSQL = BY_DAG_COLUMNS[:3]
 events = Table(
     "halo_submission_events",
     metadata,
@@ -267,9 +265,12 @@ def _version(db: Connection) -> int | None:
 
 
 def _create_missing_indexes(db: Connection) -> None:
-    """Create the indexes of tables whose creation was interrupted where DDL is not part of a transaction."""
+    """Create the index that differs by database, and what an interrupted creation left out: DDL ends transactions."""
     for table in metadata.sorted_tables:
         names = {index["name"] for index in inspect(db).get_indexes(table.name)}
         for index in table.indexes:
             if index.name not in names:
                 index.create(db)
+        if table is submissions and BY_DAG not in names:
+            columns = BY_DAG_COLUMNS_ON_MYSQL if db.dialect.name in {"mysql", "mariadb"} else BY_DAG_COLUMNS
+            db.execute(text(f"CREATE INDEX {BY_DAG} ON {table.name} ({', '.join(columns)})"))

@@ -12,7 +12,7 @@ from inspect import signature
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-from halo_provider.compat import AirflowFailException, AirflowSkipException, BaseOperator
+from halo_provider.compat import AirflowSkipException, BaseOperator, facts_log
 from halo_provider.delivery.delivery import deliver
 from halo_provider.delivery.dry_run import dry_run
 from halo_provider.delivery.identify import IdentifyMode, IdentifyReport, identify
@@ -53,16 +53,12 @@ from halo_provider.operators.parameters import (
     upstream_tasks,
 )
 from halo_provider.operators.progress import DeliveryRecordWatcher, Progress, StateStoreWatcher, Watcher
+from halo_provider.operators.retries import ends_retries, use_retry_policy
 from halo_provider.operators.stopping import TaskStop
 from halo_provider.operators.telemetry import Metrics, delivery_span
 from halo_provider.sources.formats import parse_csv_options
 from halo_provider.sources.open import SOURCES, open_source
 from halo_provider.sources.shards import Shard, ShardedSource
-
-try:
-    from halo_provider.operators.retry_policy import HaloRetryPolicy
-except ImportError:  # Airflow 3.2 has no retry policies; there, only AirflowFailException stops a retry
-    HaloRetryPolicy = None  # type: ignore[assignment,misc]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -149,8 +145,7 @@ class _RowsOperator(BaseOperator):
         self.min_rows = min_rows
         self.on_empty = on_empty
         self.is_dry_run = dry_run  # BaseOperator.dry_run is a method, which `airflow tasks test --dry-run` calls
-        if HaloRetryPolicy is not None and self.retry_policy is None:
-            self.retry_policy = HaloRetryPolicy()
+        use_retry_policy(self)
         self._task_stop = TaskStop()
         given = {name: getattr(self, name) for name in SOURCES if getattr(self, name) is not None}
         self._sources_from = {name: upstream_tasks(value) for name, value in given.items()}
@@ -238,11 +233,6 @@ class _RowsOperator(BaseOperator):
             return None
         return RowsRejectedError(rejected=rejected, read=read, first=first or "", rejects_path=self.rejects_path)
 
-    @property
-    def _has_retry_policy(self) -> bool:
-        """Whether Airflow asks a policy before it tries again; it came with Airflow 3.3."""
-        return HaloRetryPolicy is not None and isinstance(self.retry_policy, HaloRetryPolicy)
-
     def _finish(
         self, context: Context, summary: dict[str, Any], error: Exception | None, *, output: RowOutput | None = None
     ) -> dict[str, Any]:
@@ -267,16 +257,12 @@ class _RowsOperator(BaseOperator):
 
     @contextmanager
     def _ending(self, page_url: str | None = None) -> Iterator[None]:
-        """Give the error that ends the task its page, and let Airflow not try again where that cannot help."""
+        """Give the error that ends the task its page."""
         try:
             yield
         except HaloError as error:
             error.page_url = page_url
-            if error.retry_can_help or self._has_retry_policy:
-                raise
-            final = AirflowFailException(str(error))
-            vars(final).update(vars(error))
-            raise final from error
+            raise
 
 
 def _parameters(operator: type[BaseOperator]) -> list[str]:
@@ -320,6 +306,7 @@ class HaloIdentifyOperator(_RowsOperator):
         self.mode = mode
         self._check()
 
+    @ends_retries
     def execute(self, context: Context) -> dict[str, Any]:
         """Identify, and return the counts."""
         with self._ending():
@@ -343,7 +330,7 @@ class HaloIdentifyOperator(_RowsOperator):
                 execution_timeout=self.execution_timeout,
             )
         summary = self._counts(report)
-        self.log.info(
+        facts_log(self.log).info(
             "would identify" if self.is_dry_run else "identified", **summary, seconds=round(report.seconds, 2)
         )
         error = report.error or self._too_many_rejected(
@@ -463,6 +450,7 @@ class HaloTicketOperator(_RowsOperator):
         self._counts: dict[str, int] | None = None
         self._check()
 
+    @ends_retries
     def execute(self, context: Context) -> dict[str, Any]:
         """Deliver, and return the summary; push it, too, before a red end."""
         task_instance = task_instance_of(context)
@@ -494,15 +482,17 @@ class HaloTicketOperator(_RowsOperator):
                 ),
                 "metrics": Metrics(task_instance),
             }
-            if (store := context.get("task_state_store")) is not None:  # which Airflow 3.2 does not have
+            if (store := context.get("task_state_store")) is not None:  # which came with Airflow 3.3
                 watchers["the task state store"] = StateStoreWatcher(store)
-            progress = Progress(log=self.log, batch_size=self.batch_size, watchers=watchers)
+            progress = Progress(log=facts_log(self.log), batch_size=self.batch_size, watchers=watchers)
             with delivery_span(lease_holder.namespace, task_instance) as span:
                 return self._deliver(context, source, lease_holder, client, progress=progress, span=span)
 
     def _push_link(self, context: Context, task_instance: TaskInstanceRef) -> None:
         """Let the button to the rows work from the start."""
-        context["ti"].xcom_push(self.operator_extra_links[0].xcom_key, page_url(task_instance))
+        address = page_url(task_instance) or HaloHook(self.halo_conn_id).dashboard_url
+        if address is not None:
+            context["ti"].xcom_push(self.operator_extra_links[0].xcom_key, address)
 
     def _options(self) -> DeliveryOptions:
         """How to deliver; of requests_per_second this task's share."""
@@ -593,7 +583,7 @@ class HaloTicketOperator(_RowsOperator):
         counts = self._counts = report.summary()
         span.update(counts, requests=report.requests)
         announce(self.outlets, context, counts)
-        self.log.info("delivery ended", **counts, requests=report.requests, seconds=round(report.seconds, 2))
+        facts_log(self.log).info("delivery ended", **counts, requests=report.requests, seconds=round(report.seconds, 2))
         summary = self._summary(counts, output.session_ids, seconds=report.seconds, results_path=self.results_path)
         summary["changed"] = report.changed
         summary["pace"] = {**asdict(report.pace), "requests": report.requests} if report.pace else None

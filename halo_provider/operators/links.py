@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from halo_provider.compat import BaseOperatorLink, conf
+from halo_provider.compat import BaseOperatorLink, conf, has_tabs, xcom_value
 
 if TYPE_CHECKING:
     from halo_provider.compat import BaseOperator, TaskInstanceKey
@@ -18,7 +18,8 @@ class HaloDeliveriesLink(BaseOperatorLink):
     """
     ``Halo deliveries``: the rows of this task instance, in Airflow's own page.
 
-    The operator pushes the address under ``xcom_key`` when it starts, so the button works while the task runs.
+    The operator pushes the address under ``xcom_key`` when it starts, so the button works while the task runs. On
+    Airflow 2.11 and 3.0, whose UI shows no pages of plugins, it is that of Halo's dashboard, as the connection has it.
     """
 
     name = "Halo deliveries"
@@ -30,13 +31,14 @@ class HaloDeliveriesLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002 -- Airflow's signature
         """The address, made again at the task's end."""
-        return deliveries_url(
+        address = deliveries_url(
             dag_id=ti_key.dag_id, run_id=ti_key.run_id, task_id=ti_key.task_id, map_index=ti_key.map_index
         )
+        return address or xcom_value(self.xcom_key, ti_key=ti_key) or ""
 
 
-def page_url(task_instance: TaskInstanceRef) -> str:
-    """Where Airflow's UI shows the rows of the task instance that runs."""
+def page_url(task_instance: TaskInstanceRef) -> str | None:
+    """Where Airflow's UI shows the rows of the task instance that runs; None where it does not show them."""
     return deliveries_url(
         dag_id=task_instance.dag_id or "",
         run_id=task_instance.run_id or "",
@@ -45,8 +47,10 @@ def page_url(task_instance: TaskInstanceRef) -> str:
     )
 
 
-def deliveries_url(*, dag_id: str, run_id: str, task_id: str, map_index: int | None) -> str:
-    """Where Airflow's UI shows the rows of a task instance."""
+def deliveries_url(*, dag_id: str, run_id: str, task_id: str, map_index: int | None) -> str | None:
+    """Where Airflow's UI shows the rows of a task instance; None where it does not show them."""
+    if not has_tabs():
+        return None
     base = (conf.get("api", "base_url", fallback="") or "").rstrip("/")
     mapped = f"/mapped/{map_index}" if map_index is not None and map_index >= 0 else ""
     place = f"/dags/{quote(dag_id)}/runs/{quote(run_id, safe='')}/tasks/{quote(task_id)}{mapped}"

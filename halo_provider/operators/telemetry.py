@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from halo_provider.compat import stats
+from halo_provider.compat import Stats
 from halo_provider.ledger.delivery_records import DeliveryCounts
 from halo_provider.ledger.tables import DELIVERY_COUNTS
 
@@ -41,10 +41,10 @@ class Metrics:
         before, self._reported = self._reported, counts
         for name in DELIVERY_COUNTS:
             if more := getattr(counts, name) - getattr(before, name):
-                stats.incr(f"halo.{name}", more, tags=self._tags)
+                Stats.incr(f"halo.{name}", more, tags=self._tags)
         if requests := counts.requests - before.requests:
             seconds = (counts.request_seconds - before.request_seconds) / requests
-            stats.timing("halo.request_time", timedelta(seconds=seconds), tags=self._tags)
+            Stats.timing("halo.request_time", timedelta(seconds=seconds), tags=self._tags)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypedDict
 
+from halo_provider.compat import run_after
 from halo_provider.exceptions import HaloConfigurationError
 
 if TYPE_CHECKING:
@@ -41,9 +42,8 @@ def run_window(context: Context, *, length: timedelta = DAY) -> Window:
     interval_start, interval_end = context.get("data_interval_start"), context.get("data_interval_end")
     if interval_start is not None and interval_end is not None and interval_start < interval_end:
         return Window(start=interval_start, end=interval_end)
-    run_after = context["dag_run"].run_after
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
-    end = epoch + (run_after - epoch) // length * length
+    end = epoch + (run_after(context) - epoch) // length * length
     return Window(start=end - length, end=end)
 
 

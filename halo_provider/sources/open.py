@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy.engine import Engine
 
 from halo_provider.exceptions import HaloConfigurationError, HaloError, NoFileError, SourceError
 from halo_provider.sources.formats import (

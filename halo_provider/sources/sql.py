@@ -9,10 +9,12 @@ fails does so before anything is sent, and a second reading sees the same rows.
 import pickle
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import IO, Any
 
-from sqlalchemy import CursorResult, Engine, text
+from sqlalchemy import text
+from sqlalchemy.engine import CursorResult, Engine
 from sqlalchemy.exc import DBAPIError
 
 from halo_provider.exceptions import HaloConfigurationError, SourceError, redact
@@ -97,14 +99,14 @@ class SqlSource:
             with self._engine.connect() as db:
                 if dialect in SESSION_IN_UTC:
                     db.exec_driver_sql(SESSION_IN_UTC[dialect])
-                with db.execute(self._statement, self._parameters, execution_options=options) as result:
+                with closing(db.execute(self._statement, self._parameters, execution_options=options)) as result:
                     return self._store(result)
         except SourceError:
             raise
         except Exception as error:  # noqa: BLE001 -- a driver has errors of its own, and values Python has no room for
             raise SourceError(f"{self.description}: the query failed: {self._words_of(error)}") from None
 
-    def _store(self, result: CursorResult[Any]) -> list[str]:
+    def _store(self, result: "CursorResult[Any]") -> list[str]:
         if not result.returns_rows:
             raise SourceError(f"{self.description}: the query yields no rows by its nature; is it a SELECT?")
         columns = list(result.keys())

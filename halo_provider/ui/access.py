@@ -9,9 +9,8 @@ from fastapi import Depends, HTTPException, Request, status
 from halo_provider.compat import (
     BaseUser,
     DagAccessEntity,
-    DagDetails,
-    DagModel,
     conf,
+    dag_details,
     get_auth_manager,
     requires_access_dag,
 )
@@ -32,8 +31,9 @@ def decides(dag_id: str, user: BaseUser) -> bool:
 
 
 def _is_allowed(method: Literal["GET", "POST"], entity: DagAccessEntity, dag_id: str, user: BaseUser) -> bool:
-    details = DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id))
-    return get_auth_manager().is_authorized_dag(method=method, access_entity=entity, details=details, user=user)
+    return get_auth_manager().is_authorized_dag(
+        method=method, access_entity=entity, details=dag_details(dag_id), user=user
+    )
 
 
 def same_origin(request: Request) -> None:

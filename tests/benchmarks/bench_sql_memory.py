@@ -36,7 +36,7 @@ def growth(url: str, *, rows: int) -> int:
 
 def read(url: str, *, rows: int) -> int:
     """Read the rows one by one, as a delivery does, and count them."""
-    engine = create_engine(url)
+    engine = create_engine(url, future=True)
     statement = QUERIES[engine.dialect.name].format(rows=rows)
     source = SqlSource(engine=engine, statement=statement, parameters=None, description="the query")
     try:

@@ -4,7 +4,8 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import URL, create_engine, make_url, text
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import URL, make_url
 
 from halo_provider.ledger.tables import metadata, version
 
@@ -35,7 +36,7 @@ def own_database(url: str, *, force: bool = False) -> Iterator[URL]:
 @contextmanager
 def _place(url: str, *, create: str, drop: str) -> Iterator[str]:
     name = f"halo_test_{uuid.uuid4().hex[:12]}"
-    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    engine = create_engine(url, isolation_level="AUTOCOMMIT", future=True)
     with engine.connect() as db:
         db.execute(text(create.format(name=name)))
         try:
@@ -49,7 +50,7 @@ def _place(url: str, *, create: str, drop: str) -> Iterator[str]:
 def emptied(url: str) -> Iterator[str]:
     """The same place for the next test: making the tables anew takes longer than most tests."""
     yield url
-    engine = create_engine(url)
+    engine = create_engine(url, future=True)
     with engine.begin() as db:
         for table in metadata.sorted_tables:
             if table is not version:

@@ -172,7 +172,7 @@ def test_intent_is_committed_before_the_request_is_sent(
 
     async def look() -> None:
         await until(lambda: halo.requests)
-        engine = create_engine(ledger_url)
+        engine = create_engine(ledger_url, future=True)
         with engine.connect() as db:
             seen.extend(db.execute(select(submissions.c.status, submissions.c.attempts, submissions.c.session_id)))
         engine.dispose()

@@ -233,7 +233,7 @@ def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def rename(ledger_url: str, old: str, new: str) -> None:
     """Take the ledger's table away, or bring it back, behind everybody's back."""
-    engine = create_engine(ledger_url)
+    engine = create_engine(ledger_url, future=True)
     with engine.begin() as db:
         db.execute(text(f"ALTER TABLE {old} RENAME TO {new}"))
     engine.dispose()

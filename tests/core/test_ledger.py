@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, insert, select, text, update
+from sqlalchemy import event, insert, select, text, update
+from sqlalchemy.engine import Connection
 
 import halo_provider.ledger.database
 from halo_provider.exceptions import HaloConfigurationError, LedgerError
@@ -981,7 +982,7 @@ def test_boot_is_recorded_once_for_all_processes_of_the_host(
 
     assert len(first) == 1
     assert len(second) == 2
-    assert second[1] - second[0] == pytest.approx(timedelta(hours=1), abs=timedelta(minutes=1))
+    assert abs(second[1] - second[0] - timedelta(hours=1)) < timedelta(minutes=1)
 
 
 def test_leases_go_by_the_host_s_clock_where_the_system_names_no_boot(
@@ -1135,7 +1136,7 @@ def test_connection_lost_while_renewing_is_a_ledger_error(ledger: Ledger, lease_
 
     @event.listens_for(ledger.engine, "do_connect")
     def _refuse(dialect: Any, *_: Any) -> None:
-        raise dialect.loaded_dbapi.OperationalError("server closed the connection unexpectedly")
+        raise dialect.dbapi.OperationalError("server closed the connection unexpectedly")
 
     ledger.close()
     with pytest.raises(LedgerError, match="closed the connection"):

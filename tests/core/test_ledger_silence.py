@@ -10,7 +10,8 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, make_url
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, make_url
 
 from halo_provider.exceptions import LedgerError
 from halo_provider.ledger import Candidate, LeaseHolder, Ledger, LedgerStatus, Settlement, TaskInstanceRef, database

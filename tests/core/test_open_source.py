@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import create_engine
+from sqlalchemy.engine import Engine
 
 from halo_provider.exceptions import HaloConfigurationError, SourceError
 from halo_provider.sources.csv_file import CsvOptions, CsvSource
@@ -63,7 +64,7 @@ def test_query_is_run_on_its_connection_and_closed_at_the_end() -> None:
 
     def engine_of(conn_id: str) -> Engine:
         asked.append(conn_id)
-        return create_engine("sqlite://")
+        return create_engine("sqlite://", future=True)
 
     parameters = {"sql": "SELECT :first AS id", "sql_conn_id": "crm", "sql_parameters": {"first": 7}}
     with opened(**parameters, engine_of=engine_of) as source:

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, event, make_url, text
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.engine import make_url
 
 from halo_provider.exceptions import HaloConfigurationError, RowError, SourceError
+from halo_provider.ledger.database import new_engine
 from halo_provider.sources.sql import SESSION_IN_UTC, SqlSource
 from halo_provider.submission import Entry, Submission, User
 from tests.core.databases import mariadb_place, postgres_place
@@ -49,7 +51,7 @@ def query(url: str) -> Iterator[Query]:
     with ExitStack() as stack:
 
         def source(statement: str, parameters: dict[str, Any] | None = None, **engine_options: Any) -> SqlSource:
-            engine = create_engine(url, **engine_options)
+            engine = create_engine(url, **engine_options, future=True)
             found = SqlSource(engine=engine, statement=statement, parameters=parameters, description="the query")
             stack.callback(found.close)
             return found
@@ -59,7 +61,7 @@ def query(url: str) -> Iterator[Query]:
 
 def execute(url: str, *statements: str) -> None:
     """Run the statements in UTC and commit."""
-    engine = create_engine(url)
+    engine = create_engine(url, future=True)
     with engine.begin() as db:
         for statement in filter(None, [SESSION_IN_UTC.get(engine.dialect.name), *statements]):
             db.exec_driver_sql(statement)
@@ -197,7 +199,7 @@ TEXTS = ['it\'s "quoted"', "100%, %s and %(start)s", "10:30, :start and ::text",
 @pytest.mark.parametrize("value", TEXTS)
 def test_text_arrives_as_it_is(query: Query, url: str, value: str) -> None:
     """Nothing in a value or in a parameter is taken for a quote, a placeholder or an escape."""
-    engine = create_engine(url)
+    engine = create_engine(url, future=True)
     with engine.begin() as db:
         db.execute(text("CREATE TABLE texts (value VARCHAR(100))"))
         db.execute(text("INSERT INTO texts VALUES (:value)"), {"value": value})
@@ -300,7 +302,9 @@ def test_password_is_never_part_of_an_error(postgres_url: str) -> None:
     """Not even where the database itself repeats it."""
     url = make_url(postgres_url).set(password="pw_example_1234")
     statement = "SELECT CAST('pw_example_1234' AS integer)"
-    source = SqlSource(engine=create_engine(url), statement=statement, parameters=None, description="the query")
+    source = SqlSource(
+        engine=create_engine(url, future=True), statement=statement, parameters=None, description="the query"
+    )
     with closing(source), pytest.raises(SourceError, match=r'integer: "\*\*\*"') as caught:
         source.columns()
     assert "pw_example_1234" not in str(caught.value)
@@ -309,7 +313,7 @@ def test_password_is_never_part_of_an_error(postgres_url: str) -> None:
 @pytest.mark.parametrize("dialect", ["postgresql+psycopg2", "mysql+pymysql"])
 def test_unreachable_database_is_a_clear_error(dialect: str) -> None:
     """It says where nobody answers, and not with which password."""
-    engine = create_engine(f"{dialect}://somebody:pw_example_1234@127.0.0.1:1/test")
+    engine = create_engine(f"{dialect}://somebody:pw_example_1234@127.0.0.1:1/test", future=True)
     source = SqlSource(engine=engine, statement="SELECT 1", parameters=None, description="the query")
     with closing(source), pytest.raises(SourceError, match=r"the query failed: .*127\.0\.0\.1") as caught:
         source.columns()
@@ -330,7 +334,7 @@ class Driver(Exception):  # noqa: N818 -- as drivers name theirs
 @only_sqlite
 def test_error_of_a_drivers_own_is_an_error_of_the_source(url: str) -> None:
     """With its words, as those of the database; a reading that is tried again finds each row once."""
-    engine = create_engine(url)
+    engine = create_engine(url, future=True)
     fails = [True]
 
     def text_of(raw: bytes) -> str:
@@ -448,7 +452,7 @@ def test_query_without_rows_is_read_as_a_whole(query: Query) -> None:
 
 def test_no_connection_is_held_while_rows_are_sent(url: str) -> None:
     """The query is over before the first row is handed out, so that no timeout of the server's can cut it off."""
-    engine = create_engine(url)
+    engine = new_engine(make_url(url))
     source = SqlSource(engine=engine, statement="SELECT 1 AS id", parameters=None, description="the query")
     with closing(source):
         rows = source.rows(required=["id"])

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, select, text
+from sqlalchemy import create_engine, event, func, inspect, select, text
+from sqlalchemy.engine import Connection, Engine
 
 from halo_provider.exceptions import LedgerError
 from halo_provider.ledger import Candidate, Ledger, TaskInstanceRef
@@ -34,7 +35,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
                 url = stack.enter_context(mariadb_place(request.getfixturevalue("mariadb_url")))
             case _:
                 url = f"sqlite:///{tmp_path}/ledger.db"
-        engine = create_engine(url)
+        engine = create_engine(url, future=True)
         stack.callback(engine.dispose)
         yield engine
 
@@ -124,7 +125,7 @@ def test_processes_that_start_at_once_create_it_once(place: Engine) -> None:
 def test_opening_a_ledger_again_changes_nothing(place: Engine) -> None:
     """Every task opens it, and only reads its version."""
     Ledger.at(url_of(place)).close()
-    ledger = Ledger(create_engine(url_of(place)))
+    ledger = Ledger(create_engine(url_of(place), future=True))
     statements = statements_of(ledger.engine, ledger.prepare)
     ledger.close()
 

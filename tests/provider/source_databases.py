@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import URL, create_engine
+from sqlalchemy import create_engine
+from sqlalchemy.engine import URL
 
 from tests.core.databases import own_database
 
@@ -33,7 +34,7 @@ class SourceDatabase:
 
     def execute(self, *statements: str) -> None:
         """Run the statements and commit."""
-        engine = create_engine(self.url)
+        engine = create_engine(self.url, future=True)
         with engine.begin() as db:
             for statement in statements:
                 db.exec_driver_sql(statement)

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG, CronDataIntervalTimetable
-from sqlalchemy import Column, DateTime, MetaData, String, Table, create_engine, make_url
+from sqlalchemy import Column, DateTime, MetaData, String, Table, create_engine
 from sqlalchemy.dialects import mysql
+from sqlalchemy.engine import make_url
 
 from halo_provider.operators.halo import HaloIdentifyOperator, HaloTicketOperator
 from halo_provider.simulator import Simulator
@@ -148,7 +149,7 @@ def fill(database: SourceDatabase, *, table: str, moment: str) -> list[str]:
     aware = DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql")
     columns = [Column(name, aware if name == moment else String(500)) for name in records[0]]
     created = Table(table, MetaData(), *columns)
-    engine = create_engine(database.url)
+    engine = create_engine(database.url, future=True)
     with engine.begin() as db:
         created.create(db)
         db.execute(created.insert(), records)

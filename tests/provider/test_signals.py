@@ -41,7 +41,7 @@ class Stats:
 def stats(monkeypatch: pytest.MonkeyPatch) -> Stats:
     """The metrics of the tasks that the test runs."""
     stats = Stats()
-    monkeypatch.setattr(telemetry, "stats", stats)
+    monkeypatch.setattr(telemetry, "Stats", stats)
     return stats
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 from pyarrow import parquet
-from sqlalchemy import make_url
+from sqlalchemy.engine import make_url
 
 from halo_provider.operators.halo import HaloIdentifyOperator, HaloTicketOperator
 from halo_provider.simulator import Fault, Simulator
