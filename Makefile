@@ -9,7 +9,7 @@ demo: .venv  ## run the main job: simulator, Airflow, both example DAGs
 	@$(BIN)/python -m halo_provider.demo $(ARGS)
 
 test: .venv  ## every test, the acceptance tests included
-	$(BIN)/python -m pytest -m "not acceptance" --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not acceptance" --ignore tests/matrix --numprocesses 2 --dist loadfile $(ARGS)
 	$(BIN)/python -m pytest -m acceptance --numprocesses 2 --dist loadfile $(ARGS)
 
 matrix: .venv  ## every Airflow from 2.11 on, each in an environment of its own; ARGS=2.11 for one
