@@ -101,12 +101,14 @@ class RowError(HaloError):
 class HaloReadError(HaloError):
     """Halo's MCP server gave no answer that can be used: nothing is known about what was asked.
 
-    `lasting`: every other question would end so too, until a person changes something.
+    `lasting`: every other question would end so too, until a person changes something. `sent` is False only where it is
+    certain that nothing was sent.
     """
 
-    def __init__(self, reason: str, *, lasting: bool = False) -> None:
+    def __init__(self, reason: str, *, lasting: bool = False, sent: bool = True) -> None:
         self.reason = redact(reason)[:MAX_ERROR_TEXT]
         self.lasting = lasting
+        self.sent = sent
         super().__init__(f"Halo cannot be asked: {self.reason}")
 
 

@@ -11,6 +11,7 @@ from pydantic_core import from_json
 from halo_provider import __version__
 from halo_provider.client.address import environment_proxy
 from halo_provider.client.body import ACCEPT_ENCODING, read_body
+from halo_provider.client.client import NOT_SENT
 from halo_provider.exceptions import HaloReadError
 
 MAX_RESULT = 4_194_304  # bytes after decompression of a tool's result, which may hold whole transcripts
@@ -74,6 +75,8 @@ class Web:
                 body = await read_body(response, limit=MAX_RESULT)
         except TimeoutError as error:
             raise HaloReadError(f"no answer from {_place(url)} within {self._timeout:g} s") from error
+        except NOT_SENT as error:
+            raise HaloReadError(f"{_place(url)}: {error or type(error).__name__}", sent=False) from error
         except Exception as error:
             raise HaloReadError(f"{_place(url)}: {error or type(error).__name__}") from error
         if not body.whole:
