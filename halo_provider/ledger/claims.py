@@ -147,6 +147,20 @@ class LeaseHolder:
         asked = {"b_namespace": self.namespace, "b_row_key": row_key, "b_session_ids": list(session_ids)}
         return self._database.transaction(lambda db: set(db.scalars(_SESSIONS_OF_OTHERS, asked)), read_only=True)
 
+    def witness(self, *, older_than: float) -> tuple[str, str] | None:
+        """The user and the session of the row of this connection that was delivered last, so many seconds ago or more.
+
+        None where there is none. Reads the whole table; any thread may.
+        """
+        connection = f"{self.namespace.rpartition('/')[0]}/"
+
+        def read(db: Connection) -> tuple[str, str] | None:
+            before = self._database.times(db).now - timedelta(seconds=older_than)
+            row = db.execute(_WITNESS, {"b_connection": connection, "b_before": before}).first()
+            return None if row is None else (row.user_id, row.session_id)
+
+        return self._database.transaction(read, read_only=True)
+
     def release(self, row_keys: Sequence[str]) -> None:
         """Give claims back that were not sent: the rows keep their status, and any owner may claim them at once.
 
@@ -369,6 +383,18 @@ _CLEAR_DOUBT = (
     update(submissions)
     .where(_OWN_ROWS, submissions.c.status == LedgerStatus.IN_DOUBT)
     .values(status=LedgerStatus.PENDING, updated_at=bindparam("updated_at"))
+)
+_WITNESS = (
+    select(submissions.c.user_id, submissions.c.session_id)
+    .where(
+        submissions.c.status == LedgerStatus.DELIVERED,
+        submissions.c.namespace.startswith(bindparam("b_connection"), autoescape=False),
+        submissions.c.user_id.is_not(None),
+        submissions.c.session_id.is_not(None),
+        submissions.c.updated_at <= bindparam("b_before", type_=UtcDateTime()),
+    )
+    .order_by(submissions.c.updated_at.desc())
+    .limit(1)
 )
 _SESSIONS_OF_OTHERS = select(submissions.c.session_id).where(
     submissions.c.session_id.in_(bindparam("b_session_ids", expanding=True)), not_(_ONE_ROW)
