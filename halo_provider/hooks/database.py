@@ -5,14 +5,15 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from airflow.sdk import BaseHook
 from sqlalchemy import URL, create_engine
 
+from halo_provider.compat import BaseHook
 from halo_provider.exceptions import HaloConfigurationError
 
 if TYPE_CHECKING:
-    from airflow.sdk import Connection
     from sqlalchemy import Engine
+
+    from halo_provider.compat import Connection
 
 # SQLAlchemy's dialect by connection type and driver; the first driver that is installed is taken.
 DIALECTS = {

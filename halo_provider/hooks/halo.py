@@ -8,11 +8,9 @@ import sys
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseHook
-from airflow.sdk.log import mask_secret
-
 from halo_provider.client.address import DEFAULT_BASE_URL
 from halo_provider.client.client import HaloClient
+from halo_provider.compat import BaseHook, mask_secret
 from halo_provider.delivery.delivery import deliver
 from halo_provider.delivery.observer import DeliveryObserver
 from halo_provider.delivery.options import DeliveryOptions
@@ -43,9 +41,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     import pandas as pd
-    from airflow.sdk import Connection
     from pydantic import BaseModel
 
+    from halo_provider.compat import Connection
     from halo_provider.ledger import OnInDoubt
     from halo_provider.submission import Submission
 

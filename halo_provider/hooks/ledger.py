@@ -6,14 +6,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow.sdk import get_current_context
-from airflow.sdk.configuration import conf
-
+from halo_provider.compat import conf, get_current_context
 from halo_provider.hooks.database import database_engine
 from halo_provider.ledger import Ledger, TaskInstanceRef
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from halo_provider.compat import Context
 
 IN_MEMORY = "sqlite://"
 DEFAULT_LEDGER = "default"  # the name of the SQLite ledger in reports

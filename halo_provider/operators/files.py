@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from airflow.sdk import ObjectStoragePath
-
+from halo_provider.compat import ObjectStoragePath
 from halo_provider.exceptions import HaloConfigurationError
 
 if TYPE_CHECKING:

@@ -9,9 +9,7 @@ from contextlib import AbstractContextManager, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException
-
+from halo_provider.compat import AirflowFailException, BaseOperator
 from halo_provider.delivery.delivery import deliver
 from halo_provider.delivery.dry_run import dry_run
 from halo_provider.delivery.identify import IdentifyMode, IdentifyReport, identify
@@ -48,10 +46,8 @@ except ImportError:  # Airflow 3.2 has no retry policies; there, only AirflowFai
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from airflow.providers.openlineage.extractors import OperatorLineage
-    from airflow.sdk import Context
-
     from halo_provider.client.client import HaloClient
+    from halo_provider.compat import Context, OperatorLineage
     from halo_provider.delivery.stop import Stop
     from halo_provider.ledger.claims import LeaseHolder
     from halo_provider.ledger.rules import OnInDoubt, TaskInstanceRef

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Asset, AssetAlias, BaseHook
+from halo_provider.compat import Asset, AssetAlias, BaseHook
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from airflow.providers.openlineage.extractors import OperatorLineage
-    from airflow.sdk import Context
+    from halo_provider.compat import Context, OperatorLineage
 
 
 def announce(outlets: Iterable[Any], context: Context, counts: Mapping[str, int]) -> None:
@@ -44,12 +43,12 @@ def lineage(
 
     :param counts: rows by their status, once they are known
     """
-    from airflow.providers.common.compat.openlineage.facet import (  # noqa: PLC0415 -- only where OpenLineage asks
+    from halo_provider.compat import (  # noqa: PLC0415 -- only where OpenLineage asks
         Dataset,
+        OperatorLineage,
         OutputDataset,
         OutputStatisticsOutputDatasetFacet,
     )
-    from airflow.providers.openlineage.extractors import OperatorLineage  # noqa: PLC0415 -- as above
 
     names = [_file(csv_path)] if csv_path else _tables(sql, sql_conn_id) if sql and sql_conn_id else []
     facets: dict[str, Any] = {}
@@ -74,7 +73,7 @@ def _file(path: str) -> tuple[str, str]:
 
 def _tables(sql: str, sql_conn_id: str) -> list[tuple[str, str]]:
     """Namespace and name of every table that a query reads."""
-    from airflow.providers.openlineage.sqlparser import SQLParser  # noqa: PLC0415 -- only where OpenLineage asks
+    from halo_provider.compat import SQLParser  # noqa: PLC0415 -- only where OpenLineage asks
 
     connection = BaseHook.get_connection(sql_conn_id)
     port = f":{connection.port}" if connection.port else ""

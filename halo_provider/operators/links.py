@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from airflow.sdk import BaseOperatorLink
-from airflow.sdk.configuration import conf
+from halo_provider.compat import BaseOperatorLink, conf
 
 if TYPE_CHECKING:
-    from airflow.sdk import BaseOperator
-    from airflow.sdk.types import TaskInstanceKey
+    from halo_provider.compat import BaseOperator, TaskInstanceKey
 
 TASK_ROUTE = "halo-task"  # the tab of the task instance, as Airflow's addresses call it
 

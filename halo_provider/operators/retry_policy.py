@@ -5,12 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from airflow.sdk import RetryDecision, RetryPolicy
-
+from halo_provider.compat import RetryDecision, RetryPolicy
 from halo_provider.exceptions import DeliveryIncompleteError, HaloCallError, HaloError
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from halo_provider.compat import Context
 
 
 class HaloRetryPolicy(RetryPolicy):

@@ -6,13 +6,9 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from halo_provider.compat import stats
 from halo_provider.ledger.delivery_records import DeliveryCounts
 from halo_provider.ledger.tables import DELIVERY_COUNTS
-
-try:
-    from airflow.sdk.observability import stats
-except ImportError:  # Airflow 3.2
-    from airflow.providers.common.compat.sdk import Stats as stats  # type: ignore[no-redef]  # noqa: N813
 
 try:
     from opentelemetry import trace

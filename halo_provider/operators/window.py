@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypedDict
 from halo_provider.exceptions import HaloConfigurationError
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from halo_provider.compat import Context
 
 DAY = timedelta(days=1)
 

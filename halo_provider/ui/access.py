@@ -4,13 +4,17 @@ from collections.abc import Iterable
 from typing import Literal
 from urllib.parse import urlsplit
 
-from airflow.api_fastapi.app import get_auth_manager
-from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
-from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
-from airflow.api_fastapi.core_api.security import requires_access_dag
-from airflow.models.dag import DagModel
-from airflow.sdk.configuration import conf
 from fastapi import Depends, HTTPException, Request, status
+
+from halo_provider.compat import (
+    BaseUser,
+    DagAccessEntity,
+    DagDetails,
+    DagModel,
+    conf,
+    get_auth_manager,
+    requires_access_dag,
+)
 
 # Airflow's dependency reads the DAG id from the URL's path; every route that shows rows has it there.
 SEES_ROWS = Depends(requires_access_dag("GET", DagAccessEntity.TASK_INSTANCE))

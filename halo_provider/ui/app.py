@@ -13,11 +13,11 @@ from importlib.resources import files
 from threading import BoundedSemaphore
 from typing import Annotated, Any, Literal
 
-from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import APIRouter, Depends, FastAPI, Form, HTTPException, Request, Response, status
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 
+from halo_provider.compat import GetUserDep
 from halo_provider.exceptions import LedgerError
 from halo_provider.hooks.halo import HaloHook
 from halo_provider.hooks.ledger import open_ledger

@@ -515,4 +515,9 @@ def test_plugin_import_loads_neither_pages_nor_ledger() -> None:
     check = "import sys, halo_provider.plugin; print(*[name for name in sys.modules if 'halo_provider' in name])"
     found = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     loaded = set(found.stdout.splitlines()[-1].split())
-    assert loaded <= {"halo_provider", "halo_provider.plugin", "halo_provider.get_provider_info"}
+    assert loaded <= {
+        "halo_provider",
+        "halo_provider.plugin",
+        "halo_provider.compat",
+        "halo_provider.get_provider_info",
+    }
