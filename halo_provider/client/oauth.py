@@ -57,6 +57,11 @@ class Renewed(NamedTuple):
     lifetime: float | None
 
 
+def check_installed() -> None:
+    """Raise HaloConfigurationError where Authlib is not installed."""
+    _authlib()
+
+
 async def discover(web: Web, mcp_url: str) -> Endpoints:
     """The addresses, by RFC 9728 and 8414. Raises HaloReadError."""
     library = _authlib()

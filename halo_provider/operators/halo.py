@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, AsyncExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -47,7 +48,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from halo_provider.client.client import HaloClient
+    from halo_provider.client.reader import HaloReader
     from halo_provider.compat import Context, OperatorLineage
+    from halo_provider.delivery.options import AskElse
     from halo_provider.delivery.stop import Stop
     from halo_provider.ledger.claims import LeaseHolder
     from halo_provider.ledger.rules import OnInDoubt, TaskInstanceRef
@@ -287,7 +290,11 @@ class HaloTicketOperator(_RowsOperator):
     :param max_rejected: rows (int), or share of the rows read (float), that may be rejected in a green run
     :param rejects_path: where rejected rows go, as a CSV that can be repaired and fed again
     :param ledger_conn_id: the database that holds the ledger; by default ``[halo] ledger_conn_id``, else SQLite
-    :param on_in_doubt: ``resend`` (at least once) or ``hold`` (at most once: such rows wait for a decision)
+    :param on_in_doubt: ``resend`` (at least once), ``hold`` (at most once: such rows wait for a decision) or ``ask``
+        (look it up in Halo first, by the sign-in of ``halo-login``: what is there is delivered, what is not is sent)
+    :param ask_after: seconds after an attempt's end after which "not there" counts; how soon Halo can find a new
+        conversation is not documented
+    :param ask_else: what to do with a row about which Halo gives no answer: ``hold`` or ``resend``
     :param on_change: what to do about a delivered row whose content is another one now: ``skip`` (leave it), ``fail``
         (leave it, and end red) or ``follow_up`` (send the new content into the row's session, once per change)
     :param results_path: where every row's row_key, user_id, session_id, status and attempts go, as ``.csv``,
@@ -308,6 +315,8 @@ class HaloTicketOperator(_RowsOperator):
         batch_size: int = 500,
         ledger_conn_id: str | None = None,
         on_in_doubt: OnInDoubt = "resend",
+        ask_after: float = 60.0,
+        ask_else: AskElse = "hold",
         on_change: OnChange = "skip",
         results_path: str | None = None,
         max_submissions: int | None = None,
@@ -319,6 +328,8 @@ class HaloTicketOperator(_RowsOperator):
         self.batch_size = batch_size
         self.ledger_conn_id = ledger_conn_id
         self.on_in_doubt = on_in_doubt
+        self.ask_after = ask_after
+        self.ask_else = ask_else
         self.on_change = on_change
         self.results_path = results_path
         self.max_submissions = max_submissions
@@ -329,7 +340,8 @@ class HaloTicketOperator(_RowsOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Deliver, and return the summary; push it, too, before a red end."""
         self._check()
-        client = HaloHook(self.halo_conn_id).client(timeout=self.timeout)
+        hook = HaloHook(self.halo_conn_id)
+        client = hook.client(timeout=self.timeout)
         with (
             self._source() as source,
             closing(open_ledger(self.ledger_conn_id, create=not self.is_dry_run)) as ledger,
@@ -352,7 +364,8 @@ class HaloTicketOperator(_RowsOperator):
                 watchers["the task state store"] = StateStoreWatcher(store)
             progress = Progress(log=self.log, batch_size=self.batch_size, watchers=watchers)
             with delivery_span(lease_holder.namespace, task_instance) as span:
-                return self._deliver(context, source, lease_holder, client, progress=progress, span=span)
+                reader = hook.reader(ledger) if self.on_in_doubt == "ask" else None
+                return self._deliver(context, source, lease_holder, client, reader, progress=progress, span=span)
 
     def _push_link(self, context: Context, task_instance: TaskInstanceRef) -> None:
         """Let the button to the rows work from the start."""
@@ -375,6 +388,8 @@ class HaloTicketOperator(_RowsOperator):
             requests_per_second=rate,
             max_attempts=self.max_attempts,
             on_in_doubt=self.on_in_doubt,
+            ask_after=self.ask_after,
+            ask_else=self.ask_else,
             on_change=self.on_change,
         )
 
@@ -427,6 +442,7 @@ class HaloTicketOperator(_RowsOperator):
         source: Source,
         lease_holder: LeaseHolder,
         client: HaloClient,
+        reader: HaloReader | None,
         *,
         progress: Progress,
         span: dict[str, Any],
@@ -446,6 +462,7 @@ class HaloTicketOperator(_RowsOperator):
                         source=source,
                         lease_holder=lease_holder,
                         client=client,
+                        reader=reader,
                         progress=progress,
                         output=output,
                     ),
@@ -482,8 +499,12 @@ class HaloTicketOperator(_RowsOperator):
         super()._check()
         if not 1 <= self.batch_size <= MAX_BATCH:
             raise HaloConfigurationError(f"batch_size must be between 1 and {MAX_BATCH:,}, not {self.batch_size:,}")
-        if self.on_in_doubt not in {"resend", "hold"}:
-            raise HaloConfigurationError(f"on_in_doubt must be resend or hold, not {self.on_in_doubt!r}")
+        if self.on_in_doubt not in {"resend", "hold", "ask"}:
+            raise HaloConfigurationError(f"on_in_doubt must be resend, hold or ask, not {self.on_in_doubt!r}")
+        if self.ask_else not in {"resend", "hold"}:
+            raise HaloConfigurationError(f"ask_else must be resend or hold, not {self.ask_else!r}")
+        if self.ask_after <= 0:
+            raise HaloConfigurationError("ask_after must be more than 0 seconds")
         if self.on_change not in {"skip", "fail", "follow_up"}:
             raise HaloConfigurationError(f"on_change must be skip, fail or follow_up, not {self.on_change!r}")
 
@@ -494,11 +515,16 @@ class HaloTicketOperator(_RowsOperator):
         source: Source,
         lease_holder: LeaseHolder,
         client: HaloClient,
+        reader: HaloReader | None,
         progress: Progress,
         output: RowOutput,
     ) -> DeliveryReport:
         supervisor = os.getppid()
-        async with client, progress.reported():
+        async with client, progress.reported(), AsyncExitStack() as stack:
+            if reader is not None:
+                await stack.enter_async_context(reader)
+                telling = asyncio.create_task(self._tell_of_reading(reader))
+                stack.callback(telling.cancel)
             report = await deliver(
                 source,
                 submission=self.submission,
@@ -508,9 +534,18 @@ class HaloTicketOperator(_RowsOperator):
                 observer=Observers(output, progress),
                 stop=stop,
                 alive=lambda: os.getppid() == supervisor,
+                reader=reader,
             )
             progress.stopped(report.stopped)
             return report
+
+    async def _tell_of_reading(self, reader: HaloReader) -> None:
+        """Say what Halo's tools cannot be asked, while rows are sent."""
+        try:
+            for sentence in await reader.limits():
+                self.log.warning("looking rows up in Halo: %s", sentence)
+        except HaloError as error:
+            self.log.warning("rows in doubt cannot be looked up, ask_else=%r holds: %s", self.ask_else, error)
 
     def get_openlineage_facets_on_start(self) -> OperatorLineage[Any, Any]:
         """What OpenLineage is told before the rows are read."""
