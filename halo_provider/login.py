@@ -14,6 +14,7 @@ from halo_provider.client.web import Web
 from halo_provider.exceptions import HaloError, HaloReadError
 from halo_provider.ledger.admin import current_user
 from halo_provider.ledger.sign_ins import SignIns
+from halo_provider.models import SignIn
 
 CALLBACK = "/callback"
 PATIENCE = 300.0  # seconds for a person to approve
@@ -37,10 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return asyncio.run(_revoke(sign_ins, parsed.conn_id))
             url = HaloHook(parsed.conn_id).mcp_url
             answer_of = _pasted if parsed.no_browser else _from_browser
-            return asyncio.run(sign_in(sign_ins, url=url, actor=parsed.actor, answer_of=answer_of))
+            signed_in = asyncio.run(sign_in(sign_ins, url=url, actor=parsed.actor, answer_of=answer_of))
     except HaloError as error:
         print(f"halo-login: {error}", file=sys.stderr)
         return 1
+    granted = signed_in.scope or oauth.SCOPE
+    print(f"Signed in for reading ({granted}). The tokens are in the ledger's database, encrypted.")
+    if set(granted.split()) - {oauth.SCOPE}:
+        print(f"halo-login: more than {oauth.SCOPE} was granted; only that is ever used", file=sys.stderr)
+    return 0
 
 
 class Loopback(HTTPServer):
@@ -89,7 +95,7 @@ class _Callback(BaseHTTPRequestHandler):
 AnswerOf = Callable[[str, Loopback], str]
 
 
-async def sign_in(sign_ins: SignIns, *, url: str, actor: str, answer_of: AnswerOf) -> int:
+async def sign_in(sign_ins: SignIns, *, url: str, actor: str, answer_of: AnswerOf) -> SignIn:
     """Sign in at the server of `url`; `answer_of` opens the address, and returns the one that comes back."""
     async with Web(url, timeout=TIMEOUT) as web:
         endpoints = await oauth.discover(web, url)
@@ -103,11 +109,7 @@ async def sign_in(sign_ins: SignIns, *, url: str, actor: str, answer_of: AnswerO
         if old is not None:
             with suppress(HaloReadError):  # it ends by itself
                 await oauth.revoke(web, old)
-    granted = renewed.sign_in.scope or oauth.SCOPE
-    print(f"Signed in for reading ({granted}). The tokens are in the ledger's database, encrypted.")
-    if set(granted.split()) - {oauth.SCOPE}:
-        print(f"halo-login: more than {oauth.SCOPE} was granted; only that is ever used", file=sys.stderr)
-    return 0
+    return renewed.sign_in
 
 
 async def _revoke(sign_ins: SignIns, conn_id: str) -> int:

@@ -1,15 +1,18 @@
 """Processes that share one sign-in: they use it, renew it, and may kill themselves while they do."""
 
 import asyncio
+import base64
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from multiprocessing.connection import Connection
 from typing import Any
+from urllib.request import urlopen
 
 import httpx
 from cryptography.fernet import Fernet
@@ -20,14 +23,32 @@ from halo_provider.client.web import Web
 from halo_provider.exceptions import HaloReadError, HaloSignInError
 from halo_provider.ledger import Ledger
 from halo_provider.ledger.sign_ins import SignIns
+from halo_provider.login import Loopback, sign_in
 from halo_provider.models import SignIn, Turn
 
-KEY = Fernet.generate_key()
+KEY = base64.urlsafe_b64encode(b"an example of a key in all tests."[:32])  # the same in every process
 CONN_ID = "halo_default"
-USE_EVERY = 0.05  # seconds
+USE_EVERY = 0.25  # seconds
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload([__name__])
+_starting = threading.Lock()  # multiprocessing's bookkeeping of children is not made for several threads
+
+
+def approve(url: str, loopback: Loopback) -> str:
+    """A person's browser, which approves at once and comes back."""
+    visit = threading.Thread(target=lambda: urlopen(url).read())  # noqa: S310 -- loopback
+    visit.start()
+    answer = loopback.wait(10.0)
+    visit.join()
+    return answer
+
+
+def sign_in_at(mcp_url: str, ledger: Ledger, *, lease: float = 5.0) -> SignIns:
+    """Sign in there, as a person would; the sign-in."""
+    kept = SignIns(ledger, conn_id=CONN_ID, cipher=Fernet(KEY), lease=lease)
+    asyncio.run(sign_in(kept, url=mcp_url, actor="somebody", answer_of=approve))
+    return kept
 
 
 class Point(StrEnum):
@@ -104,7 +125,8 @@ class User:
     def __init__(self, use: Use) -> None:
         self._reports, report = _context.Pipe(duplex=False)
         self._process = _context.Process(target=_work, args=(use, report), daemon=True)
-        self._process.start()
+        with _starting:
+            self._process.start()
         report.close()
 
     def report(self, *, within: float) -> dict[str, Any] | None:

@@ -6,22 +6,18 @@ required that the tokens are renewed once an hour, and that no chain of tokens i
 # ruff: noqa: T201 -- prints for a person
 
 import argparse
-import asyncio
 import sys
-import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from urllib.request import urlopen
-
-from cryptography.fernet import Fernet
+from functools import partial
 
 from halo_provider.ledger import Ledger
 from halo_provider.ledger.sign_ins import SignIns
-from halo_provider.login import Loopback, sign_in
 from halo_provider.simulator import serving
-from tests.acceptance.places import LEDGERS, ledger_place, reachable
-from tests.acceptance.sign_in_worker import CONN_ID, KEY, Use, User
+from tests.acceptance.proof import LEDGERS, ledger_place, reachable
+from tests.acceptance.sign_in_worker import KEY, Use, User, sign_in_at
 from tests.core.mcp_server import MCP, McpServer
 
 HOUR = 3.0  # seconds here
@@ -53,23 +49,6 @@ class Hours:
         if self.without or not self.worked:
             found.append(f"{self.without} times there was no token, {self.worked} times it worked")
         return found
-
-
-def approve(url: str, loopback: Loopback) -> str:
-    """A person's browser, which approves at once and comes back."""
-    visit = threading.Thread(target=lambda: urlopen(url).read())  # noqa: S310 -- loopback
-    visit.start()
-    answer = loopback.wait(10.0)
-    visit.join()
-    return answer
-
-
-def sign_in_at(mcp_url: str, ledger: Ledger, *, lease: float = 5.0) -> SignIns:
-    """Sign in there, as a person would; the sign-in."""
-    kept = SignIns(ledger, conn_id=CONN_ID, cipher=Fernet(KEY), lease=lease)
-    if asyncio.run(sign_in(kept, url=mcp_url, actor="somebody", answer_of=approve)) != 0:
-        raise RuntimeError("nobody could sign in")
-    return kept
 
 
 @contextmanager
@@ -109,9 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=PROCESSES, help="(default: %(default)s)")
     options = parser.parse_args(arguments)
     broken = []
+    ledgers = [ledger for ledger in LEDGERS if reachable(ledger)]
     print("| Ledger | Processes | Hours | Refreshes | Uses | Refused | Chains revoked |\n|---|--:|--:|--:|--:|--:|--:|")
-    for ledger in filter(reachable, LEDGERS):
-        hours = play(ledger, seconds=options.seconds, processes=options.processes)
+    with ThreadPoolExecutor(len(ledgers)) as threads:
+        played = threads.map(partial(play, seconds=options.seconds, processes=options.processes), ledgers)
+    for ledger, hours in zip(ledgers, played, strict=True):
         uses = hours.worked + hours.refused
         print(
             f"| {ledger} | {options.processes} | {hours.hours:.0f} | {hours.refreshes} | {uses:,} | {hours.refused} | "

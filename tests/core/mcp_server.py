@@ -172,5 +172,7 @@ class McpServer:
                 ],
             }
             for chat in list(self.halo.chats if self.halo else ())
-            if chat.started + self.lag * int(chat.session_id[-2:], 16) / 255 <= now and (chat.user_id == user_id or chat.session_id == session_id)
+            if chat.started + self.lag * int(chat.session_id[-2:], 16) / 255 <= now
+            and (chat.user_id == user_id or chat.session_id == session_id)
+            and (chat.user_id == user_id or chat.session_id == session_id)
         ]
