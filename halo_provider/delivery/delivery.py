@@ -49,7 +49,8 @@ from halo_provider.submission import Submission
 
 CLAIM_WAIT = 600.0  # seconds to wait for rows that another run holds
 CLAIM_POLL = 1.0  # seconds between attempts to claim them
-MAX_DEFERRED = 5_000  # rows that may wait for another run, so that memory stays flat
+MAX_DEFERRED = 5_000  # rows that may wait for another run, or for their next attempt, so that memory stays flat
+MAX_LOOKED_UP = 1_000  # rows that are looked up while others are sent: where there are more, Halo itself is ill
 LAST_COMMIT_TIME = 1.0  # seconds after the end of a stop's grace in which the ledger may still answer
 LIVENESS_POLL = 0.5  # seconds between checks whether this process may still send
 LEASE_MARGIN = 2.0  # seconds before the end of the lease in which nothing more is sent
@@ -143,6 +144,7 @@ class _Delivery:
         self._ready: asyncio.Queue[Sending | None] = asyncio.Queue()
         self._open: dict[str, Work] = {}  # claimed, and not yet committed as settled
         self._max_open = max(2 * options.batch_size, 4 * options.concurrency)
+        self._put_off = 0  # open, and waiting for the next attempt: these keep no others from being read
         self._unclaimed: set[Work] = set()  # in a queue, and not claimed by this run
         self._fresh: list[Work] = []  # of these the first of their queues, to be claimed at once
         self._deferred: list[Work] = []  # of these the first of their queues, which another run held when last asked
@@ -161,6 +163,8 @@ class _Delivery:
         self._report.seconds = time.monotonic() - started
         self._report.requests = self._sender.requests
         self._report.refused = self._sender.pacer.refused
+        self._report.pace = self._sender.pacer.pace(of_all=True)
+        self._observers.paced(self._report.pace)
         self._report.first_given_up = self._breaker.first_given_up
         self._report.stopped = self._stop.reason
         self._report.error = self._stop.error
@@ -193,8 +197,10 @@ class _Delivery:
         exhausted = False
         last_progress = time.monotonic()
         while not self._stop.requested and not (exhausted and not self._open and not self._unclaimed):
-            looked_up = min(self._doubts.waiting, MAX_DEFERRED)  # they are not under way, and must not hold up others
-            room = len(self._open) - looked_up + batch_size <= self._max_open and len(self._unclaimed) < MAX_DEFERRED
+            aside = self._put_off + min(self._doubts.waiting, MAX_LOOKED_UP)  # these must not hold up others
+            room = (
+                len(self._open) - aside + batch_size <= self._max_open and len(self._unclaimed) + aside < MAX_DEFERRED
+            )
             if room and not exhausted:
                 prepared_rows = await self._read()
                 exhausted = not prepared_rows
@@ -371,7 +377,10 @@ class _Delivery:
 
     async def _send_again(self, sending: Sending, wait: float) -> None:
         """Queue it behind the others after the wait, in which it keeps none of them from being sent."""
+        self._put_off += 1
+        self._moved.set()
         await self._stop.sleep(wait)
+        self._put_off -= 1
         self._ready.put_nowait(sending)
 
     async def may_send(self, work: Work) -> bool:
@@ -444,12 +453,12 @@ class _Delivery:
             told = Settlement(row_key=work.ledger_key, status=LedgerStatus.IN_DOUBT, final=False, error=str(error))
             await self._in_ledger(partial(self._lease_holder.commit, settlements=[told]))
         look = await self._doubts.look_up(work)
-        if self._stop.requested:
-            self._hold_back(work)
-            return
         match look.sight:
             case Sight.FOUND:
                 self._settle(work, RowStatus.DELIVERED, found=look)
+                return
+            case _ if self._stop.requested:
+                self._hold_back(work)
                 return
             case Sight.ABSENT:
                 if not await self._in_ledger(
@@ -464,6 +473,8 @@ class _Delivery:
                 if error is not None:
                     self._breaker.gave_up(work.row.number, error)
                 return
+            case Sight.UNCLEAR if error is not None and work.failures < self._options.max_attempts:
+                await self._stop.sleep(self._options.backoff.delay(work.failures))
         if error is not None and work.failures >= self._options.max_attempts:
             status = RowStatus.IN_DOUBT if work.doubtful else RowStatus.FAILED
             self._settle(work, status, str(error), reply=_reply(error))
@@ -531,12 +542,16 @@ class _Delivery:
                 self._stop.request(str(error), error=error)
 
     async def _watch(self) -> None:
-        """Notice the supervisor's death between attempts, and let no ledger keep a run that has to end."""
+        """Tell the pace, notice the supervisor's death, and let no ledger keep a run that has to end."""
         ends_at: float | None = None
+        pace = self._sender.pacer.pace()
         while True:
             await asyncio.sleep(LIVENESS_POLL)
             if not self._alive():
                 self._stop.request("the task's supervisor is gone, and another try may already be running")
+            if (now := self._sender.pacer.pace()) != pace:
+                pace = now
+                self._observers.paced(now)
             if self._stop.ends_at is not None and self._stop.ends_at != ends_at:
                 ends_at = self._stop.ends_at
                 left = max(0.0, ends_at - asyncio.get_running_loop().time())

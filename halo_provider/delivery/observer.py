@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from halo_provider.delivery.pace import Pace
 from halo_provider.delivery.report import Outcome
 from halo_provider.exceptions import HaloCallError
 
@@ -17,6 +18,9 @@ class DeliveryObserver:
 
     def request_ended(self, seconds: float, error: HaloCallError | None) -> None:
         """A request took so many seconds; `error` is None where Halo accepted it."""
+
+    def paced(self, pace: Pace) -> None:
+        """Something else limits the sending now, or limits it otherwise; at the end, what limited most requests."""
 
 
 class Observers(DeliveryObserver):
@@ -37,6 +41,10 @@ class Observers(DeliveryObserver):
     def request_ended(self, seconds: float, error: HaloCallError | None) -> None:
         """Tell everybody."""
         self._tell(lambda observer: observer.request_ended(seconds, error))
+
+    def paced(self, pace: Pace) -> None:
+        """Tell everybody."""
+        self._tell(lambda observer: observer.paced(pace))
 
     def _tell(self, tell: Callable[[DeliveryObserver], None]) -> None:
         for observer in tuple(self._observers):

@@ -12,7 +12,7 @@ where Halo is overloaded. What a refusal means depends on its neighbours:
   time is the rate, whatever kind of window or bucket Halo counts with.
 * Refusals that stay as frequent when less is sent are no limit. They are tolerated for a while, at full speed.
 
-After a refusal for the rate the pace falls by 15 %, comes back to what was measured, stays near it, and then rises
+After a refusal for the rate the pace falls by 20 %, comes back to what was measured, stays near it, and then rises
 ever faster (CUBIC, RFC 9438). Every sender on the same Halo falls by a share and rises in absolute terms, so that
 their paces become equal without a word between them (AIMD: Chiu and Jain, 1989). To measure what is delivered instead
 of halving at every loss, and to tolerate a small share of losses, is BBR's way (draft-ietf-ccwg-bbr). Vector's adaptive
@@ -24,39 +24,34 @@ Halo that queues requests answers as many a second however long its queue is.
 import asyncio
 import math
 import random
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Literal
 
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import HaloCallError, HaloRateLimitError, HaloServerError
 
-MAX_PAUSE = 300.0  # seconds of Retry-After waited for here; a longer one ends the run, and Airflow waits
-MAX_PAUSES = 100  # pauses in a row, in which Halo admits nothing, before the run gives up
+MAX_PAUSE = 300.0  # seconds for which Halo may admit nobody, told or not; then the run ends, and Airflow waits
 MAX_ALONE = 10  # refusals of one request while others are admitted before it is given up
 MAX_LATENESS = 0.05  # seconds by which a start may be late and still count as in time, so that the next ones are
 
 TOLERATED = 1 / 40  # refusals for every request that are no reason to slow down
-EVIDENCE = 3  # refusals beyond that which are one, or, at a high pace,
-EVIDENCE_TIME = 0.05  # as many as there are requests in these seconds
-STREAK = 8  # refusals of requests begun one after the other that mean that Halo admits nobody,
-STREAK_AGAIN = 4  # or where a pause has helped before
-ALONE_EVIDENCE = 3  # refusals of one request that count as evidence; more of them are its own affair
+EVIDENCE = 3  # refusals beyond that which are one
+STREAK = 8  # refusals of requests begun one after the other that mean that Halo admits nobody
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0  # seconds between looks at a Halo that admits nobody and says no time
 
 MEASURED_TIME, MEASURED_REQUESTS = 1.0, 10  # seconds and admitted requests at least from which a rate is measured
-KEPT = 0.85  # share of the measured rate with which sending goes on
-GROWTH = 0.025  # of the rate, per second cubed, times its square root: 20 a second are 23 six seconds after a refusal
-SLOW_RATE = 12.0  # requests a second; below it time counts for less, since a probe is refused as often but costs more
-UNSURE = 20.0  # times as fast is the growth while the rate is only estimated
+KEPT = 0.8  # share of the measured rate with which sending goes on
+GROWTH = 0.02  # requests a second that the pace rises by, times the cube of the seconds: the same for every sender,
+GROWTH_FAST = 0.003  # but at least this share of the rate
+GROWTH_UNSURE = 0.05  # of the rate instead, while it is only estimated
 
 PROBE_INTERVAL = 0.5  # seconds between probes for more concurrency that succeed
 PROBE_PATIENCE = 120  # admitted requests after one that was refused
 RANK_MEMORY = 10.0  # seconds for which, twice at most, the most that Halo admitted at a time counts
 
 CHANCE_EVIDENCE = 16  # refusals while the pace is held down that mean chance,
-CHANCE_EVIDENCE_LIMITED = 60  # or where a limit of the rate is known
-CHANCE_SHARE = 0.5  # refusals of all requests at most that are taken for chance
+CHANCE_EVIDENCE_LIMITED = 60  # or where a limit of the rate was measured
 CHANCE_TIME = 30.0  # seconds until such refusals are looked at again
 
 LimitedBy = Literal["rate", "concurrency", "refusals", "setting", "source"]
@@ -76,7 +71,7 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What limits the sending at a moment, for people.
+    """What limits the sending at a moment, or limited most requests of a run.
 
     `limited_by` is Halo's rate or its concurrency, its refusing everything, our own setting, or the source, which has
     no more rows for now. `requests_per_second` is the rate that Halo was found to admit, None while none was found;
@@ -88,24 +83,40 @@ class Pace:
     concurrency: int
     refused: int
 
+    @property
+    def sentence(self) -> str:
+        """The same for people."""
+        match self.limited_by:
+            case "rate" if self.requests_per_second is not None:
+                return f"Halo's rate limits, at about {self.requests_per_second:,.3g} requests/s"
+            case "concurrency":
+                return f"Halo's concurrency limits, at about {self.concurrency:,} at a time"
+            case "refusals":
+                return "Halo refuses everybody for now"
+            case "source":
+                return "the source limits"
+            case _:
+                return "the task's own settings limit"
+
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One request on its way: its number, when it began, and the how many-eth it was of those that Halo has."""
+    """One request on its way: its number, when it was sent, and the how many-eth it was of those that Halo had."""
 
     number: int
     started: float  # on the loop's clock
-    rank: int
-    held_down: bool  # begun while the pace was below the measured rate
+    held_down: bool  # acquired while the pace was below the measured rate
+    rank: int = 0
 
 
 @dataclass(slots=True)
 class Refusals:
-    """How often Halo refused one request: altogether, and after it had admitted others since the first time."""
+    """How often Halo refused one request: altogether, and alone, while it admitted others that were sent later."""
 
     count: int = 0
     alone: int = 0
-    admitted: int = 0  # requests that Halo had admitted when it refused this one first
+    first: int = 0  # the number of the attempt that was refused first,
+    since: float = 0.0  # and when, on the loop's clock
 
     @property
     def hopeless(self) -> bool:
@@ -113,8 +124,13 @@ class Refusals:
         return self.alone >= MAX_ALONE
 
     def wait(self, error: HaloCallError, backoff: Backoff) -> float:
-        """Seconds until the refused request may be sent again: what Halo says, or else a back-off."""
-        return backoff.delay(self.count) if error.retry_after is None else min(error.retry_after, MAX_PAUSE)
+        """Seconds until the refused request may be sent again: what Halo says, or else a back-off.
+
+        A request that is refused alone backs off in any case: a Retry-After of 0 would spend all its refusals at once.
+        """
+        if error.retry_after is None:
+            return backoff.delay(self.count)
+        return max(min(error.retry_after, MAX_PAUSE), backoff.delay(self.alone) if self.alone else 0.0)
 
 
 class _RateCap:
@@ -142,11 +158,10 @@ class _RateCap:
         self.measured = rate
         self.sure = sure
         self._least = rate if paused else KEPT * rate
-        self._growth = GROWTH * math.sqrt(rate) * min(1.0, rate / SLOW_RATE) ** 3
+        self._growth = max(GROWTH, GROWTH_FAST * rate) if sure else GROWTH_UNSURE * rate
         if sure:
             self._back_at = now + ((1 - KEPT) * rate / self._growth) ** (1 / 3)
         else:
-            self._growth *= UNSURE
             self._back_at = now
 
     def delay(self, until: float) -> None:
@@ -161,8 +176,8 @@ class _RateCap:
 class Pacer:
     """Lets requests through: at most `limit` at a time, at the pace of `_rate`, none during a pause.
 
-    `concurrency` and `requests_per_second` are the user's upper bounds. Every attempt is acquired, released, and then
-    told of: `succeeded`, `failed`, or neither where nothing was sent.
+    `concurrency` and `requests_per_second` are the user's upper bounds. Every attempt is acquired, begun when it is
+    sent, released, and then told of: `succeeded`, `failed`, or neither where nothing was sent.
     """
 
     def __init__(self, *, concurrency: int, requests_per_second: float | None, stop: Stop) -> None:
@@ -172,27 +187,30 @@ class Pacer:
         self._stop = stop
         self._interval = 1.0 / requests_per_second if requests_per_second else 0.0
         self._limited_by: LimitedBy = "source"
+        self._limits: Counter[LimitedBy] = Counter()  # requests by what limited them
         self._turn = asyncio.Lock()  # to wait for the next start
         self._next_start = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._under_way: set[Attempt] = set()
+        self._asking = 0  # callers that wait in acquire()
+        self.in_flight = 0  # attempts acquired and not released
+        self._under_way: set[Attempt] = set()  # sent and not released
         self._closed = 0  # places in which a request was refused, for as long as an answer would have taken
         self._latency = 0.5  # seconds that an admitted request takes, of late
         self._begun = 0
-        self._admitted = 0
+        self._newest_admitted = 0  # the number of the attempt
         # Refusals as evidence.
         self._evidence = 0.0
         self._tolerated = TOLERATED
         self._chance_until = 0.0
+        self._limit_met = False
         self._judged = 0  # the last attempt begun before the limits were lowered last
         self._streak: deque[tuple[int, float | None]] = deque(maxlen=STREAK)  # attempts refused of late
         self._paused_until = 0.0
         self._paused_after = 0  # the last attempt begun before the last pause
         self._pauses = 0  # in a row
-        self._pause_helped = False  # Halo admitted somebody after it
+        self._closed_since: float | None = None  # when Halo refused the first request after the last that it admitted
         # The rate: what Halo admitted since its allowance was used up.
         self._rate = _RateCap()
-        self._limit_met = False
         self._first_judged = False
         self._since: float | None = None
         self._since_attempt = 0
@@ -210,6 +228,7 @@ class Pacer:
         self._lowered_for = 0  # the attempt whose refusal lowered the limit
         self._most = 0  # at a time that Halo admitted of late
         self._most_before = 0
+        self._more: list[int] = []  # admitted beyond that
         self._most_until = 0.0
         self._probe_size = 1
         self._probe_at = 0.0
@@ -217,16 +236,11 @@ class Pacer:
         self._admitted_since = 0
         self._held_by_limit = False
 
-    @property
-    def in_flight(self) -> int:
-        """Attempts acquired and not released."""
-        return len(self._under_way)
-
-    def pace(self) -> Pace:
-        """What limits the sending now."""
+    def pace(self, *, of_all: bool = False) -> Pace:
+        """What limits the sending now, or limited most of all requests."""
         rate = self._rate.measured
         return Pace(
-            limited_by=self._limited_by,
+            limited_by=self._limits.most_common(1)[0][0] if of_all and self._limits else self._limited_by,
             requests_per_second=None if rate == math.inf else rate,
             concurrency=self.limit,
             refused=self.refused,
@@ -234,14 +248,29 @@ class Pacer:
 
     async def acquire(self) -> Attempt:
         """Wait for a place and a turn, and take them; waits no longer when the run is to end."""
+        self._asking += 1
+        try:
+            limited_by = await self._wait()
+        finally:
+            self._asking -= 1
+        self.in_flight += 1
+        now = asyncio.get_running_loop().time()
+        attempt = Attempt(self._begun, now, self._rate.held_down(now))
+        self._held_down_sent += attempt.held_down
+        self._limited_by = limited_by or ("setting" if self.in_flight >= self.concurrency else "source")
+        self._limits[self._limited_by] += 1
+        return attempt
+
+    async def _wait(self) -> LimitedBy | None:
+        """Wait for a place and a turn; returns what for, None where nothing was to be waited for."""
         loop = asyncio.get_running_loop()
         limited_by: LimitedBy | None = None
-        now = loop.time()
         while not self._stop.requested:
+            now = loop.time()
             if self._paused_until > now:
                 limited_by = "refusals"
                 await self._stop.sleep(self._paused_until - now)
-            elif len(self._under_way) + self._closed >= self.limit:
+            elif self.in_flight + self._closed >= self.limit:
                 if self.limit < self.concurrency:
                     limited_by = "concurrency"
                     self._held_by_limit = self._short_of_places = True
@@ -255,14 +284,21 @@ class Pacer:
             else:
                 self._take_turn(now)
                 break
-            now = loop.time()
-        attempt = Attempt(self._begun, now, len(self._under_way) + 1, self._rate.held_down(now))
+        return limited_by
+
+    def _forget_sent(self) -> None:
+        self._since, self._since_attempt = None, self._begun
+        self._sent = self._lost = 0
+
+    def begin(self, attempt: Attempt) -> None:
+        """It is sent now."""
+        attempt.started = asyncio.get_running_loop().time()
         self._under_way.add(attempt)
-        self._held_down_sent += attempt.held_down
-        self._limited_by = limited_by or ("setting" if len(self._under_way) >= self.concurrency else "source")
-        return attempt
+        attempt.rank = len(self._under_way)
 
     def _take_turn(self, now: float) -> None:
+        if self._asking == 1 and not self.in_flight:
+            self._forget_sent()  # the source limits: how much Halo admits shows only while there is more to send
         due = self._next_start if now - self._next_start < MAX_LATENESS else now
         self._next_start = due + max(self._interval, 1 / self._rate.at(now))
         if self._since is None:
@@ -273,25 +309,34 @@ class Pacer:
 
     def release(self, attempt: Attempt) -> None:
         """Give the place back."""
+        self.in_flight -= 1
         self._under_way.discard(attempt)
         self._admit()
 
     def succeeded(self, attempt: Attempt) -> None:
         """Halo admitted it, and answered."""
         now = asyncio.get_running_loop().time()
-        self._admitted += 1
+        self._newest_admitted = max(self._newest_admitted, attempt.number)
         self._latency += (now - attempt.started - self._latency) / 10
-        if attempt.number > self._paused_after and self._pauses:
-            self._pause_helped = True
+        self._closed_since = None
+        if attempt.number > self._paused_after:
             self._pauses = 0
         if self._rate.at(now) > 2 * self.concurrency / self._latency and self._rate.measured < math.inf:
             self._rate.lift()
             self._limit_met = False
-        if now >= self._most_until:
-            self._most_before, self._most, self._most_until = self._most, 0, now + RANK_MEMORY
-        self._most = max(self._most, attempt.rank)
+        self._notice_rank(attempt.rank, now)
         if self.limit < self.concurrency:
             self._probe(attempt, now)
+
+    def _notice_rank(self, rank: int, now: float) -> None:
+        """Remember how many Halo admits at a time; one more counts when it was seen often enough to be no mistake."""
+        if now >= self._most_until:
+            self._most_before, self._most, self._most_until = self._most, 0, now + RANK_MEMORY
+        if rank > self._most:
+            self._more.append(rank)
+            if len(self._more) >= EVIDENCE:
+                self._most = min(self._more)
+                self._more.clear()
 
     def failed(self, attempt: Attempt, error: HaloCallError, refusals: Refusals) -> bool:
         """Halo did not answer as it should. Tells whether it refused the request, whose `refusals` are counted.
@@ -302,45 +347,44 @@ class Pacer:
         if not (isinstance(error, HaloRateLimitError) or (isinstance(error, HaloServerError) and error.status == 503)):  # noqa: PLR2004
             return False
         now = asyncio.get_running_loop().time()
-        counts = refusals.alone < ALONE_EVIDENCE
         self.refused += 1
-        self._count(refusals, error.retry_after)
-        self._put_away(attempt, now, counts=counts)
+        self._count(attempt, now, refusals, error.retry_after)
+        self._put_away(attempt, now)
         pause = None if refusals.alone else self._streak_pause(attempt, error.retry_after)
         if not self._under_way and (error.retry_after or 0.0) > MAX_PAUSE:
             pause = error.retry_after
+        if pause is not None or not refusals.alone:
+            self._closed_since = self._closed_since or now
+            if now + (pause or 0.0) > self._closed_since + MAX_PAUSE:
+                self._stop.request("Halo asks to come back later", error=error)
         if pause is not None:
             self._pauses += 1
-            if pause > MAX_PAUSE or self._pauses > MAX_PAUSES:
-                self._stop.request("Halo asks to come back later", error=error)
             pause = min(pause, MAX_PAUSE)
             self._paused_until = max(self._paused_until, now + pause)
             self._rate.delay(self._paused_until)
-        if (pause is not None and now >= self._chance_until) or self._is_evident(now):
+        if (pause is not None and now >= self._chance_until) or self._is_evident():
             self._lower(now, pause=pause, told=error.retry_after is not None)
         if pause is not None:
             self._paused_after = self._begun
             self._streak.clear()
         return True
 
-    def _count(self, refusals: Refusals, retry_after: float | None) -> None:
+    def _count(self, attempt: Attempt, now: float, refusals: Refusals, retry_after: float | None) -> None:
         if refusals.count == 0:
-            refusals.admitted = self._admitted
+            refusals.first, refusals.since = attempt.number, now
+        elif not self._pauses:
+            refusals.alone += self._newest_admitted > refusals.first
         refusals.count += 1
-        refusals.alone += self._admitted > refusals.admitted
-        if (retry_after or 0.0) > MAX_PAUSE:
+        if (retry_after or 0.0) > MAX_PAUSE or (refusals.alone and now - refusals.since > MAX_PAUSE):
             refusals.alone = MAX_ALONE
 
-    def _put_away(self, attempt: Attempt, now: float, *, counts: bool) -> None:
+    def _put_away(self, attempt: Attempt, now: float) -> None:
         """Take the refused attempt out of what Halo admitted, and into the evidence."""
         for other in self._under_way:
             other.rank -= other.number > attempt.number
         if attempt.number > self._since_attempt:
             self._sent -= 1
-            self._lost += counts
-        if not counts:
-            self._held_down_sent -= attempt.held_down
-            return
+            self._lost += 1
         if now >= self._chance_until:
             self._closed += 1
             wait = self._latency * random.uniform(0.5, 1.5)  # noqa: S311 -- no secret
@@ -358,28 +402,28 @@ class Pacer:
 
     def _streak_pause(self, attempt: Attempt, retry_after: float | None) -> float | None:
         """Seconds for which nobody needs to try, where Halo admits nobody."""
-        if attempt.number <= self._paused_after:
+        most = max(self._most, self._most_before)
+        if attempt.number <= self._paused_after or 0 < most < attempt.rank:
+            self._streak.clear()
             return None
         self._streak.append((attempt.number, retry_after))
-        streak = STREAK_AGAIN if self._pause_helped else STREAK
-        numbers = [number for number, _ in self._streak][-streak:]
+        numbers = [number for number, _ in self._streak]
         still_closed = self._pauses > 0 and attempt.number == self._paused_after + 1
-        if not still_closed and (len(numbers) < streak or max(numbers) - min(numbers) >= streak):
+        if not still_closed and (len(numbers) < STREAK or max(numbers) - min(numbers) >= STREAK):
             return None
         told = [seconds for _, seconds in self._streak if seconds is not None]
         if told:
             return min(told)
         return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**self._pauses) * random.uniform(0.5, 1.0)  # noqa: S311 -- no secret
 
-    def _is_evident(self, now: float) -> bool:
+    def _is_evident(self) -> bool:
         """Whether there are more refusals than mean nothing, and what they are will not be clearer in a moment."""
         last = [number for number, _ in self._streak][-EVIDENCE:]
         if len(last) == EVIDENCE and last[-1] - last[0] == EVIDENCE - 1:
             return False  # a streak, perhaps
         if len(self._beyond) >= EVIDENCE:
             return True
-        sent = (self._sent + self._lost) / max(1.0, now - (self._since or now))
-        return self._evidence >= max(EVIDENCE, sent * EVIDENCE_TIME)
+        return self._evidence >= EVIDENCE
 
     def _lower(self, now: float, *, pause: float | None, told: bool) -> None:
         """Lower the limit that the refusals since the last time speak of."""
@@ -452,7 +496,7 @@ class Pacer:
     def _is_chance(self) -> bool:
         """Whether as many requests were refused at a lower pace, as only refusals by chance are."""
         evidence = CHANCE_EVIDENCE_LIMITED if self._limit_met else CHANCE_EVIDENCE
-        if self._held_down_lost < evidence or not TOLERATED < self._share <= CHANCE_SHARE:
+        if self._held_down_lost < evidence or self._share <= TOLERATED:
             return False
         return 0.5 * self._share <= self._held_down_lost / self._held_down_sent <= 2.0 * self._share
 
@@ -475,7 +519,7 @@ class Pacer:
             self._admit()
 
     def _admit(self) -> None:
-        free = self.limit - len(self._under_way) - self._closed
+        free = self.limit - self.in_flight - self._closed
         while self._waiting and (free > 0 or self._stop.requested):
             place = self._waiting.popleft()
             if not place.done():

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from halo_provider.delivery.pace import Pace
 from halo_provider.exceptions import (
     AccountingError,
     DeliveryIncompleteError,
@@ -30,7 +31,7 @@ class Outcome(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class DeliveryReport:
-    """What a run did. `error` is what ended it early, `stopped` the same in words.
+    """What a run did. `error` is what ended it early, `stopped` the same in words; `pace` what limited most requests.
 
     `observer_error` is what an observer raised, such as a results file on a full disk: the run went on without it.
     """
@@ -43,6 +44,7 @@ class DeliveryReport:
     changed_error: RowsChangedError | None = None
     first_given_up: str | None = None
     seconds: float = 0.0
+    pace: Pace | None = None
     stopped: str | None = None
     error: Exception | None = None
     observer_error: Exception | None = None

@@ -25,7 +25,7 @@ class DeliveryCounts:
 
     `refused` counts the answers by which Halo certainly did not take a request, for its load or for the rate: 429, and
     503 with Retry-After. `request_seconds` is the time of all requests together, `total` how many rows the source has,
-    where that is known, and `error` the last one, of a request, a row or the run.
+    where that is known, `error` the last one, of a request, a row or the run, and `pace` what limits the sending.
     """
 
     delivered: int = 0
@@ -41,6 +41,7 @@ class DeliveryCounts:
     seconds: float = 0.0
     total: int | None = None
     error: str | None = None
+    pace: str | None = None
 
     @property
     def settled(self) -> int:
@@ -81,6 +82,7 @@ class DeliveryCounts:
         left = self.seconds_left
         pace = [f"{self.rows_per_second:,.0f} rows/s" if self.rows_per_second >= 1 else ""]
         pace.append(f"in {duration(self.seconds)}" if ended else f"about {duration(left)} left" if left else "")
+        pace.append(self.pace or "")
         noun = "row" if self.settled == 1 and not of_total else "rows"
         parts = (f"{self.settled:,}{of_total} {noun}", ", ".join(statuses), ", ".join(filter(None, pace)))
         return "; ".join(filter(None, parts))
@@ -143,7 +145,7 @@ class DeliveryRecords:
         statement = (
             update(deliveries)
             .where(deliveries.c.owner == owner)
-            .values(**values, total=counts.total, error=shortened(counts.error))
+            .values(**values, total=counts.total, error=shortened(counts.error), pace=counts.pace)
         )
 
         def write(db: Connection) -> None:

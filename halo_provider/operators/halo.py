@@ -7,6 +7,7 @@ import json
 import os
 import time
 from contextlib import AbstractContextManager, AsyncExitStack, closing
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -470,13 +471,14 @@ class HaloTicketOperator(_RowsOperator):
                 )
         except SourceError as unreadable:
             nothing = self._summary(DeliveryReport().summary(), output.session_ids, seconds=0.0, results_path=None)
-            return self._finish(context, {**nothing, "changed": 0}, unreadable)
+            return self._finish(context, {**nothing, "changed": 0, "pace": None}, unreadable)
         counts = self._counts = report.summary()
         span.update(counts, requests=report.requests)
         announce(self.outlets, context, counts)
         self.log.info("delivery ended", **counts, requests=report.requests, seconds=round(report.seconds, 2))
         summary = self._summary(counts, output.session_ids, seconds=report.seconds, results_path=self.results_path)
         summary["changed"] = report.changed
+        summary["pace"] = {**asdict(report.pace), "requests": report.requests} if report.pace else None
         error = report.failure() or self._too_many_rejected(
             output.first_rejected, read=report.read, rejected=report.counts[RowStatus.REJECTED]
         )

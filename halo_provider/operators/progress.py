@@ -17,6 +17,7 @@ from halo_provider.ledger.delivery_records import DeliveryCounts, duration
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from halo_provider.delivery.pace import Pace
     from halo_provider.delivery.report import Outcome
     from halo_provider.exceptions import HaloCallError
     from halo_provider.ledger import LeaseHolder, TaskInstanceRef
@@ -57,6 +58,7 @@ class Progress(DeliveryObserver):
         self._counts: Counter[str] = Counter()
         self._request_seconds = 0.0
         self._error: str | None = None
+        self._pace: Pace | None = None
         self._started = time.monotonic()
         self._logged = DeliveryCounts()
         self._unlogged = 0
@@ -82,6 +84,10 @@ class Progress(DeliveryObserver):
         if error is not None:
             self._counts["refused"] += isinstance(error, HaloStatusError) and error.verdict is Verdict.NOT_ACCEPTED
             self._error = str(error)
+
+    def paced(self, pace: Pace) -> None:
+        """Remember what limits the sending."""
+        self._pace = pace
 
     def stopped(self, reason: str | None) -> None:
         """Remember why the run ended before its time, if it did."""
@@ -127,6 +133,7 @@ class Progress(DeliveryObserver):
             seconds=self._elapsed,
             total=self._total,
             error=self._error,
+            pace=self._pace.sentence if self._pace is not None else None,
         )
 
     @property
@@ -143,6 +150,7 @@ class Progress(DeliveryObserver):
             seconds=round(now.seconds - before.seconds, 1),
             settled_so_far=now.settled,
             total=self._total,
+            pace=now.pace,
         )
         self._logged, self._unlogged = now, 0
 
@@ -199,6 +207,7 @@ class StateStoreWatcher:
                 **{name: getattr(counts, name) for name in ("rejected", "in_doubt", "failed", "not_attempted")},
                 "requests": counts.requests,
                 "refused": counts.refused,
+                "pace": counts.pace,
                 "rows_per_second": round(counts.rows_per_second, 1),
                 "time_left": duration(left) if left is not None and not ended else None,
                 "last_error": counts.error,

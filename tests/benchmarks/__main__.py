@@ -12,7 +12,8 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -21,10 +22,12 @@ from pathlib import Path
 from statistics import median
 
 from sqlalchemy import create_engine
+from sqlalchemy.exc import SQLAlchemyError
 
+from halo_provider.ledger.ledger import Ledger
 from halo_provider.ledger.statuses import RowStatus
 from halo_provider.sources.sql import SqlSource
-from tests.benchmarks import chart, mapped_tasks
+from tests.benchmarks import chart, mapped_tasks, weather
 from tests.benchmarks.contenders import (
     APPLICATION,
     Applications,
@@ -37,10 +40,12 @@ from tests.benchmarks.contenders import (
     httpx_pool,
 )
 from tests.benchmarks.server import Server, serving
+from tests.core.databases import emptied, mariadb_place, postgres_place
 
 CHECKOUT = Path(__file__).parents[2]
 PAGE = CHECKOUT / "docs" / "benchmarks.md"
 CHART = CHECKOUT / "docs" / "images" / "benchmark.png"
+WEATHER_CHART = CHECKOUT / "docs" / "images" / "weather.png"
 IN_FLIGHT = (16, 64, 200, 400)
 DEFAULT_IN_FLIGHT = 64  # the operator's
 ROWS_AT_ONCE = 12_000  # rows of a round, where answers come at once
@@ -52,6 +57,11 @@ DLT_ROWS = 5_000
 RESUMED_ROWS = 20_000
 UPDATED_ROWS = 50_000
 MAPPED_ROWS = 60
+WIDE = (1_000, 2_000)  # requests in flight
+WIDE_LATENCY = 2.0  # seconds
+WIDE_WAVES = 10
+LEDGER_ROWS = 6_000
+LEDGER_ROUNDS = 3
 MEMORY_ROWS = (10_000, 100_000)
 FULL_MEMORY_ROWS = 1_000_000  # takes minutes
 
@@ -84,6 +94,14 @@ class Cell:
 
 
 Grid = dict[float, dict[int, Cell]]
+DATABASES = (
+    ("PostgreSQL", postgres_place, ("HALO_TEST_POSTGRES_URL", "postgresql+psycopg2://root@127.0.0.1/test")),
+    (
+        "MariaDB",
+        mariadb_place,
+        ("HALO_TEST_MARIADB_URL", "mysql+pymysql://root@127.0.0.1/test?charset=utf8mb4"),
+    ),
+)
 
 
 class Bench:
@@ -179,6 +197,51 @@ class Bench:
             source.close()
         return median(paces)
 
+    def wide(self) -> Iterator[tuple[int, float]]:
+        """Many requests in flight on one worker: how many, and rows a second by what so many can have at most."""
+        with serving(seconds=WIDE_LATENCY) as server:
+            for in_flight in WIDE:
+                say(f"{in_flight:,} in flight")
+                applications = self.applications(WIDE_WAVES * in_flight)
+                ledger = self.fresh("ledger.db")
+                measured = halo(applications, server.url, in_flight=in_flight, ledger_path=ledger)
+                yield in_flight, measured.rows_per_second / (in_flight / WIDE_LATENCY)
+
+    def ledgers(self, url: str) -> Iterator[tuple[str, Measured]]:
+        """The same rows with the ledger on each database, the median of some rounds."""
+        applications = self.applications(LEDGER_ROWS)
+        with ExitStack() as places:
+            places_by_name: dict[str, str | None] = {"SQLite": None}
+            for name, place, service in DATABASES:
+                with suppress(SQLAlchemyError):
+                    url_of_place = places.enter_context(place(os.environ.get(*service)))
+                    Ledger.at(url_of_place).close()
+                    places_by_name[name] = url_of_place
+            for name, ledger_url in places_by_name.items():
+                say(f"ledger on {name}")
+                rounds = []
+                for _ in range(LEDGER_ROUNDS):
+                    with emptied(ledger_url) if ledger_url else nullcontext():
+                        rounds.append(
+                            halo(
+                                applications,
+                                url,
+                                in_flight=DEFAULT_IN_FLIGHT,
+                                ledger_path=self.fresh("ledger.db"),
+                                ledger_url=ledger_url,
+                            )
+                        )
+                yield name, sorted(rounds, key=lambda measured: measured.rows_per_second)[LEDGER_ROUNDS // 2]
+
+    def weather(self) -> Iterator[str]:
+        """Rows a second under every limit, as a Markdown table; and the chart of a run through several."""
+        yield from weather.table(self._folder, say=say)
+        if chart.can_draw():
+            say("a run through several limits")
+            course, possible = weather.changing(self._folder)
+            caption = f"Rows a second, answers after 0.5 s, {datetime.now(UTC).date()}, {machine()}"
+            chart.draw_course(WEATHER_CHART, course.delivered, possible, refused=course.refused, caption=caption)
+
     def memory(self, url: str, rows: int) -> float:
         """The peak of a process of its own, in MB."""
         say(f"memory at {rows:,} rows")
@@ -211,6 +274,69 @@ def comparison(grid: Grid) -> Iterator[str]:
             )
 
 
+def weather_lines(bench: Bench) -> Iterator[str]:
+    """The section about limits."""
+    yield "## In every weather"
+    yield ""
+    yield "![Rows a second over the time of one run through several limits](images/weather.png)"
+    yield ""
+    yield f"A run of {weather.SECONDS:g} s through `deliver()` for each limit that the simulator knows, with"
+    yield f"{weather.IN_FLIGHT} in flight allowed; where the limit is lifted, after {weather.LIFTED_AT:g} s, what comes"
+    yield f"then counts, until {weather.LIFTED_SECONDS:g} s. Reached is what was delivered from the beginning, by what"
+    yield "the limit, or the latency, allows at most; settled is the second half of it. The time between Halo's answer"
+    yield "and the next request, above all for the commit of its intent, is in it."
+    yield ""
+    yield from bench.weather()
+    yield ""
+
+
+def wide_lines(bench: Bench) -> Iterator[str]:
+    """The section about many requests in flight."""
+    yield "## Many in flight"
+    yield ""
+    yield f"Answers after {WIDE_LATENCY:g} s, on one worker; the start of the run is in it."
+    yield ""
+    yield "| In flight | Rows/s | of the bound |"
+    yield "|--:|--:|--:|"
+    for in_flight, share in bench.wide():
+        yield f"| {in_flight:,} | {share * in_flight / WIDE_LATENCY:,.0f} | {share:.2f} |"
+    yield ""
+
+
+def ledger_lines(bench: Bench) -> Iterator[str]:
+    """The section about the ledger's databases."""
+    yield "## The ledger's database"
+    yield ""
+    yield f"Answers at once, {DEFAULT_IN_FLIGHT} in flight, the database on the same machine."
+    yield ""
+    yield "| Ledger | Rows/s | µs of processor time a row | on the loop's thread |"
+    yield "|---|--:|--:|--:|"
+    with serving(seconds=0.0) as server:
+        for name, measured in bench.ledgers(server.url):
+            yield (
+                f"| {name} | {measured.rows_per_second:,.0f} | {measured.cpu_per_row:.0f} "
+                f"| {measured.loop_cpu_per_row:.0f} |"
+            )
+    yield ""
+
+
+SECTIONS: dict[str, Callable[[Bench], Iterator[str]]] = {
+    "weather": weather_lines,
+    "wide": wide_lines,
+    "ledger": ledger_lines,
+}
+
+
+def renewed(page: str, section: Sequence[str]) -> str:
+    """The page with this section in the place of the one with the same heading, or at the end."""
+    heading, text = section[0], "\n".join(section)
+    before, found, after = page.partition(f"{heading}\n")
+    if not found:
+        return f"{page.rstrip()}\n\n{text}"
+    _, following, rest = after.partition("\n## ")
+    return f"{before}{text}{following.lstrip() if following else ''}{rest}"
+
+
 def machine() -> str:
     """What it ran on."""
     return f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
@@ -220,11 +346,17 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--full", action="store_true", help="memory at 1,000,000 rows, too, which takes minutes")
+    parser.add_argument("--only", choices=SECTIONS, help="renew one section of the page, and leave the others")
     options = parser.parse_args()
     gc.collect()
     gc.freeze()  # what was imported is none of the contenders' business
     with tempfile.TemporaryDirectory(prefix="halo-benchmark-") as folder:
         bench = Bench(Path(folder))
+        if options.only:
+            section = list(SECTIONS[options.only](bench))
+            sys.stdout.write("\n".join(section))
+            PAGE.write_text(renewed(PAGE.read_text(encoding="utf-8"), section), encoding="utf-8")
+            return
         grid = bench.grid()
         with serving(seconds=0.0) as server:
             resumed, updated, from_database = (
@@ -235,6 +367,7 @@ def main() -> None:
             mapped = None
             if mapped_tasks.can_run():
                 mapped = mapped_tasks.rows_per_second(server.url, rows=MAPPED_ROWS)
+        sections = [line for section in SECTIONS.values() for line in section(bench)]
     smallest_peak = memory[sizes[0]]
     at_once = grid[0.0][DEFAULT_IN_FLIGHT]
     share = max(cell.server_share for cell in grid[0.0].values())
@@ -272,6 +405,7 @@ def main() -> None:
         ),
         f"| One mapped HttpOperator task a row, 0 s | {f'{mapped:.1f} rows/s' if mapped else 'not measured'} |",
         "",
+        *sections,
     ]
     sys.stdout.write("\n".join(lines))
     PAGE.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
-"""The chart of the comparison: a panel for each answer time, rows a second over requests in flight."""
+"""The charts: a panel for each answer time, rows a second over requests in flight; and one run over its time."""
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 COLOURS = {
@@ -39,5 +40,32 @@ def draw(path: Path, panels: Mapping[float, Mapping[str, Curve]], *, in_flight: 
     }
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
     figure.suptitle(caption, fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def draw_course(
+    path: Path,
+    delivered: Sequence[float],
+    possible: Sequence[tuple[float, float]],
+    *,
+    refused: Sequence[float],
+    caption: str,
+) -> None:
+    """Draw rows and refusals a second over the time, and what was possible from when on, into a PNG file."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 -- only for those who renew the chart
+
+    end = int(possible[-1][0])
+    figure = Figure(figsize=(11, 3.2), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    for (begin, rate), (until, _) in pairwise(possible):
+        axes.hlines(rate, begin, until, color="#8a8a94", linestyle="--", label="possible" if begin == 0 else None)
+    for moments, name, colour in ((delivered, "delivered", "#5b45d1"), (refused, "refused", "#b8434f")):
+        counts = [sum(second <= moment < second + 1 for moment in moments) for second in range(end)]
+        axes.plot([second + 0.5 for second in range(end)], counts, label=name, color=colour)
+    axes.set(xlabel="seconds", ylabel="a second", title=caption)
+    axes.title.set_fontsize(9)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)

@@ -166,15 +166,20 @@ def halo(
     *,
     in_flight: int,
     ledger_path: Path,
+    ledger_url: str | None = None,
     source: Source | None = None,
     status: RowStatus = RowStatus.DELIVERED,
 ) -> Measured:
-    """The provider: everything that HaloTicketOperator does about rows, at the end of which all have this status."""
+    """The provider: everything that HaloTicketOperator does about rows, at the end of which all have this status.
+
+    The ledger is a SQLite file, or at the URL; the results file lies beside `ledger_path`.
+    """
     results_path = ledger_path.with_suffix(".csv")
     session_ids = SessionIds(XCOM_LIMIT)
 
     async def run() -> Measured:
-        with closing(Ledger.at_path(ledger_path)) as ledger, results_path.open("wb") as stream:
+        opened = Ledger.at(ledger_url) if ledger_url else Ledger.at_path(ledger_path)
+        with closing(opened) as ledger, results_path.open("wb") as stream:
             results = results_writer(results_path.name)(stream)
 
             stopwatch = Stopwatch()

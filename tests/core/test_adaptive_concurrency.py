@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from halo_provider.delivery.pace import Backoff, Pace, Pacer, Refusals
@@ -128,6 +128,7 @@ class Sender:
                     return
                 await asyncio.sleep(max(0.001, self.waiting[0][0] - clock()))
                 continue
+            self.pacer.begin(attempt)
             error = await self.halo.answer(sender=self.number, row=row)
             self.pacer.release(attempt)
             if error is None:
@@ -269,6 +270,14 @@ def test_rows_that_are_always_refused_do_not_slow_the_others(latency: float) -> 
     assert sorted(traffic.given_up) == list(refused)
 
 
+@pytest.mark.parametrize("latency", [0.05, 0.5])
+def test_many_rows_that_are_always_refused_do_not_slow_the_others(latency: float) -> None:
+    """One user in ten is refused for ever, while there are always more rows."""
+    traffic = meet(RefusedUsers(share=0.1), latency=latency, seconds=30.0)
+
+    assert traffic.rate(10.0, 30.0) > 0.9 * CONCURRENCY / latency
+
+
 @pytest.mark.parametrize("latency", [0.02, 0.5])
 def test_halo_that_slows_down_is_kept_busy(latency: float) -> None:
     """It answers ten at a time in their usual time, more of them more slowly; nothing is refused."""
@@ -344,7 +353,7 @@ def test_two_limits_together_are_both_found() -> None:
     assert meet(AllOf(limits=limits), latency=0.5).rate(SETTLED, RUN) > 0.9 * 20.0
 
 
-@pytest.mark.parametrize(("begin_every", "least"), [(0.0, 0.2), (20.0, 0.08)])
+@pytest.mark.parametrize(("begin_every", "least"), [(0.0, 0.2), (20.0, 0.2)])
 def test_senders_share_a_bucket_without_talking(begin_every: float, least: float) -> None:
     """Three of them have 60 requests a second: nothing is left over, and even who begins last gets a share.
 
@@ -360,7 +369,7 @@ def test_senders_share_a_bucket_without_talking(begin_every: float, least: float
     assert sum(shares) / len(shares) > least
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
 @given(
     rate=st.floats(4.0, 60.0),
     burst=st.floats(0.5, 3.0),
@@ -368,16 +377,19 @@ def test_senders_share_a_bucket_without_talking(begin_every: float, least: float
     latency=st.floats(0.05, 1.0),
 )
 def test_any_bucket(rate: float, burst: float, retry_after: str | None, latency: float) -> None:
-    """A bucket that was not thought of: at least nine tenths of its rate, and few refusals."""
+    """A bucket that was not thought of: at least nine tenths of its rate, and few refusals.
+
+    To find out whether there is more costs a few refusals every ten seconds or so, however slow the pace is.
+    """
     limit = TokenBucket(rate=rate, burst=max(2, round(rate * burst)), retry_after=retry_after)
 
     traffic = meet(limit, latency=latency)
 
     assert traffic.rate(SETTLED, RUN) > 0.9 * rate
-    assert traffic.refused_share(SETTLED) < 0.08
+    assert traffic.refused_share(SETTLED) < max(0.08, 0.5 / rate)
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
 @given(requests=st.integers(2, 40), latency=st.floats(0.05, 1.0), retry_after=st.sampled_from([None, 0.5, 2.0]))
 def test_any_concurrency(requests: int, latency: float, retry_after: float | None) -> None:
     """A number at a time that was not thought of."""
@@ -387,7 +399,7 @@ def test_any_concurrency(requests: int, latency: float, retry_after: float | Non
     assert traffic.refused_share(SETTLED) < 0.08
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
 @given(share=st.floats(0.0, 0.1), seed=st.integers(0, 1000), retry_after=st.sampled_from([None, 0.5, 5.0]))
 def test_any_refusals_by_chance(share: float, seed: int, retry_after: float | None) -> None:
     """A share that was not thought of, at any time: all other requests go on."""

@@ -159,6 +159,8 @@ def test_requests_per_second_are_kept(halo: Simulator, deliveries: Deliveries) -
 
     assert len(halo.requests) == 10
     assert run.report.seconds >= 9 / 50
+    assert run.report.pace is not None
+    assert run.report.pace.limited_by == "setting"
 
 
 def test_intent_is_committed_before_the_request_is_sent(

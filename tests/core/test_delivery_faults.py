@@ -1,5 +1,6 @@
 """A delivery through whatever can go wrong with one attempt, on real sockets."""
 
+import asyncio
 import dataclasses
 import socket
 from typing import Any
@@ -10,6 +11,7 @@ import halo_provider.delivery.breaker
 import halo_provider.delivery.delivery
 import halo_provider.delivery.pace
 from halo_provider.delivery.pace import MAX_ALONE, MAX_PAUSE
+from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import (
     HaloAuthenticationError,
     HaloPermissionError,
@@ -19,7 +21,7 @@ from halo_provider.exceptions import (
 )
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.simulator import ConcurrencyLimit, Fault, RefusedUsers, Simulator
-from tests.core.deliveries import Deliveries, note, notes, rows_in
+from tests.core.deliveries import Deliveries, Run, note, notes, rows_in, until
 
 LONG_AGO = "Wed, 21 Oct 2015 07:28:00 GMT"
 NOT_ACCEPTED = {
@@ -172,7 +174,7 @@ def test_429_holds_back_its_own_row(halo: Simulator, deliveries: Deliveries) -> 
 
 def test_rows_that_alone_are_refused_end_failed(halo: Simulator, deliveries: Deliveries) -> None:
     """However many there are, the others are delivered, and the next run tries them again."""
-    halo.limit = RefusedUsers(user_ids=frozenset(f"user-{number}" for number in range(0, 40, 4)))
+    halo.limit = RefusedUsers(user_ids=frozenset(f"user-{number}" for number in range(0, 20, 2)))
 
     run = deliveries.run(notes(40), concurrency=4)
 
@@ -181,6 +183,37 @@ def test_rows_that_alone_are_refused_end_failed(halo: Simulator, deliveries: Del
     assert MAX_ALONE <= run.of("0").attempts <= 2 * MAX_ALONE
     halo.limit = None
     assert deliveries.run(notes(40)).counts == {RowStatus.ALREADY_DELIVERED: 30, RowStatus.DELIVERED: 10}
+
+
+def test_last_row_that_is_refused_for_ever_does_not_hold_up_the_end(
+    halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing shows whether Halo refuses the row or everybody, so that the run ends, and the next one tries again."""
+    monkeypatch.setattr(halo_provider.delivery.pace, "MAX_PAUSE", 1.0)
+    halo.limit = RefusedUsers(user_ids=frozenset({"user-4"}))
+
+    run = deliveries.run(notes(5), concurrency=1)
+
+    assert run.counts == {RowStatus.DELIVERED: 4, RowStatus.NOT_ATTEMPTED: 1}
+    assert isinstance(run.report.error, HaloRateLimitError)
+    halo.limit = None
+    assert deliveries.run(notes(5)).counts == {RowStatus.ALREADY_DELIVERED: 4, RowStatus.DELIVERED: 1}
+
+
+def test_rows_that_are_put_off_keep_no_others_from_being_read(halo: Simulator, deliveries: Deliveries) -> None:
+    """More of them than a run may have under way wait for their Retry-After; the rows behind them are delivered."""
+    refused = frozenset(f"user-{number}" for number in range(40) if number % 4)
+    halo.limit = RefusedUsers(user_ids=refused, retry_after=MAX_PAUSE)
+    rows = notes(40)
+
+    async def cut_off() -> Run:
+        stop = Stop()
+        delivering = asyncio.create_task(deliveries.deliver(rows, stop=stop, concurrency=4, batch_size=5))
+        await until(lambda: list(deliveries.statuses().values()).count(LedgerStatus.DELIVERED) == 10)
+        stop.request("seen")
+        return await delivering
+
+    assert asyncio.run(cut_off()).counts == {RowStatus.DELIVERED: 10, RowStatus.NOT_ATTEMPTED: 30}
 
 
 def test_429_without_a_date_backs_off(halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from halo_provider.delivery.pace import MAX_ALONE, MAX_PAUSE, MAX_PAUSES, STREAK, Backoff, Pace, Pacer, Refusals
+from halo_provider.delivery.pace import MAX_ALONE, MAX_PAUSE, STREAK, Backoff, Pace, Pacer, Refusals
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import HaloConnectionError, HaloRateLimitError, HaloServerError
 
@@ -65,6 +65,7 @@ def overload(*, retry_after: float | None = None) -> HaloServerError:
 async def send(pacer: Pacer, *, seconds: float = 1.0, error: Any = None, refusals: Refusals | None = None) -> float:
     """Send one request that takes so long and ends so; return when it started."""
     attempt = await pacer.acquire()
+    pacer.begin(attempt)
     try:
         await asyncio.sleep(seconds)
     finally:
@@ -127,6 +128,8 @@ def test_limit_is_what_halo_admits_at_a_time() -> None:
     async def test() -> None:
         pacer = pacer_of(concurrency=16)
         attempts = [await pacer.acquire() for _ in range(16)]
+        for attempt in attempts:
+            pacer.begin(attempt)
         for attempt in attempts[5:]:
             pacer.release(attempt)
             pacer.failed(attempt, refusal(retry_after=1.0), Refusals())
@@ -145,6 +148,8 @@ def test_limit_that_proves_too_low_is_raised() -> None:
     async def test() -> None:
         pacer = pacer_of(concurrency=16)
         attempts = [await pacer.acquire() for _ in range(16)]
+        for attempt in attempts:
+            pacer.begin(attempt)
         for attempt in (attempts[4], attempts[7], attempts[11]):
             pacer.release(attempt)
             pacer.failed(attempt, refusal(), Refusals())
@@ -258,7 +263,7 @@ def test_long_retry_after_of_one_gives_up_that_one() -> None:
 
 
 def test_request_refused_alone_again_and_again_is_hopeless() -> None:
-    """Others were admitted after it was refused first; what happened before says nothing."""
+    """Others that were sent later were admitted; what happened before says nothing."""
 
     async def test() -> None:
         pacer = pacer_of()
@@ -272,6 +277,49 @@ def test_request_refused_alone_again_and_again_is_hopeless() -> None:
         assert refusals.hopeless
 
     virtual(test)
+
+
+def test_request_refused_alone_for_long_is_hopeless() -> None:
+    """Halo says ever again to come back in a minute, and admits others meanwhile: five minutes are enough."""
+
+    async def test() -> None:
+        stop = Stop()
+        pacer = pacer_of(stop=stop)
+        refusals = Refusals()
+        while not refusals.hopeless:
+            await send(pacer, seconds=0.0, error=refusal(retry_after=60.0), refusals=refusals)
+            await send(pacer, seconds=60.0)
+        assert MAX_PAUSE < clock() <= MAX_PAUSE + 120.0
+        assert not stop.requested
+
+    virtual(test)
+
+
+def test_refusals_while_nobody_is_admitted_are_nobodys_own() -> None:
+    """A request that others passed once is not given up for a window that is closed to all."""
+
+    async def test() -> None:
+        pacer = pacer_of()
+        refusals = Refusals()
+        await send(pacer, seconds=0.0, error=refusal(), refusals=refusals)
+        await send(pacer, seconds=0.0)
+        await refuse_all(pacer)
+        for _ in range(2 * MAX_ALONE):
+            await send(pacer, seconds=0.0, error=refusal(), refusals=refusals)
+        assert (refusals.alone, refusals.hopeless) == (0, False)
+
+    virtual(test)
+
+
+def test_request_refused_alone_backs_off_whatever_halo_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Retry-After of 0 is obeyed once; after that it would only spend the request's refusals."""
+    monkeypatch.setattr("random.uniform", lambda _low, high: high)
+    backoff = Backoff(base=0.5, cap=30.0)
+
+    assert Refusals(count=1).wait(refusal(retry_after=0.0), backoff) == 0.0
+    assert Refusals(count=4, alone=3).wait(refusal(retry_after=0.0), backoff) == 2.0
+    assert Refusals(count=4, alone=3).wait(refusal(retry_after=7.0), backoff) == 7.0
+    assert Refusals(count=2).wait(refusal(), backoff) == 1.0
 
 
 def test_retry_after_beyond_the_cap_ends_the_run_with_the_error() -> None:
@@ -299,7 +347,8 @@ def test_retry_after_of_the_cap_is_waited_for() -> None:
     virtual(test)
 
 
-def test_refusals_without_end_end_the_run() -> None:
+@pytest.mark.parametrize("retry_after", [None, 1.0, 10.0])
+def test_refusals_without_end_end_the_run(retry_after: float | None) -> None:
     """Somebody has to look at a Halo that takes nothing at all."""
 
     async def test() -> None:
@@ -307,9 +356,10 @@ def test_refusals_without_end_end_the_run() -> None:
         pacer = pacer_of(stop=stop)
         looks = 0
         while not stop.requested:
-            await send(pacer, seconds=0.0, error=refusal(retry_after=1.0))
+            await send(pacer, seconds=0.0, error=refusal(retry_after=retry_after))
             looks += 1
-        assert STREAK + MAX_PAUSES <= looks <= 2 * MAX_PAUSES
+        assert clock() == pytest.approx(MAX_PAUSE, abs=10.0)
+        assert looks < 500
 
     virtual(test)
 
@@ -327,6 +377,22 @@ def test_pace_tells_what_limits() -> None:
         rated = pacer_of(requests_per_second=2.0)
         await send_many(rated, 4)
         assert rated.pace().limited_by == "setting"
+
+    virtual(test)
+
+
+def test_slow_source_is_not_taken_for_a_slow_halo() -> None:
+    """One row a second, every other one refused, says nothing about how much Halo admits when there is more."""
+
+    async def test() -> None:
+        pacer = pacer_of(concurrency=64)
+        for _ in range(60):
+            await send(pacer, seconds=0.1)
+            await send(pacer, seconds=0.1, error=refusal())
+            await asyncio.sleep(0.8)
+        began = clock()
+        await send_many(pacer, 640)
+        assert clock() - began < 20.0
 
     virtual(test)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
+from halo_provider.delivery.pace import LimitedBy, Pace
 from halo_provider.delivery.report import Outcome
 from halo_provider.exceptions import HaloConnectionError, HaloRateLimitError, RowError
 from halo_provider.ledger import Ledger
@@ -164,6 +165,32 @@ def test_error_of_a_request_that_is_tried_again_is_shown() -> None:
     assert "refused" in str(watcher.tallies[-1].error)
 
 
+@pytest.mark.parametrize(
+    ("limited_by", "sentence"),
+    [
+        ("rate", "Halo's rate limits, at about 20.4 requests/s"),
+        ("concurrency", "Halo's concurrency limits, at about 8 at a time"),
+        ("refusals", "Halo refuses everybody for now"),
+        ("setting", "the task's own settings limit"),
+        ("source", "the source limits"),
+    ],
+)
+def test_pace_is_told_with_what_limits_it(limited_by: LimitedBy, sentence: str) -> None:
+    """Whoever waits for a run knows whom to ask for more."""
+    watcher, log = Watcher(), Log()
+    running = progress(log, watcher=watcher, batch_size=1)
+
+    async def deliver() -> None:
+        async with running.reported():
+            running.paced(Pace(limited_by=limited_by, requests_per_second=20.4, concurrency=8, refused=3))
+            running.row_ended(outcome(RowStatus.DELIVERED))
+
+    asyncio.run(deliver())
+    assert watcher.tallies[-1].pace == sentence
+    assert log.lines[1][1]["pace"] == sentence
+    assert log.lines[-1][0].endswith(sentence)
+
+
 def test_every_batch_has_its_line_in_a_group() -> None:
     """The log folds the batches away, each a line of counts, and ends with a sentence for people."""
     log = Log()
@@ -192,6 +219,11 @@ def test_every_batch_has_its_line_in_a_group() -> None:
         ),
         (DeliveryCounts(already_delivered=5, seconds=0.5), True, "5 rows; 5 already delivered; 10 rows/s, in 500 ms"),
         (DeliveryCounts(delivered=1, seconds=4.0, total=1), True, "1 row; 1 delivered; in 4.0 s"),
+        (
+            DeliveryCounts(delivered=40, seconds=2.0, total=80, pace="Halo's rate limits, at about 20 requests/s"),
+            False,
+            "40 of 80 rows; 40 delivered; 20 rows/s, about 2.0 s left, Halo's rate limits, at about 20 requests/s",
+        ),
     ],
 )
 def test_progress_sentence_tells_counts_rate_and_time_left(counts: DeliveryCounts, ended: bool, sentence: str) -> None:  # noqa: FBT001 -- a parameter

@@ -19,7 +19,7 @@ def test_green_task_returns_the_whole_summary(dag: DAG, run: RunDag, halo: Simul
     result = run(dag)
     summary = result.xcom("tickets")
     sessions = {str(chat.user_id).removeprefix("user_"): chat.session_id for chat in halo.chats}
-    seconds, pace = summary.pop("seconds"), summary.pop("rows_per_second")
+    seconds, rows_per_second = summary.pop("seconds"), summary.pop("rows_per_second")
     assert result.state("tickets") == "success"
     assert summary == {
         "read": 2,
@@ -30,8 +30,15 @@ def test_green_task_returns_the_whole_summary(dag: DAG, run: RunDag, halo: Simul
         "session_ids_truncated": False,
         "results_path": None,
         "ledger": "default",
+        "pace": {
+            "limited_by": "source",
+            "requests_per_second": None,
+            "concurrency": 64,
+            "refused": 0,
+            "requests": 2,
+        },
     }
-    assert pace == pytest.approx(2 / seconds, rel=0.05)
+    assert rows_per_second == pytest.approx(2 / seconds, rel=0.05)
 
 
 def test_second_run_sends_nothing_and_returns_the_same_sessions(dag: DAG, run: RunDag, halo: Simulator) -> None:
