@@ -281,8 +281,8 @@ class Turn(NamedTuple):
     """What the store of a sign-in says to who needs a token: `renews` if it is this one's turn to renew it.
 
     `seconds_left` is the access token's, by the store's clock; None where it has no known end. `waits` is how many
-    seconds another process may still take to renew it. `interrupted`: one that renewed it before never recorded the
-    answer, so that the refresh token may be used up.
+    seconds another process may still take to renew it, or this one, before others try. `interrupted`: one that renewed
+    it before never recorded the answer, so that the refresh token may be used up.
     """
 
     sign_in: SignIn

@@ -17,7 +17,7 @@ from halo_provider.models import SignIn, Turn
 RENEW_BEFORE = 300.0  # seconds before its end at which an access token is renewed; at most a tenth of its life
 SHORT_CACHE = 5.0  # seconds for which a token near its end is used without asking again
 POLL = 0.2  # seconds between looks at whether another process has renewed it
-RENEWAL_TIMEOUT = 20.0  # seconds for the answer of the token endpoint
+RENEWAL_TIMEOUT = 20.0  # seconds at most for the answer of the token endpoint
 
 _T = TypeVar("_T")
 
@@ -82,11 +82,13 @@ class StoredAccess:
             await self._sleep(min(POLL, turn.waits or POLL))
 
     async def _renew(self, turn: Turn, *, refused: str | None, began: float) -> str:
-        if self._clock() - began > RENEWAL_TIMEOUT:
+        # Its turn must not end while Halo may still take the request: two uses of one token end the sign-in.
+        timeout = min(RENEWAL_TIMEOUT, turn.waits / 3)
+        if self._clock() - began > timeout:
             raise HaloReadError("this process was held up before it could renew the access token")
         transport = self._transport() if self._transport else None
         try:
-            async with Web(turn.sign_in.token_endpoint, timeout=RENEWAL_TIMEOUT, transport=transport) as web:
+            async with Web(turn.sign_in.token_endpoint, timeout=timeout, transport=transport) as web:
                 asked_at = self._clock()
                 renewed = await oauth.refresh(web, turn.sign_in)
         except HaloSignInError as error:

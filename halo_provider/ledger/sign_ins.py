@@ -98,7 +98,7 @@ class SignIns:
             return Turn(sign_in, left, waits=(row.refresh_expires_at - now).total_seconds())
         ends = now + timedelta(seconds=self._lease)
         db.execute(update(sign_ins).where(self._row).values(refresh_owner=self._owner, refresh_expires_at=ends))
-        return Turn(sign_in, left, renews=True, interrupted=row.refresh_owner is not None)
+        return Turn(sign_in, left, renews=True, waits=self._lease, interrupted=row.refresh_owner is not None)
 
     def renewed(self, sign_in: SignIn, *, lifetime: float | None) -> bool:
         """Record the new tokens; whether it was still this one's turn."""

@@ -22,7 +22,7 @@ from halo_provider.client.transport import AiohttpTransport
 from halo_provider.client.web import Web
 from halo_provider.exceptions import HaloReadError, HaloSignInError
 from halo_provider.ledger import Ledger
-from halo_provider.ledger.sign_ins import SignIns
+from halo_provider.ledger.sign_ins import RENEWAL_LEASE, SignIns
 from halo_provider.login import Loopback, sign_in
 from halo_provider.models import SignIn, Turn
 
@@ -44,7 +44,7 @@ def approve(url: str, loopback: Loopback) -> str:
     return answer
 
 
-def sign_in_at(mcp_url: str, ledger: Ledger, *, lease: float = 5.0) -> SignIns:
+def sign_in_at(mcp_url: str, ledger: Ledger, *, lease: float = RENEWAL_LEASE) -> SignIns:
     """Sign in there, as a person would; the sign-in."""
     kept = SignIns(ledger, conn_id=CONN_ID, cipher=Fernet(KEY), lease=lease)
     asyncio.run(sign_in(kept, url=mcp_url, actor="somebody", answer_of=approve))
@@ -69,7 +69,7 @@ class Use:
     ledger_url: str
     key: bytes
     seconds: float = 0.0
-    lease: float = 5.0
+    lease: float = RENEWAL_LEASE
     point: Point | None = None
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from halo_provider.ledger import Ledger
-from halo_provider.ledger.sign_ins import SignIns
+from halo_provider.ledger.sign_ins import RENEWAL_LEASE, SignIns
 from halo_provider.simulator import serving
 from tests.acceptance.proof import LEDGERS, ledger_place, reachable
 from tests.acceptance.sign_in_worker import KEY, Use, User, sign_in_at
@@ -52,7 +52,9 @@ class Hours:
 
 
 @contextmanager
-def signed_in(server: McpServer, ledger_name: str, *, lease: float = 5.0) -> Iterator[tuple[str, str, SignIns]]:
+def signed_in(
+    server: McpServer, ledger_name: str, *, lease: float = RENEWAL_LEASE
+) -> Iterator[tuple[str, str, SignIns]]:
     """A server and a ledger, in which somebody has signed in; their addresses, and the sign-in."""
     with (
         serving(server.app()) as origin,
