@@ -58,6 +58,10 @@ class AccessTokens(Protocol):
         """A token that is valid now; another one than `refused`, which Halo did not take. Raises HaloSignInError."""
         ...
 
+    async def close(self) -> None:
+        """Bring to an end what must not be broken off."""
+        ...
+
 
 class Found(NamedTuple, Generic[_RecordT]):
     """What a search found. `complete`: there is nothing else that it could have found.
@@ -110,6 +114,7 @@ class HaloReader:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        await self._access.close()
         await self._web.__aexit__(exc_type, exc, traceback)
 
     async def tools(self) -> Mapping[str, Tool]:

@@ -156,7 +156,7 @@ class McpServer:
             }
         asked = body["params"]["arguments"]
         found = self._conversations(user_id=asked.get("user_id"), session_id=asked.get("session_id"))
-        value: Any = {"conversations": found, "has_more": False} if "user_id" in asked else (found or [None])[0]
+        value: Any = {"conversations": found, "has_more": False} if "user_id" in asked else next(iter(found), None)
         return {"content": [{"type": "text", "text": json.dumps(value)}]}
 
     def _conversations(self, *, user_id: str | None, session_id: str | None) -> list[dict[str, Any]]:

@@ -35,6 +35,9 @@ class Tokens:
         self.given += refused is not None
         return f"halo_at_example_{self.given}"
 
+    async def close(self) -> None:
+        """Nothing is under way."""
+
 
 async def no_sleep(_seconds: float) -> None:
     """Pass the turn on without waiting."""
