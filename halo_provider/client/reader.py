@@ -174,7 +174,9 @@ class HaloReader:
             if tool is None:
                 told.append(f"Halo's server has no tool {name}")
                 continue
-            told += [f"{name} has no argument for the {argument}" for argument in wanted if not tool.takes(argument)]
+            told += [
+                f"{name} has no argument for {argument.value!r}" for argument in wanted if not tool.takes(argument)
+            ]
             told += [f"{name} requires {place!r}, whose meaning is not known" for place in tool.unknown_required]
         return told
 

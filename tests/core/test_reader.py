@@ -207,7 +207,7 @@ def test_what_the_tools_lack_is_said() -> None:
     """One sentence for each part that cannot be asked."""
     told = ask(Server(), lambda reader: reader.limits())
 
-    assert "data_search_transcripts has no argument for the since" in told
+    assert "data_search_transcripts has no argument for 'since'" in told
     assert "Halo's server has no tool data_get_ticket" in told
 
 
