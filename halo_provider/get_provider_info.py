@@ -54,6 +54,12 @@ def get_provider_info() -> dict[str, Any]:
                         "description": "For one attempt, in hook calls. The operators have their own parameter.",
                         "schema": {"type": ["number", "null"]},
                     },
+                    "mcp_url": {
+                        "label": "MCP URL",
+                        "description": "Where rows in doubt are looked up (on_in_doubt='ask', after halo-login). "
+                        "Default: https://app.haloagents.ai/api/mcp.",
+                        "schema": {"type": ["string", "null"]},
+                    },
                     "dashboard_url": {
                         "label": "Dashboard URL",
                         "description": "Where links to Halo's dashboard point, e.g. https://dashboard.haloagents.ai.",

@@ -1,5 +1,7 @@
 """The ledger's rows for people: found, and settled by hand, which each row's history tells."""
 
+import getpass
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -39,9 +41,20 @@ BY_URGENCY = (  # those that wait for a decision first
 )
 
 
+def current_user() -> str:
+    """The name of who is logged in; in containers some have only a number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # KeyError before Python 3.13
+        return f"uid {os.getuid()}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowFilter:
-    """Which rows: every part given must hold. `search` is found in the row key, the user id or the session id."""
+    """Which rows: every part given must hold. `search` is found in the row key, the user id or the session id.
+
+    `updated_at` is for a row that must be as it was when it was read.
+    """
 
     namespace: str | None = None
     statuses: tuple[LedgerStatus, ...] = ()
@@ -51,6 +64,7 @@ class RowFilter:
     task_id: str | None = None
     map_index: int | None = None
     search: str | None = None
+    updated_at: datetime | None = None
 
     def conditions(self) -> list[Any]:
         """The same as SQL."""
@@ -61,6 +75,7 @@ class RowFilter:
             (columns.run_id, self.run_id),
             (columns.task_id, self.task_id),
             (columns.map_index, self.map_index),
+            (columns.updated_at, self.updated_at),
         ):
             if wanted is not None:
                 conditions.append(column == wanted)

@@ -131,6 +131,7 @@ submissions = Table(
     Column("session_id", _LONG_TEXT),
     Column("agent_id", _LONG_TEXT),
     Column("payload_hash", String(64)),
+    Column("message_hash", String(64)),  # of the message as it is compared with what Halo has
     Column("changes", Integer),  # follow-ups delivered since; NULL is none
     Column("attempts", Integer, nullable=False),
     Column("error", _LONG_TEXT),
@@ -138,6 +139,7 @@ submissions = Table(
     Column("response", JsonText()),
     Column("owner", String(100)),
     Column("lease_expires_at", UtcDateTime()),
+    Column("doubt_since", UtcDateTime()),  # when the first attempt began whose outcome is not known
     Column("dag_id", String(250)),
     Column("run_id", String(250)),
     Column("task_id", String(250)),
@@ -186,6 +188,21 @@ deliveries = Table(
     Column("pace", String(200)),  # what limits the sending, in words; at the end, what limited most requests
     Index("halo_deliveries_by_start", "started_at"),
     Index("halo_deliveries_by_run", "dag_id", "run_id"),
+)
+sign_ins = Table(
+    "halo_sign_ins",
+    metadata,
+    Column("conn_id", _exact(MAX_NAMESPACE), primary_key=True),
+    Column("secrets", _LONG_TEXT, nullable=False),  # encrypted with Airflow's Fernet key
+    Column("issued_at", UtcDateTime(), nullable=False),  # the access token, by the clock of leases, as all three times
+    Column("expires_at", UtcDateTime()),  # the access token; NULL where Halo does not say when
+    Column("refresh_owner", String(100)),  # who renews it, until its answer is recorded here
+    Column("refresh_expires_at", UtcDateTime()),  # after which others may try
+    Column("refreshes", Integer, nullable=False),
+    Column("problem", _LONG_TEXT),  # why a person must sign in again
+    Column("actor", _LONG_TEXT, nullable=False),  # who signed in
+    Column("created_at", UtcDateTime(), nullable=False),
+    Column("updated_at", UtcDateTime(), nullable=False),
 )
 boots = Table(  # of the host, on SQLite only
     "halo_ledger_boots",
