@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
     from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
     from airflow.models.dag import DagModel
+    from airflow.models.log import Log as AuditLog
     from airflow.plugins_manager import AirflowPlugin
     from airflow.providers.common.compat.openlineage.facet import (
         Dataset,
@@ -44,12 +45,14 @@ if TYPE_CHECKING:
     from airflow.sdk.log import mask_secret
     from airflow.sdk.observability import stats
     from airflow.sdk.types import TaskInstanceKey
+    from airflow.utils.session import create_session
 
 __all__ = [
     "AirflowFailException",
     "AirflowPlugin",
     "Asset",
     "AssetAlias",
+    "AuditLog",
     "BaseHook",
     "BaseOperator",
     "BaseOperatorLink",
@@ -70,6 +73,7 @@ __all__ = [
     "SQLParser",
     "TaskInstanceKey",
     "conf",
+    "create_session",
     "get_auth_manager",
     "get_current_context",
     "mask_secret",
@@ -83,6 +87,7 @@ _SECURITY = "airflow.api_fastapi.core_api.security"
 _RESOURCES = "airflow.api_fastapi.auth.managers.models.resource_details"
 _PLACES: dict[str, tuple[str, ...]] = {  # module and name, newest first
     "AirflowPlugin": ("airflow.plugins_manager:AirflowPlugin",),
+    "AuditLog": ("airflow.models.log:Log",),
     "BaseUser": ("airflow.api_fastapi.auth.managers.models.base_user:BaseUser",),
     "DagAccessEntity": (f"{_RESOURCES}:DagAccessEntity",),
     "DagDetails": (f"{_RESOURCES}:DagDetails",),
@@ -95,6 +100,7 @@ _PLACES: dict[str, tuple[str, ...]] = {  # module and name, newest first
     "RetryDecision": ("airflow.sdk:RetryDecision",),
     "RetryPolicy": ("airflow.sdk:RetryPolicy",),
     "SQLParser": ("airflow.providers.openlineage.sqlparser:SQLParser",),
+    "create_session": ("airflow.utils.session:create_session",),
     "get_auth_manager": ("airflow.api_fastapi.app:get_auth_manager",),
     "mask_secret": ("airflow.sdk.log:mask_secret",),
     "requires_access_dag": (f"{_SECURITY}:requires_access_dag",),

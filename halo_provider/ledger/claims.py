@@ -180,7 +180,9 @@ class LeaseHolder:
         if (new_rows or claimed_rows) and db.dialect.name != "sqlite":  # whose transactions exclude other writers
             self._confirm(db, claims)
         doubts = [
-            rules.doubt_event(self.namespace, row.row_key, actor=writer.actor, now=writer.now)
+            rules.doubt_event(
+                self.namespace, row.row_key, actor=writer.actor, now=writer.now, belongs_to=writer.task_instance
+            )
             for row in claimed
             if rules.claim_finds_doubt(claims[row.row_key].result, row)
         ]
@@ -321,9 +323,7 @@ _CLAIM = (
         or_(submissions.c.lease_expires_at.is_(None), submissions.c.lease_expires_at <= bindparam("b_now")),
     )
     .values({name: bindparam(name) for name in ("status", "user_id", "payload_hash", "error", "owner")})
-    .values(
-        {name: bindparam(name) for name in ("lease_expires_at", "updated_at", *TaskInstanceRef.__dataclass_fields__)}
-    )
+    .values({name: bindparam(name) for name in ("lease_expires_at", "updated_at", *TaskInstanceRef().columns)})
 )
 
 _INTEND = (

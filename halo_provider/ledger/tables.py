@@ -29,10 +29,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql
 
 from halo_provider.exceptions import LedgerError
+from halo_provider.ledger.refs import run_ref, task_ref
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.submission import MAX_ROW_KEY
 
-SCHEMA_VERSION = 4  # those before were never released
+SCHEMA_VERSION = 5  # those before were never released
 MAX_NAMESPACE = 250  # bytes of UTF-8
 # What a delivery counts: rows by their status; requests; and how many of these Halo refused for its load or for their
 # rate (429, and 503 with Retry-After), so that it certainly did not take them.
@@ -41,8 +42,9 @@ LOCK_WAIT = 15  # seconds for another process to create the tables
 KEY_WIDTH = MAX_ROW_KEY + 20  # characters: a row's key, and the mark of a follow-up
 
 # What indexes hold: MySQL's 3,072 bytes, counted as four for each character that a column may have; PostgreSQL's 2,704,
-# counted as stored. The widest is the one by DAG, with up to 1,000 bytes of a DAG's id and 250 of a run's, which leaves
-# 1,000 bytes for a row's key besides its mark and the namespace.
+# counted as stored. The widest is the one by status, with up to 1,000 bytes of a DAG's id, which leaves 1,000 bytes for
+# a row's key besides its mark and the namespace. Runs and task instances are indexed by a number made of their names
+# (`rules.run_ref`, `rules.task_ref`): the names do not fit.
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -119,6 +121,17 @@ class JsonText(TypeDecorator[Any]):
 
 _LONG_TEXT = Text().with_variant(mysql.LONGTEXT(charset="utf8mb4"), "mysql", "mariadb")
 
+
+def _run_ref_of(context: Any) -> int | None:
+    row = context.get_current_parameters()
+    return run_ref(row.get("dag_id"), row.get("run_id"))
+
+
+def _task_ref_of(context: Any) -> int | None:
+    row = context.get_current_parameters()
+    return task_ref(row.get("task_id"), row.get("map_index"))
+
+
 metadata = MetaData()
 submissions = Table(
     "halo_submissions",
@@ -141,18 +154,21 @@ submissions = Table(
     Column("run_id", String(250)),
     Column("task_id", String(250)),
     Column("map_index", Integer),
+    Column("run_ref", BigInteger, default=_run_ref_of),
+    Column("task_ref", BigInteger, default=_task_ref_of),
     Column("try_number", Integer),
     Column("logical_date", UtcDateTime()),
     Column("created_at", UtcDateTime(), nullable=False),
     Column("updated_at", UtcDateTime(), nullable=False),
-    Index("halo_submissions_by_status", "status", "namespace", "row_key"),
-    # For the pages: a DAG's counts, and a run's rows of one status in the order of their keys. MySQL, whose indexes
-    # hold 3,072 bytes, ends every index with the primary key by itself.
-    Index("halo_submissions_by_dag", "dag_id", "status", "run_id").ddl_if(
-        dialect=("mysql", "mariadb")  # type: ignore[arg-type]  # documented, but not typed
-    ),
-    Index("halo_submissions_by_dag", "dag_id", "status", "run_id", "namespace", "row_key").ddl_if(
-        dialect=("sqlite", "postgresql")  # type: ignore[arg-type]
+    # For the pages: the rows of one status, of a DAG or of a run and a task instance, counted and in the order of their
+    # keys. MySQL, whose indexes hold 3,072 bytes, ends every index with the primary key by itself.
+    *(
+        Index(name, *columns, *key).ddl_if(dialect=dialects)  # type: ignore[arg-type]  # documented, but not typed
+        for name, columns in (
+            ("halo_submissions_by_status", ("status", "dag_id")),
+            ("halo_submissions_by_run", ("run_ref", "status", "task_ref")),
+        )
+        for dialects, key in ((("mysql", "mariadb"), ()), (("sqlite", "postgresql"), ("namespace", "row_key")))
     ),
 )
 events = Table(
@@ -165,7 +181,13 @@ events = Table(
     Column("actor", _LONG_TEXT, nullable=False),  # a person's name, or a task instance's
     Column("event", String(32), nullable=False),
     Column("detail", _LONG_TEXT),
+    Column("dag_id", String(250)),  # whose people may read the event: the row may belong to another DAG by now
+    Column("run_ref", BigInteger),
+    Column("decision", String(32)),  # of a person: the same for all rows it was about
+    Column("before", JsonText()),  # what a decision replaced, to undo it
     Index("halo_submission_events_by_row", "namespace", "row_key", "id"),
+    Index("halo_submission_events_by_run", "run_ref"),
+    Index("halo_submission_events_by_decision", "decision", "id"),
 )
 deliveries = Table(
     "halo_deliveries",
@@ -200,6 +222,14 @@ version = Table("halo_ledger_version", metadata, Column("version", Integer, prim
 def tables_exist(db: Connection) -> bool:
     """Whether the database has a whole ledger of this version."""
     return _version(db) == SCHEMA_VERSION
+
+
+def tables_to_read(db: Connection) -> bool:
+    """The same, and false where there is no ledger. Raises LedgerError for one of another version."""
+    found = _version(db)
+    if found != SCHEMA_VERSION:
+        _refuse_another_version(db, found)
+    return found == SCHEMA_VERSION
 
 
 def create_tables(db: Connection) -> None:

@@ -1,17 +1,20 @@
 """Who may see rows and who may change them, by Airflow's own authentication and authorisation."""
 
-from collections.abc import Iterable
-from typing import Literal
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from fastapi import Depends, HTTPException, Request, status
 
 from halo_provider.compat import (
+    AuditLog,
     BaseUser,
     DagAccessEntity,
     DagDetails,
     DagModel,
     conf,
+    create_session,
     get_auth_manager,
     requires_access_dag,
 )
@@ -29,6 +32,21 @@ def visible(dag_ids: Iterable[str], user: BaseUser) -> list[str]:
 def decides(dag_id: str, user: BaseUser) -> bool:
     """Whether the user may change the DAG's rows: the right to trigger the DAG includes it."""
     return _is_allowed("POST", DagAccessEntity.RUN, dag_id, user)
+
+
+def audit(user: BaseUser, event: str, *, dag_id: str, run_id: str | None, details: Mapping[str, Any]) -> None:
+    """Write what a user is about to do into Airflow's audit log. What cannot be written there is not done."""
+    with create_session() as db:
+        db.add(
+            AuditLog(
+                event=event,
+                owner=user.get_name(),
+                owner_display_name=user.get_name(),
+                dag_id=dag_id,
+                run_id=run_id,
+                extra=json.dumps(details, ensure_ascii=False),
+            )
+        )
 
 
 def _is_allowed(method: Literal["GET", "POST"], entity: DagAccessEntity, dag_id: str, user: BaseUser) -> bool:

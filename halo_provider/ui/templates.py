@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from halo_provider.ledger.delivery_records import duration
 from halo_provider.ui import charts
-from halo_provider.ui.queries import url
+from halo_provider.ui.queries import row_value, url
 
 
 def page(request: Request, template: str, code: int = status.HTTP_200_OK, **values: Any) -> HTMLResponse:
@@ -24,7 +24,15 @@ def page(request: Request, template: str, code: int = status.HTTP_200_OK, **valu
     html = (
         _environment()
         .get_template(template)
-        .render(root=root, link=link, duration=duration, chart=charts, query=request.query_params, **values)
+        .render(
+            root=root,
+            link=link,
+            duration=duration,
+            chart=charts,
+            row_value=row_value,
+            query=request.query_params,
+            **values,
+        )
     )
     return HTMLResponse(html, code)
 

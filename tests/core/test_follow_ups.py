@@ -200,7 +200,8 @@ def test_follow_up_resolved_by_hand_is_not_sent_again(deliveries: Deliveries, le
     halo.script(path="/chat", faults=[Fault.drop_after_acceptance()])
     deliveries.run(changed_to("B"), on_change="follow_up", on_in_doubt="hold")
     found = RowFilter(namespace=NAMESPACE, row_keys=("a\tchange 1",))
-    assert LedgerAdmin(ledger, actor="somebody").resolve(found, session_id=halo.chats[0].session_id) == 1
+    session_ids = {"a\tchange 1": halo.chats[0].session_id}
+    assert LedgerAdmin(ledger, actor="somebody").resolve(found, session_ids=session_ids) == 1
 
     same = deliveries.run(changed_to("B"), on_change="follow_up")
     other = deliveries.run(changed_to("C"), on_change="follow_up")

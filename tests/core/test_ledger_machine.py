@@ -237,7 +237,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 case "requeue":
                     admin.requeue(wanted)
                 case "resolve":
-                    admin.resolve(wanted, session_id="found")
+                    admin.resolve(wanted, session_ids={key: "found"})
                 case "reject":
                     admin.reject(wanted, reason="not wanted")
 
