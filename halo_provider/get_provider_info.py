@@ -58,6 +58,16 @@ def get_provider_info() -> dict[str, Any]:
                         "description": "Where links to Halo's dashboard point, e.g. https://dashboard.haloagents.ai.",
                         "schema": {"type": ["string", "null"]},
                     },
+                    "user_url": {
+                        "label": "Address of a user",
+                        "description": "Where Halo's dashboard shows a user; {user_id} stands for the id.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "session_url": {
+                        "label": "Address of a session",
+                        "description": "Where Halo's dashboard shows a session; {session_id} stands for the id.",
+                        "schema": {"type": ["string", "null"]},
+                    },
                 },
             }
         ],

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, delete, func, insert, not_, or_, select, update
+from sqlalchemy import Connection, and_, case, delete, false, func, insert, not_, or_, select, update
 
 from halo_provider.exceptions import DecisionOutdatedError
 from halo_provider.ledger import rules
@@ -75,10 +75,14 @@ class Confirmation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The rows that a decision would be about: how many of each status, some of them, and the time of the look."""
+    """The rows that a decision would be about: how many of each status, some of them, and the time of the look.
+
+    `tasks` has the run and the task that took them last, or two of these where there are more.
+    """
 
     counts: dict[LedgerStatus, int]
     examples: list[Any]
+    tasks: list[Any]
     as_of: datetime
 
     @property
@@ -146,12 +150,15 @@ class LedgerAdmin:
         One query for each status: an index has the rows of one DAG, or run, and status in this order, however many
         they are. A search ends after `SEARCH_TIME` and leaves the rest to the next page.
         """
-        statuses = [status for status in BY_URGENCY if status in wanted.statuses or not wanted.statuses]
         search_ends = time.monotonic() + SEARCH_TIME
         found: list[Any] = []
-        for status in statuses[statuses.index(after.status) :] if after else statuses:
-            one = replace(wanted, statuses=(status,))
-            behind = after.row if after and status is after.status else None
+        for status, one in self._scans(wanted):
+            behind = None
+            if after is not None:
+                place = (status, one.task_number) if one.is_of_one_task else (status, None)
+                if place != (after.status, after.row.task if one.is_of_one_task else None):
+                    continue
+                behind, after = after.row, None
             while True:
                 until = self._end_of_step(one, after=behind) if wanted.search or wanted.error else None
                 found += self.page(one, after=behind, until=until, limit=limit - len(found) + 1, columns=columns)
@@ -163,6 +170,39 @@ class LedgerAdmin:
                     return UrgencyPage(found, UrgencyCursor(status, until))
                 behind = until
         return UrgencyPage(found, None)
+
+    def _scans(self, wanted: RowFilter) -> list[tuple[LedgerStatus, RowFilter]]:
+        """The filters, each of rows that stand together in an index, that make up the wanted one."""
+        statuses = [status for status in BY_URGENCY if status in wanted.statuses or not wanted.statuses]
+        if not wanted.is_of_some_tasks:
+            return [(status, replace(wanted, statuses=(status,))) for status in statuses]
+        tasks = self._tasks(wanted)
+        return [
+            (status, replace(wanted, statuses=(status,), task_id=task_id, map_index=map_index))
+            for status in statuses
+            for (known, _), (task_id, map_index) in sorted(tasks.items())
+            if known is status
+        ]
+
+    def _tasks(self, wanted: RowFilter) -> dict[tuple[LedgerStatus, int], tuple[str, int]]:
+        """Task and map index of the wanted task instances of one run, by status and number: a row of each is read."""
+        columns = submissions.c
+        run = RowFilter(dag_ids=wanted.dag_ids, run_id=wanted.run_id, statuses=wanted.statuses)
+        numbers = select(columns.status, columns.task_ref).where(*run.conditions(by_numbers=True)).distinct()
+        pairs = [tuple(pair) for pair in self._all(numbers)]
+        names: dict[int, tuple[str, int]] = {}
+        for status, number in pairs:
+            if number is not None and number not in names:
+                one = (*run.conditions(by_numbers=True), columns.status == status.value, columns.task_ref == number)
+                for row in self._all(select(columns.task_id, columns.map_index).where(*one).limit(1)):
+                    names[number] = (row.task_id, -1 if row.map_index is None else row.map_index)
+        return {
+            (status, number): names[number]
+            for status, number in pairs
+            if number in names
+            and wanted.task_id in {None, names[number][0]}
+            and wanted.map_index in {None, names[number][1]}
+        }
 
     def _end_of_step(self, wanted: RowFilter, *, after: RowCursor | None) -> RowCursor | None:
         """The cursor of the row that is `SEARCH_STEP` rows further; None where there are fewer."""
@@ -194,7 +234,12 @@ class LedgerAdmin:
         columns = submissions.c
         by_index = [columns.run_ref] if wanted.is_of_one_run else [columns.dag_id]
         # Grouped by the index's other column as well, or MySQL chooses for the grouping an index that lacks it.
-        statement = select(columns.status, func.count()).where(*wanted.conditions(by_numbers=True))
+        conditions = wanted.conditions(by_numbers=True)
+        if wanted.is_of_some_tasks:
+            numbers = {number for _, number in self._tasks(wanted)}
+            conditions = replace(wanted, task_id=None, map_index=None).conditions(by_numbers=True)
+            conditions.append(columns.task_ref.in_(sorted(numbers)) if numbers else false())
+        statement = select(columns.status, func.count()).where(*conditions)
         counts: Counter[LedgerStatus] = Counter()
         for status, count in self._all(statement.group_by(columns.status, *by_index)):
             counts[status] += count
@@ -223,7 +268,8 @@ class LedgerAdmin:
             counted = db.execute(select(columns.status, func.count()).where(*conditions).group_by(columns.status))
             counts = {status: count for status, count in counted}  # noqa: C416 -- rows are no pairs to the type checker
             some = db.execute(select(submissions).where(*conditions).order_by(*wanted.order()).limit(EXAMPLES))
-            return Choice(counts=counts, examples=list(some), as_of=times.now)
+            tasks = db.execute(select(columns.run_id, columns.task_id).where(*conditions).distinct().limit(2))
+            return Choice(counts=counts, examples=list(some), tasks=list(tasks), as_of=times.now)
 
         return self._ledger.transaction(look, read_only=True)
 

@@ -51,6 +51,16 @@ class RowFilter:
         """The same for the task instance within the run."""
         return self.is_of_one_run and self.task_id is not None and self.map_index is not None
 
+    @property
+    def is_of_some_tasks(self) -> bool:
+        """Whether it names a task or a map index of a run, but not both: several task instances may be meant."""
+        return self.is_of_one_run and (self.task_id is None) != (self.map_index is None)
+
+    @property
+    def task_number(self) -> int | None:
+        """The number of the task instance, where it is one."""
+        return task_ref(self.task_id, self.map_index) if self.is_of_one_task else None
+
     def conditions(self, *, by_numbers: bool = False) -> list[Any]:
         """The same as SQL; `by_numbers` leaves out the names of a run and a task instance, which no index has."""
         columns = submissions.c
@@ -58,7 +68,7 @@ class RowFilter:
         if self.is_of_one_run and self.dag_ids is not None:
             conditions.append(columns.run_ref == run_ref(self.dag_ids[0], self.run_id))
         if self.is_of_one_task:
-            conditions.append(columns.task_ref == task_ref(self.task_id, self.map_index))
+            conditions.append(columns.task_ref == self.task_number)
         run_is_known = by_numbers and self.is_of_one_run
         task_is_known = by_numbers and self.is_of_one_task
         for column, wanted, is_known in (

@@ -49,7 +49,12 @@ def audit(user: BaseUser, event: str, *, dag_id: str, run_id: str | None, detail
         )
 
 
-def _is_allowed(method: Literal["GET", "POST"], entity: DagAccessEntity, dag_id: str, user: BaseUser) -> bool:
+def clears(dag_id: str, user: BaseUser) -> bool:
+    """Whether the user may clear the DAG's task instances."""
+    return _is_allowed("PUT", DagAccessEntity.TASK_INSTANCE, dag_id, user)
+
+
+def _is_allowed(method: Literal["GET", "POST", "PUT"], entity: DagAccessEntity, dag_id: str, user: BaseUser) -> bool:
     details = DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id))
     return get_auth_manager().is_authorized_dag(method=method, access_entity=entity, details=details, user=user)
 

@@ -14,10 +14,10 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 
 from halo_provider.compat import BaseUser, GetUserDep
-from halo_provider.ledger.admin import Confirmation, LedgerAdmin
+from halo_provider.ledger.admin import Choice, Confirmation, LedgerAdmin
 from halo_provider.ledger.row_filter import RowCursor
 from halo_provider.ledger.rules import storable
-from halo_provider.ui.access import DECIDES, SAME_ORIGIN, SEES_ROWS, audit
+from halo_provider.ui.access import DECIDES, SAME_ORIGIN, SEES_ROWS, audit, clears
 from halo_provider.ui.ledgers import deciding, reading
 from halo_provider.ui.queries import (
     MAX_PASTED,
@@ -186,7 +186,20 @@ def _confirmation(
         sessions=sessions or {},
         pasted=pasted,
         user=user,
+        may_clear=clears(dag_id, user),
+        clear=_to_clear(choice) if action == "requeue" else None,
     )
+
+
+def _to_clear(choice: Choice) -> tuple[str, str | list[str | int]] | None:
+    """The run, and its task as Airflow's API names it, that sends these rows when it is cleared; None for several."""
+    if len(choice.tasks) != 1 or None in tuple(choice.tasks[0]):
+        return None
+    run_id, task_id = choice.tasks[0]
+    mapped = choice.examples[0].map_index
+    if choice.confirmation.count == 1 and mapped is not None and mapped >= 0:
+        return run_id, [task_id, mapped]
+    return run_id, task_id
 
 
 def _back(request: Request, dag_id: str, wanted: RowQuery, decision: str) -> RedirectResponse:

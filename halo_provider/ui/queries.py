@@ -88,7 +88,7 @@ class PageCursor:
         if not (self.after_status or self.after_namespace or self.after_key or self.after_task):
             return None
         task = int(self.after_task) if self.after_task else None
-        needs_task = wanted.is_of_one_run and not wanted.is_of_one_task
+        needs_task = wanted.is_of_one_run
         is_whole = (
             self.after_status and self.after_namespace and self.after_key and (task is not None or not needs_task)
         )
@@ -157,6 +157,32 @@ def pasted_sessions(text: str) -> tuple[dict[str, str], list[str]]:
         else:
             sessions[row_key] = session_id
     return sessions, problems
+
+
+def airflow_url(  # noqa: PLR0917 -- from the whole to its part, as the address has it
+    root: str,
+    dag_id: str,
+    run_id: str | None = None,
+    task_id: str | None = None,
+    map_index: int | None = None,
+    try_number: int | None = None,
+) -> str:
+    """Airflow's own page of a DAG, a run, or a task instance with its log; `root` is where the Halo pages are."""
+    place = f"{airflow_root(root)}/dags/{quote(dag_id, safe='')}"
+    if run_id:
+        place += f"/runs/{quote(run_id, safe='')}"
+    if run_id and task_id:
+        place += f"/tasks/{quote(task_id, safe='')}"
+        if map_index is not None and map_index >= 0:
+            place += f"/mapped/{map_index}"
+        if try_number:
+            place += f"?try_number={try_number}"
+    return place
+
+
+def airflow_root(root: str) -> str:
+    """Where Airflow itself is, given where it mounted these pages."""
+    return root.rpartition("/")[0]
 
 
 def url(root: str, dag_id: str, page: str, query: Mapping[str, Any]) -> str:

@@ -191,7 +191,7 @@ def row(  # noqa: PLR0917 -- FastAPI passes by name
         hidden=sum(event.dag_id not in seen for event in history),
         decisions=DECISIONS,
         decided=decided,
-        dashboard_url=_dashboard_url(namespace.rpartition("/")[0]),
+        pages=_pages_in_halo(found),
         actions=[name for name, allowed in ACTIONS_FROM.items() if found.status in allowed and not is_held],
         may_decide=decides(dag_id, user),
         wanted=RowQuery(namespace=namespace, row_key=row_key),
@@ -207,13 +207,18 @@ def _found(admin: LedgerAdmin, wanted: RowFilter, *, after: UrgencyCursor | None
     return admin.urgent_first(wanted, after=after)
 
 
-def _dashboard_url(conn_id: str) -> str | None:
-    """The URL of Halo's dashboard in the connection; None unless it is http or https."""
+def _pages_in_halo(row: Any) -> dict[str, str | None]:
+    """Where Halo's dashboard is, and in it the row's user and session, as far as the connection says so."""
     try:
-        url = HaloHook(conn_id).dashboard_url
-    except Exception:  # noqa: BLE001 -- without the connection only the link is missing
-        return None
-    return url if url and url.startswith(("https://", "http://")) else None
+        hook = HaloHook(row.namespace.rpartition("/")[0])
+        dashboard = hook.dashboard_url
+        return {
+            "dashboard": dashboard if dashboard and dashboard.startswith(("https://", "http://")) else None,
+            "user": hook.page_url("user", row.user_id),
+            "session": hook.page_url("session", row.session_id),
+        }
+    except Exception:  # noqa: BLE001 -- without the connection only the links are missing
+        return {"dashboard": None, "user": None, "session": None}
 
 
 def _csv_text(rows: Any) -> str:

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from halo_provider.ledger.delivery_records import duration
 from halo_provider.ui import charts
-from halo_provider.ui.queries import row_value, url
+from halo_provider.ui.queries import airflow_root, airflow_url, row_value, url
 
 
 def page(request: Request, template: str, code: int = status.HTTP_200_OK, **values: Any) -> HTMLResponse:
@@ -20,6 +20,9 @@ def page(request: Request, template: str, code: int = status.HTTP_200_OK, **valu
 
     def link(dag_id: str, name: str, query: Mapping[str, Any]) -> str:
         return url(root, dag_id, name, query)
+
+    def airflow(*place: Any) -> str:
+        return airflow_url(root, *place)
 
     html = (
         _environment()
@@ -30,6 +33,8 @@ def page(request: Request, template: str, code: int = status.HTTP_200_OK, **valu
             duration=duration,
             chart=charts,
             row_value=row_value,
+            airflow=airflow,
+            api=f"{airflow_root(root)}/api/v2",
             query=request.query_params,
             **values,
         )

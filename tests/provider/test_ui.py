@@ -473,6 +473,39 @@ def test_row_links_to_the_dashboard_of_its_connection(
     assert (f'href="{url}"' in text) is shown
 
 
+def test_row_links_to_its_user_and_session_in_halo(
+    ledger: Ledger, viewer: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the templates of the connection; what an id holds cannot change where the link leads."""
+    extra = {"user_url": "https://halo.example.com/u/{user_id}", "session_url": "javascript:alert('{session_id}')"}
+    connection = {"conn_type": "halo", "password": "ab_live_example", "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_HALO_DEFAULT", json.dumps(connection))
+    add_row(ledger, "1", LedgerStatus.DELIVERED, user_id="a/../b?c")
+    text = viewer.get(f"dags/{DAG}/row?namespace={NAMESPACE}&row_key=1").text
+    assert 'href="https://halo.example.com/u/a%2F..%2Fb%3Fc"' in text
+    assert "javascript:" not in text
+
+
+def test_row_leads_back_to_airflow(ledger: Ledger, viewer: Browser) -> None:
+    """To its DAG, its run and the log of the try that took it last."""
+    add_row(ledger, "1", LedgerStatus.FAILED, map_index=3, try_number=2)
+    text = viewer.get(f"dags/{DAG}/row?namespace={NAMESPACE}&row_key=1").text
+    run = "manual__2026-11-22T00%3A00%3A00%2B00%3A00"
+    for place in ("", f"/runs/{run}", f"/runs/{run}/tasks/tickets/mapped/3?try_number=2"):
+        assert f'href="/dags/{DAG}{place}"' in text
+
+
+@pytest.mark.parametrize(("runs", "clears"), [((RUN,), True), ((RUN, "another run"), False)])
+def test_requeue_offers_to_run_the_rows(ledger: Ledger, op: Browser, runs: tuple[str, ...], *, clears: bool) -> None:
+    """The task of their run, where it is one, or a new run of the DAG."""
+    for run_id in runs:
+        add_row(ledger, run_id, LedgerStatus.FAILED, run_id=run_id)
+    text = html.unescape(op.get(decision("requeue", status="failed")).text)
+    assert f"/api/v2/dags/{DAG}/dagRuns" in text
+    assert (f"/api/v2/dags/{DAG}/clearTaskInstances" in text) is clears
+    assert (f'"dag_run_id": "{RUN}"' in text) is clears
+
+
 def test_requeued_row_shows_who_did_it(ledger: Ledger, op: Browser) -> None:
     """After the confirmation the row is pending, and its history has the Airflow user's name and reason."""
     add_row(ledger, "1", LedgerStatus.IN_DOUBT)
