@@ -190,6 +190,7 @@ def row(  # noqa: PLR0917 -- FastAPI passes by name
         history=[event for event in history if event.dag_id in seen],
         hidden=sum(event.dag_id not in seen for event in history),
         decisions=DECISIONS,
+        running=found.status is LedgerStatus.IN_FLIGHT,
         decided=decided,
         pages=_pages_in_halo(found),
         actions=[name for name, allowed in ACTIONS_FROM.items() if found.status in allowed and not is_held],
