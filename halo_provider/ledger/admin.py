@@ -222,7 +222,8 @@ class LedgerAdmin:
         for status in LedgerStatus:
             last: str | None = None
             while True:
-                following = column > last if last is not None else column.is_not(None)
+                # Compared with a text also at first: MySQL reads all of the index where it looks for what is not NULL.
+                following = column > ("" if last is None else last)
                 last = self._all(select(func.min(column)).where(submissions.c.status == status.value, following))[0][0]
                 if last is None:
                     break

@@ -81,13 +81,13 @@ class RowFilter:
             if wanted is not None and not is_known:
                 conditions.append(column == wanted)
         if self.statuses:
-            conditions.append(columns.status.in_([status.value for status in self.statuses]))
+            conditions.append(_one_of(columns.status, [status.value for status in self.statuses]))
         if self.row_keys:
             conditions.append(columns.row_key.in_(self.row_keys))
         if self.rows:
             conditions.append(keys_of(submissions, self.rows))
         if self.dag_ids is not None and not run_is_known:
-            conditions.append(columns.dag_id.in_(self.dag_ids) if self.dag_ids else false())
+            conditions.append(_one_of(columns.dag_id, self.dag_ids) if self.dag_ids else false())
         if self.search:
             found_in = (columns.row_key, columns.user_id, columns.session_id)
             conditions.append(or_(*(column.contains(self.search, autoescape=True) for column in found_in)))
@@ -115,6 +115,11 @@ class RowFilter:
             behind.append(and_(*same, column > value))
         # The first bound stands alone, too: it is where MySQL begins in its index.
         return and_(order[0] >= values[0], or_(*behind))
+
+
+def _one_of(column: ColumnElement[Any], values: Sequence[str]) -> ColumnElement[bool]:
+    """Equality where it is one value: MySQL takes IN for a range, and sorts what its index has in order."""
+    return column == values[0] if len(values) == 1 else column.in_(values)
 
 
 def cursor_of(row: Any) -> RowCursor:
