@@ -8,7 +8,8 @@ from starlette.types import Receive, Scope, Send
 
 from halo_provider.simulator import rules, tokens, wire
 from halo_provider.simulator.endpoints import CHAT, CHECKS, EFFECTS, UPDATE_USERS
-from halo_provider.simulator.faults import Fault, FaultKind
+from halo_provider.simulator.exchange import exchange
+from halo_provider.simulator.faults import Fault
 from halo_provider.simulator.halo import SimulatedHalo
 from halo_provider.simulator.journal import RequestRecord
 from halo_provider.simulator.limits import Arrival, Limit, TokenBucket
@@ -89,37 +90,12 @@ class Simulator(SimulatedHalo):
             body=_without_token(body) if self.record_bodies else None,
         )
         fault = self._script.take(path=record.path, user_id=record.user_id) or NO_FAULT
-        journal = self._journal
-        journal.begin(record)
-        try:
-            if fault.precedes_acceptance:
-                answer = _answer_of(fault)
-            else:
-                arrival = Arrival(now=self._clock(), in_flight=journal.in_flight, user_id=record.user_id)
-                answer = _altered(self._consider(scope, body, record=record, arrival=arrival), fault=fault)
-                seconds = self._latency(record, arrival=arrival) + fault.seconds
-                if seconds and await wire.client_leaves(receive, within=seconds):
-                    return
-            match fault.kind:
-                case FaultKind.DROP_BEFORE_ACCEPTANCE | FaultKind.DROP_AFTER_ACCEPTANCE:
-                    journal.end(record, status=None)
-                    wire.cut(send)
-                case FaultKind.GARBAGE:
-                    journal.end(record, status=None)
-                    wire.send_garbage(send)
-                case FaultKind.HALF_ANSWER:
-                    journal.end(record, status=answer.status)
-                    await wire.send_half(answer, send)
-                case FaultKind.SILENCE:
-                    pass
-                case _:
-                    journal.end(record, status=answer.status)
-                    await wire.send_answer(answer, send)
-                    return
-            # An application that returns without an answer would make uvicorn send one.
-            await wire.client_leaves(receive, within=None)
-        finally:
-            journal.end(record, status=None)
+
+        def respond() -> tuple[Answer, float]:
+            arrival = Arrival(now=self._clock(), in_flight=self._journal.in_flight, user_id=record.user_id)
+            return self._consider(scope, body, record=record, arrival=arrival), self._latency(record, arrival=arrival)
+
+        await exchange(record, fault=fault, journal=self._journal, respond=respond, receive=receive, send=send)
 
     def _consider(self, scope: Scope, body: Json | None, *, record: RequestRecord, arrival: Arrival) -> Answer:
         """Accept or refuse a request, and return Halo's answer."""
@@ -170,26 +146,6 @@ class Simulator(SimulatedHalo):
             return 0.0
         base = self._random.uniform(*(self.chat_latency if record.path == CHAT else self.other_latency))
         return self._limiter.latency(arrival, base=base)
-
-
-def _answer_of(fault: Fault) -> Answer:
-    """Return the answer that a fault gives instead of Halo's."""
-    if fault.body is None:
-        return wire.error(fault.response_status(), headers=fault.response_headers())
-    return Answer(fault.response_status(), fault.body, fault.response_headers())
-
-
-def _altered(answer: Answer, *, fault: Fault) -> Answer:
-    """Return Halo's answer as the fault leaves it."""
-    match fault.kind:
-        case FaultKind.STATUS:
-            return _answer_of(fault)
-        case FaultKind.INVALID_JSON:
-            return Answer(200, '{"text": "Thank you", ', {"Content-Type": "application/json"})
-        case FaultKind.MISSING_SESSION_ID:
-            return Answer(answer.status, {key: answer.body[key] for key in answer.body if key != "session_id"})
-        case _:
-            return answer
 
 
 def _header(scope: Scope, name: bytes) -> bytes:
