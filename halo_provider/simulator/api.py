@@ -13,7 +13,9 @@ from halo_provider.simulator.faults import Fault
 from halo_provider.simulator.halo import SimulatedHalo
 from halo_provider.simulator.journal import RequestRecord
 from halo_provider.simulator.limits import Arrival, Limit, TokenBucket
+from halo_provider.simulator.mcp import READING_PATHS, ReadingSide
 from halo_provider.simulator.pages import create_pages
+from halo_provider.simulator.reading import Reading
 from halo_provider.simulator.rules import Json, Refused
 from halo_provider.simulator.wire import Answer
 from halo_provider.simulator.workspace import ANONYMOUS
@@ -33,8 +35,11 @@ class Simulator(SimulatedHalo):
     acceptance precedes the limit too. Without `record_bodies` messages, contexts and request bodies are not kept (then
     1.5 kB a chat, 0.75 GB for half a million); ids, times and counts always are.
 
+    `reading` is how Halo's MCP server and its sign-in behave (see `halo_provider.simulator.reading`); they see the same
+    workspace, and count against a limit of their own.
+
     Attributes and methods may be used from another thread than the server's while no request is being made; `limit`
-    may be set at any time.
+    and `reading` may be set at any time.
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class Simulator(SimulatedHalo):
         requests_per_second: float | None = None,
         burst: int | None = None,
         seed: int = 0,
+        reading: Reading | None = None,
         record_bodies: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -58,20 +64,22 @@ class Simulator(SimulatedHalo):
             if limit is not None:
                 raise ValueError("limit and requests_per_second are two limits; AllOf makes one of several")
             limit = TokenBucket(rate=requests_per_second, burst=burst)
-        super().__init__(record_bodies=record_bodies, limit=limit)
+        super().__init__(record_bodies=record_bodies, limit=limit, reading=reading or Reading(), clock=clock)
         self.identity_secret = identity_secret
         self.enforce_verification = enforce_verification
         self.chat_latency = chat_latency
         self.other_latency = other_latency
         self._authorization = f"Bearer {widget_key}".encode()
-        self._clock = clock
         self._random = random.Random(seed)  # noqa: S311 - reproducible latencies, no cryptography
         self._pages = create_pages(self)
+        self._reading_side = ReadingSide(self, seed=seed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, as ASGI has it."""
         if scope["type"] == "http" and scope["path"].startswith(f"{SDK_PATH}/"):
             await self._exchange(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] in READING_PATHS:
+            await self._reading_side(scope, receive, send)
         else:
             await self._pages(scope, receive, send)
 
@@ -89,10 +97,10 @@ class Simulator(SimulatedHalo):
             user_id=_user_id(body),
             body=_without_token(body) if self.record_bodies else None,
         )
-        fault = self._script.take(path=record.path, user_id=record.user_id) or NO_FAULT
+        fault = self.take_fault(path=record.path, user_id=record.user_id) or NO_FAULT
 
         def respond() -> tuple[Answer, float]:
-            arrival = Arrival(now=self._clock(), in_flight=self._journal.in_flight, user_id=record.user_id)
+            arrival = Arrival(now=self.now(), in_flight=self._journal.in_flight, user_id=record.user_id)
             return self._consider(scope, body, record=record, arrival=arrival), self._latency(record, arrival=arrival)
 
         await exchange(record, fault=fault, journal=self._journal, respond=respond, receive=receive, send=send)
