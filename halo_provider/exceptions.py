@@ -20,6 +20,7 @@ HaloError
 │       └── HaloWrongUrlError         404, 405, 410, 415, 501 or 3xx from an address that is not Halo's API
 ├── HaloReadError               Halo's reading tools gave no answer that can be used
 │   └── HaloSignInError         nobody is signed in for reading, or not any more
+├── WithoutTicketError          more delivered rows without a ticket than max_without_ticket allows
 ├── OutputError                 a results or rejects file that cannot be written
 ├── LedgerError                 the ledger cannot be reached, or is not what it should be
 └── DeliveryError               a run that ended without every row delivered
@@ -153,6 +154,22 @@ class HaloSignInError(HaloReadError):
     def __init__(self, reason: str, *, conn_id: str | None = None) -> None:
         remedy = f"run `halo-login --conn-id {conn_id or '<connection id>'}`"
         super().__init__(f"{reason}; {remedy}", lasting=True)
+
+
+class WithoutTicketError(HaloError):
+    """More delivered rows are without a ticket than max_without_ticket allows. They are delivered all the same."""
+
+    retry_can_help = False
+
+    def __init__(self, *, without_ticket: int, not_found: int, rows: int, found: str) -> None:
+        self.without_ticket = without_ticket
+        self.not_found = not_found
+        self.rows = rows
+        super().__init__(
+            f"{without_ticket + not_found:,} of {rows:,} delivered rows have no ticket, more than max_without_ticket "
+            f"allows: {found}. Look at their conversations, and at when the agent escalates; the rows are those with "
+            f"ticket_status 'none' and 'not_found' in the ledger."
+        )
 
 
 class OutputError(HaloError):

@@ -21,6 +21,8 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "hooks": [{"integration-name": "Halo", "python-modules": ["halo_provider.hooks.halo"]}],
         "operators": [{"integration-name": "Halo", "python-modules": ["halo_provider.operators.halo"]}],
+        "sensors": [{"integration-name": "Halo", "python-modules": ["halo_provider.sensors.halo"]}],
+        "triggers": [{"integration-name": "Halo", "python-modules": ["halo_provider.triggers.halo"]}],
         "extra-links": ["halo_provider.operators.links.HaloDeliveriesLink"],
         "connection-types": [
             {

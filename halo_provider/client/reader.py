@@ -10,6 +10,7 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
+from hashlib import blake2b
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
@@ -155,6 +156,28 @@ class HaloReader:
         known = tuple(ticket for ticket in tickets if ticket is not None)
         return Found(known, found.complete and len(known) == len(tickets), found.applied)
 
+    async def list_tickets(self, *, since: datetime, take: Callable[[Ticket], None], max_pages: int) -> bool:
+        """Tell every ticket since a time, page by page, and keep none; whether these are all.
+
+        Raises HaloReadError, also where the tool cannot be asked by time.
+        """
+        tool = await self._tool(SEARCH_TICKETS)
+        if not tool.takes(Argument.SINCE):
+            raise HaloReadError(f"{SEARCH_TICKETS} has no argument for {Argument.SINCE.value!r}")
+        unread = 0
+
+        def keep(record: Mapping[str, Any]) -> None:
+            nonlocal unread
+            ticket = ticket_of(record)
+            if ticket is None:
+                unread += 1
+            else:
+                take(ticket)
+
+        values = {Argument.SINCE: since}
+        is_whole, _ = await self._pages(tool, values, keep=keep, limit=tool.largest_limit(), max_pages=max_pages)
+        return is_whole and not unread
+
     async def ticket(self, ticket_id: str) -> Ticket | None:
         """One ticket; None where Halo says that there is none."""
         record = await self._get(GET_TICKET, {Argument.TICKET: ticket_id})
@@ -183,27 +206,41 @@ class HaloReader:
     async def _search(self, name: str, values: Mapping[Argument, Any]) -> Found[Mapping[str, Any]]:
         """All pages of one search."""
         tool = await self._tool(name)
+        records: list[Mapping[str, Any]] = []
+        found = await self._pages(tool, values, keep=records.append, limit=tool.limit(), max_pages=MAX_PAGES)
+        return Found(tuple(records), *found)
+
+    async def _pages(
+        self,
+        tool: Tool,
+        values: Mapping[Argument, Any],
+        *,
+        keep: Callable[[Mapping[str, Any]], None],
+        limit: int | None,
+        max_pages: int,
+    ) -> tuple[bool, frozenset[Argument]]:
+        """Give `keep` the records of one search; whether they are all, and the conditions that the tool took."""
+        name = tool.name
         conditions = {argument: value for argument, value in values.items() if value is not None}
-        asked: dict[Argument, Any] = {**conditions, Argument.LIMIT: tool.limit()}
+        asked: dict[Argument, Any] = {**conditions, Argument.LIMIT: limit}
         if missing := tool.missing(asked):
             raise HaloReadError(f"{name} requires {', '.join(missing)}, which is not known here")
-        records: list[Mapping[str, Any]] = []
         applied = frozenset(argument for argument in conditions if tool.takes(argument))
         seen: set[bytes] = set()
-        for page in range(1, MAX_PAGES + 1):
+        for page in range(1, max_pages + 1):
             listing = await self._page(name, tool.arguments(asked))
             known = len(seen)
             for record in listing.records:
-                written = to_json(record)
-                if written not in seen:
-                    seen.add(written)
-                    records.append(record)
+                digest = blake2b(to_json(record), digest_size=16).digest()
+                if digest not in seen:
+                    seen.add(digest)
+                    keep(record)
             is_last = not _may_be_full(len(listing.records), asked[Argument.LIMIT])
             if listing.more is False or (listing.more is None and is_last):
-                return Found(tuple(records), True, applied)
-            if len(seen) == known or not _turn(asked, tool, listing, page=page, records=len(records)):
+                return True, applied
+            if len(seen) == known or not _turn(asked, tool, listing, page=page, records=len(seen)):
                 break
-        return Found(tuple(records), False, applied)
+        return False, applied
 
     async def _page(self, name: str, arguments: Mapping[str, Any]) -> Listing:
         result = await self._call_tool(name, arguments)

@@ -261,6 +261,11 @@ def ticket_of(record: Mapping[str, Any]) -> Ticket | None:
     )
 
 
+def ticket_ids_of(conversation: Conversation) -> frozenset[str]:
+    """Every ticket that a conversation's own fields name; what its messages say does not count."""
+    return frozenset(_ticket_ids(conversation.raw, level=0))
+
+
 def _name(name: Any) -> str:
     """A field's name in the spelling that is compared."""
     return "_".join(_words(str(name)))
@@ -370,6 +375,31 @@ def _session_ids(value: Any, *, level: int) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _session_ids(item, level=level + 1)
+
+
+def _ticket_ids(value: Any, *, level: int) -> Iterator[str]:
+    if level > MAX_DEPTH:
+        return
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            known = _name(name)
+            if known in {"ticket", "tickets"} and isinstance(inner, Mapping | list):
+                for ticket in inner if isinstance(inner, list) else [inner]:
+                    if isinstance(ticket, str):
+                        yield ticket
+                    elif isinstance(ticket, Mapping) and (found := _identifier(ticket, _TICKET)) is not None:
+                        yield found
+            elif known in {"ticket", "ticket_id", "ticket_ids"}:
+                yield from (str(each) for each in (inner if isinstance(inner, list) else [inner]) if _is_id(each))
+            else:
+                yield from _ticket_ids(inner, level=level + 1)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _ticket_ids(item, level=level + 1)
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool) and value != ""
 
 
 def _ids(value: Any) -> Iterator[str]:

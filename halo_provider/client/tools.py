@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 MAX_DEPTH = 4  # levels of objects in a schema that are searched for arguments
+LARGEST_LIMIT = 200  # records asked for at a time, where the schema allows as many
 DEFAULT_LIMIT = 50  # records asked for at a time, where the schema names no maximum below it
 
 
@@ -161,6 +162,11 @@ class Tool:
             return None
         maximum = slot.schema.get("maximum")
         return min(wanted, int(maximum)) if isinstance(maximum, int | float) and maximum >= 1 else wanted
+
+    def largest_limit(self) -> int | None:
+        """As many records at a time as the schema allows, up to `LARGEST_LIMIT`; `limit()` where it does not say."""
+        slot = self.slots.get(Argument.LIMIT)
+        return self.limit(LARGEST_LIMIT if slot and slot.schema.get("maximum") else DEFAULT_LIMIT)
 
 
 def words_of(name: str) -> list[str]:

@@ -53,7 +53,8 @@ def current_user() -> str:
 class RowFilter:
     """Which rows: every part given must hold. `search` is found in the row key, the user id or the session id.
 
-    `updated_at` is for a row that must be as it was when it was read.
+    `ticket_statuses` are Halo's words, or `NO_TICKET` and `NOT_FOUND` of `ledger.tickets`. `updated_at` is for a row
+    that must be as it was when it was read.
     """
 
     namespace: str | None = None
@@ -63,6 +64,8 @@ class RowFilter:
     run_id: str | None = None
     task_id: str | None = None
     map_index: int | None = None
+    session_ids: tuple[str, ...] = ()
+    ticket_statuses: tuple[str, ...] = ()
     search: str | None = None
     updated_at: datetime | None = None
 
@@ -83,6 +86,10 @@ class RowFilter:
             conditions.append(columns.status.in_([status.value for status in self.statuses]))
         if self.row_keys:
             conditions.append(columns.row_key.in_(self.row_keys))
+        if self.session_ids:
+            conditions.append(columns.session_id.in_(self.session_ids))
+        if self.ticket_statuses:
+            conditions.append(columns.ticket_status.in_(self.ticket_statuses))
         if self.dag_ids is not None:
             conditions.append(columns.dag_id.in_(self.dag_ids))
         if self.search:

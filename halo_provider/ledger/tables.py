@@ -32,11 +32,12 @@ from halo_provider.exceptions import LedgerError
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.submission import MAX_ROW_KEY
 
-SCHEMA_VERSION = 5  # those before were never released
+SCHEMA_VERSION = 6  # those before were never released
 MAX_NAMESPACE = 250  # bytes of UTF-8
 # What a delivery counts: rows by their status; requests; and how many of these Halo refused for its load or for their
 # rate (429, and 503 with Retry-After), so that it certainly did not take them.
 DELIVERY_COUNTS = (*(status.value for status in RowStatus), "requests", "refused")
+MAX_TICKET_STATUS = 60  # characters
 LOCK_WAIT = 15  # seconds for another process to create the tables
 KEY_WIDTH = MAX_ROW_KEY + 20  # characters: a row's key, and the mark of a follow-up
 
@@ -140,6 +141,9 @@ submissions = Table(
     Column("owner", String(100)),
     Column("lease_expires_at", UtcDateTime()),
     Column("doubt_since", UtcDateTime()),  # when the first attempt began whose outcome is not known
+    Column("ticket_id", _LONG_TEXT),
+    Column("ticket_status", String(MAX_TICKET_STATUS)),  # Halo's word, or one of tickets.py; NULL is not known yet
+    Column("ticket_at", UtcDateTime()),  # since when, by Halo; where Halo does not say, when it was seen first
     Column("dag_id", String(250)),
     Column("run_id", String(250)),
     Column("task_id", String(250)),

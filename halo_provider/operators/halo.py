@@ -57,6 +57,7 @@ from halo_provider.operators.progress import DeliveryRecordWatcher, Progress, St
 from halo_provider.operators.retries import ends_retries, use_retry_policy
 from halo_provider.operators.stopping import TaskStop
 from halo_provider.operators.telemetry import Metrics, delivery_span
+from halo_provider.operators.tickets import HaloTicketStatusOperator
 from halo_provider.sources.formats import parse_csv_options
 from halo_provider.sources.open import SOURCES, open_source
 from halo_provider.sources.shards import Shard, ShardedSource
@@ -73,6 +74,8 @@ if TYPE_CHECKING:
     from halo_provider.sources.formats import Paths
     from halo_provider.sources.rows import Source
     from halo_provider.submission import Submission
+
+__all__ = ["HaloIdentifyOperator", "HaloTicketOperator", "HaloTicketStatusOperator"]
 
 OnEmpty = Literal["succeed", "skip", "fail"]
 
