@@ -212,7 +212,8 @@ def record_of(payload: Any) -> Mapping[str, Any] | None:
         return None
     if not isinstance(payload, Mapping):
         raise UnreadableResultError("the result is no object")
-    if payload.get("found") is False or set(payload) <= {"error", "message", "success", "found"}:
+    said = {name for name, value in payload.items() if value is not None or name not in _WRAPPERS}
+    if payload.get("found") is False or said <= {"error", "message", "success", "found"}:
         return None
     inner = [payload[name] for name in _WRAPPERS if isinstance(payload.get(name), Mapping)]
     if len(inner) == 1 and _first(payload, _SESSION) is None:

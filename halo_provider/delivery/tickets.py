@@ -5,9 +5,9 @@ at any time. A round first lists the tickets since the first delivery that is wa
 calls than asking about each row; then it asks about the rows that the list did not settle, once for each ticket that
 is known and once for each user.
 
-A ticket is a row's where it names the row's session, or where the session's conversation names the ticket. Where
-Halo's tickets name no sessions at all, it is the newest one of the row's user that was made since the row was delivered
-or was open then: Halo merges a user's tickets.
+A ticket is a row's where it names the row's session, where a search by that session gives it, or where the session's
+conversation names it. Where Halo's tools connect tickets and sessions in none of these ways, it is the newest one of
+the row's user that was made when the row was delivered, or was open then: Halo merges a user's tickets.
 """
 
 import asyncio
@@ -16,7 +16,6 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Collection,
     Coroutine,
     Hashable,
     Iterable,
@@ -112,8 +111,10 @@ _Facts = dict[FollowedRow, TicketFact]
 class _Seen(NamedTuple):
     """A ticket as it is kept from a list: what a list tells besides would fill the memory."""
 
+    ticket_id: str
     fact: TicketFact
     created_at: datetime | None
+    user_ids: frozenset[str]
 
 
 class _Answer(NamedTuple, Generic[_T]):
@@ -158,11 +159,14 @@ class _Listed:
 
     by_session: dict[str, _Seen] = field(default_factory=dict)
     by_id: dict[str, _Seen] = field(default_factory=dict)
+    by_user: dict[str, list[_Seen]] = field(default_factory=lambda: defaultdict(list))
 
     def take(self, ticket: Ticket) -> None:
         """Keep one."""
         seen = _seen(ticket)
         self.by_id[ticket.ticket_id] = seen
+        for user_id in ticket.user_ids if not ticket.session_ids else ():
+            self.by_user[user_id].append(seen)
         for session_id in ticket.session_ids:
             known = self.by_session.get(session_id)
             self.by_session[session_id] = seen if known is None else _newest([known, seen])
@@ -195,6 +199,7 @@ class TicketFollower:
         self._now = now
         self._asked_at = asked_at or now()
         self._can = _Abilities()
+        self._nameless = False  # searches and lists tell of tickets without their sessions
         self._failures = 0
         self.others: dict[str, TicketFact | None] = {}
 
@@ -269,6 +274,7 @@ class TicketFollower:
         if since is not None and rows >= FEW_ROWS and self._can.lists:
             max_pages = min(rows, MAX_LIST_PAGES)
             await self._asked(self._reader.list_tickets(since=since - MARGIN, take=listed.take, max_pages=max_pages))
+            self._nameless = self._nameless or (bool(listed.by_id) and not listed.by_session)
         return listed
 
     async def _facts(self, rows: Sequence[FollowedRow], listed: _Listed) -> AsyncIterator[_Facts]:
@@ -285,6 +291,11 @@ class TicketFollower:
             facts = await self._by_ticket(group)
             yield facts
             left = [row for row in left if row not in facts]
+        if self._nameless and self._can.get_ticket:
+            for group in _groups([row for row in left if row.user_id in listed.by_user], key=lambda row: row.user_id):
+                facts = await self._by_listed(group, listed)
+                yield facts
+                left = [row for row in left if row not in facts]
         for group in _groups(left, key=lambda row: row.user_id):
             yield await self._by_search(group)
 
@@ -304,16 +315,20 @@ class TicketFollower:
                     facts[row] = row.known  # nothing new can be told now
         return facts
 
+    async def _by_listed(self, rows: Sequence[FollowedRow], listed: _Listed) -> _Facts:
+        """The tickets of the rows' users in a list that names no sessions."""
+        told = await _together(self._own(row, listed.by_user[row.user_id or ""]) for row in rows)
+        return {row: _newest(own).fact for row, own in zip(rows, told, strict=True) if own}
+
     async def _by_search(self, rows: Sequence[FollowedRow]) -> _Facts:
-        """The tickets of the rows' users, or sessions; one call for each, and one for a row without one."""
+        """The tickets of the rows' users, or sessions: one call for each, and one for a row without one."""
         groups: dict[tuple[str | None, str | None], list[FollowedRow]] = defaultdict(list)
         for row in rows:
-            if row.user_id is not None and self._can.by_user:
-                groups[row.user_id, None].append(row)
-            elif self._can.by_session:
+            is_by_user = row.user_id is not None and self._can.by_user
+            if self._can.by_session and not is_by_user:
                 groups[None, row.session_id].append(row)
             else:
-                groups[None, None].append(row)
+                groups[row.user_id if is_by_user else None, None].append(row)
         told = await _together(self._by_group(*key, group) for key, group in groups.items())
         return {row: fact for some in told for row, fact in some.items()}
 
@@ -326,21 +341,43 @@ class TicketFollower:
                 return {}
             tickets = answer.found.records
             # Where tickets of others came, the tool did not do what it was asked.
-            is_whole = answer.found.complete and all(_may_be_users(user_id, ticket) for ticket in tickets)
+            is_whole = answer.found.complete and all(_may_be_users(rows[0].user_id, ticket) for ticket in tickets)
+        is_nameless = bool(tickets) and not any(ticket.session_ids for ticket in tickets)
+        self._nameless = self._nameless or is_nameless
+        if is_nameless and session_id is None and not self._can.get_ticket and self._can.by_session:
+            told = [await self._by_group(None, row.session_id, [row]) for row in rows]
+            return {row: fact for some in told for row, fact in some.items()}
         facts: _Facts = {}
         for row in rows:
-            named = [_seen(ticket) for ticket in tickets if row.session_id in ticket.session_ids]
-            fact = _newest(named).fact if named else await self._alone(row, tickets, is_whole=is_whole)
+            own = [_seen(ticket) for ticket in tickets if row.session_id in ticket.session_ids]
+            if is_nameless:
+                fitting = await self._own(row, map(_seen, tickets))
+                if fitting is None:
+                    continue
+                own = fitting
+            fact = _newest(own).fact if own else await self._alone(row, is_whole=is_whole)
             if fact is not None:
                 facts[row] = fact
         return facts
 
-    async def _alone(self, row: FollowedRow, tickets: Collection[Ticket], *, is_whole: bool) -> TicketFact | None:
-        """A row whose session no ticket names: by its user, by its conversation, or without a ticket."""
-        if not any(ticket.session_ids for ticket in tickets):
-            own = [_seen(ticket) for ticket in tickets if self._is_users(row, ticket)]
-            if own:
-                return _newest(own).fact
+    async def _own(self, row: FollowedRow, tickets: Iterable[_Seen]) -> list[_Seen] | None:
+        """Which of these tickets that name no session are the row's: those that name it when they are seen whole.
+
+        None where that cannot be told now.
+        """
+        fitting = [ticket for ticket in tickets if self._fits(row, ticket)]
+        if not self._can.get_ticket:
+            return fitting
+        answers = await _together(self._asked(self._reader.ticket(ticket.ticket_id)) for ticket in fitting)
+        if any(answer is None for answer in answers):
+            return None
+        whole = [answer.found for answer in answers if answer is not None and answer.found is not None]
+        if any(ticket.session_ids for ticket in whole):
+            whole = [ticket for ticket in whole if row.session_id in ticket.session_ids]
+        return [_seen(ticket) for ticket in whole]
+
+    async def _alone(self, row: FollowedRow, *, is_whole: bool) -> TicketFact | None:
+        """A row whose session no ticket names: by its conversation, or without a ticket."""
         is_late = row.age >= self._ticket_within
         without = TicketFact(None, NO_TICKET, None) if is_late and is_whole else None
         if not self._can.get_transcript or (is_whole and not is_late):
@@ -350,17 +387,18 @@ class TicketFollower:
             return None
         if answer.found is None:
             return TicketFact(None, NOT_FOUND, None) if is_late else None
+        if answer.found.session_id not in {None, row.session_id}:
+            return None  # another conversation than the one that was asked for
         named = sorted(ticket_ids_of(answer.found))
         return await self._named(named) if named else without
 
-    def _is_users(self, row: FollowedRow, ticket: Ticket) -> bool:
-        """Whether it is a ticket of the row's user that was open, or was made, when the row was delivered."""
-        if row.user_id not in ticket.user_ids:
+    def _fits(self, row: FollowedRow, ticket: _Seen) -> bool:
+        """Whether the row's user, and the time of its delivery, speak for a ticket: made then, or open then."""
+        if row.user_id is not None and row.user_id not in ticket.user_ids:
             return False
-        seen = _seen(ticket)
-        if seen.created_at is None or seen.created_at < row.delivered_at - MARGIN:
-            return not seen.fact.is_resolved
-        return seen.created_at <= row.delivered_at + timedelta(seconds=self._ticket_within)
+        if ticket.created_at is None or ticket.created_at < row.delivered_at - MARGIN:
+            return not ticket.fact.is_resolved
+        return ticket.created_at <= row.delivered_at + timedelta(seconds=self._ticket_within) + MARGIN
 
     async def _named(self, ticket_ids: Sequence[str]) -> TicketFact | None:
         """The newest of the tickets that a conversation names."""
@@ -386,10 +424,11 @@ class TicketFollower:
 def _seen(ticket: Ticket) -> _Seen:
     status = ticket.status if ticket.status and ticket.status not in WITHOUT else UNKNOWN
     at = ticket.changed_at or ticket.created_at
-    return _Seen(TicketFact(ticket.ticket_id, status[:MAX_TICKET_STATUS], at), ticket.created_at)
+    fact = TicketFact(ticket.ticket_id, status[:MAX_TICKET_STATUS], at)
+    return _Seen(ticket.ticket_id, fact, ticket.created_at, ticket.user_ids)
 
 
-def _newest(tickets: Sequence[_Seen]) -> _Seen:
+def _newest(tickets: Iterable[_Seen]) -> _Seen:
     """The one made last: a conversation that went on after its ticket was resolved gets another one."""
     return max(tickets, key=lambda ticket: ticket.created_at or _LONG_AGO)
 
