@@ -192,13 +192,20 @@ def _line(row_key: str, user_id: str | None, session_id: str, fact: TicketFact |
 
 
 def _sessions(given: Any) -> tuple[str, ...]:
-    """The sessions of a list, or of what HaloTicketOperator has in XCom: ``{row_key: session_id}``."""
+    """The sessions of a list, of ``{row_key: session_id}``, or of what HaloTicketOperator returned."""
     if given is None:
         return ()
+    if isinstance(given, Mapping) and isinstance(given.get("session_ids"), Mapping):
+        if given.get("session_ids_truncated"):
+            raise HaloConfigurationError(
+                "session_ids: XCom has only the first ones; leave session_ids out, which means all rows of this run, "
+                "or give namespace"
+            )
+        given = given["session_ids"]
     found = list(given.values()) if isinstance(given, Mapping) else given
     if not isinstance(found, list | tuple | set) or not all(isinstance(each, str) and each for each in found):
         raise HaloConfigurationError(
-            "session_ids must be a list of session ids, or {row_key: session_id} as HaloTicketOperator returns it"
+            "session_ids must be a list of session ids, {row_key: session_id}, or what HaloTicketOperator returned"
         )
     if sum(map(len, found)) + 4 * len(found) > MAX_SESSIONS_SIZE:
         raise HaloConfigurationError(
@@ -219,7 +226,7 @@ class HaloTicketStatusOperator(TicketTask, BaseOperator):
     :param halo_conn_id: the Halo connection
     :param ledger_conn_id: the database of the ledger; by default ``[halo] ledger_conn_id``, else SQLite
     :param namespace: all rows of this namespace, ``<halo_conn_id>/<submission name>``, whatever run delivered them
-    :param session_ids: the rows of these sessions: a list, or ``{row_key: session_id}``
+    :param session_ids: the rows of these sessions: a list, ``{row_key: session_id}``, or HaloTicketOperator's output
     :param delivery_dag_id: rows that this DAG delivered
     :param delivery_run_id: rows that were delivered in this run
     :param delivery_task_id: rows that this task delivered

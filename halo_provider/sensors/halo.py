@@ -53,7 +53,7 @@ class HaloTicketSensor(TicketTask, BaseSensorOperator):
     :param halo_conn_id: the Halo connection
     :param ledger_conn_id: the database of the ledger; by default ``[halo] ledger_conn_id``, else SQLite
     :param namespace: all rows of this namespace, ``<halo_conn_id>/<submission name>``, whatever run delivered them
-    :param session_ids: the rows of these sessions: a list, or ``{row_key: session_id}``
+    :param session_ids: the rows of these sessions: a list, ``{row_key: session_id}``, or HaloTicketOperator's output
     :param delivery_dag_id: rows that this DAG delivered
     :param delivery_run_id: rows that were delivered in this run
     :param delivery_task_id: rows that this task delivered

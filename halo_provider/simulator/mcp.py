@@ -52,7 +52,7 @@ class ReadingSide:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         body = rules.parse(content)
         is_call = (scope["method"], scope["path"]) == ("POST", MCP_PATH)
-        origin = f"{scope['scheme']}://{headers['host']}"
+        origin = f"{scope['scheme']}://{headers.get('host', '127.0.0.1')}"
         record = RequestRecord(
             path=_path_of(body) if is_call else scope["path"],
             started=started,
