@@ -29,9 +29,11 @@ class DeliveryOptions(SendOptions):
     `batch_size` rows are claimed together. `on_in_doubt` says what happens to a row whose answer was lost: send it
     again (resend) or never (hold). `on_change` says what happens to a delivered row whose content is another one now:
     leave it (skip), leave it and report an error (fail), or send the new content into the session it has (follow_up),
-    once per change.
+    once per change. With `own_session_ids` a row's session has an id made of its key instead of one that Halo makes, so
+    that whoever sends the row again sends it into that session.
     """
 
     batch_size: int = 500
     on_in_doubt: OnInDoubt = "resend"
     on_change: OnChange = "skip"
+    own_session_ids: bool = False

@@ -265,6 +265,7 @@ class HaloHook(BaseHook):
         ledger_conn_id: str | None = None,
         on_in_doubt: OnInDoubt = "resend",
         max_attempts: int = 5,
+        own_session_ids: bool = False,
         task_instance: TaskInstanceRef | None = None,
     ) -> dict[str, Any]:
         """
@@ -277,13 +278,18 @@ class HaloHook(BaseHook):
         :param ledger_conn_id: the database that holds the ledger; by default ``[halo] ledger_conn_id``, else SQLite
         :param on_in_doubt: ``resend`` (at least once) or ``hold`` (at most once)
         :param max_attempts: attempts for one row
+        :param own_session_ids: let a row sent twice land in one session, as with HaloTicketOperator
         :param task_instance: whose rows they are; by default the task's that runs
         :return: the counts of HaloTicketOperator, and ``session_ids`` {row_key: session_id} of every row
         :raises RowsRejectedError: if a row was rejected; the others are delivered all the same
         :raises DeliveryIncompleteError: if rows failed, are in doubt or were not attempted
         """
         _refuse_running_loop("deliver", instead="await hook.adeliver(…)")
-        options = DeliveryOptions(on_in_doubt=on_in_doubt, max_attempts=max_attempts)
+        options = DeliveryOptions(
+            on_in_doubt=on_in_doubt,
+            max_attempts=max_attempts,
+            own_session_ids=own_session_ids,
+        )
         with closing(self._few_rows(rows, submission, ledger_conn_id, options, task_instance)) as few_rows:
             few_rows.open()
             return asyncio.run(few_rows.run())
@@ -296,6 +302,7 @@ class HaloHook(BaseHook):
         ledger_conn_id: str | None = None,
         on_in_doubt: OnInDoubt = "resend",
         max_attempts: int = 5,
+        own_session_ids: bool = False,
         task_instance: TaskInstanceRef | None = None,
     ) -> dict[str, Any]:
         """
@@ -307,7 +314,11 @@ class HaloHook(BaseHook):
         # Airflow's triggerer looks connections up on its own loop, which asgiref lets the thread find.
         from asgiref.sync import sync_to_async  # noqa: PLC0415 -- not needed where a DAG is parsed
 
-        options = DeliveryOptions(on_in_doubt=on_in_doubt, max_attempts=max_attempts)
+        options = DeliveryOptions(
+            on_in_doubt=on_in_doubt,
+            max_attempts=max_attempts,
+            own_session_ids=own_session_ids,
+        )
         with closing(self._few_rows(rows, submission, ledger_conn_id, options, task_instance)) as few_rows:
             with ThreadPoolExecutor(1, thread_name_prefix="halo-airflow") as thread:
                 await sync_to_async(few_rows.open, thread_sensitive=False, executor=thread)()

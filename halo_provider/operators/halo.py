@@ -413,6 +413,8 @@ class HaloTicketOperator(_RowsOperator):
     :param on_in_doubt: ``resend`` (at least once) or ``hold`` (at most once: such rows wait for a decision)
     :param on_change: what to do about a delivered row whose content is another one now: ``skip`` (leave it), ``fail``
         (leave it, and end red) or ``follow_up`` (send the new content into the row's session, once per change)
+    :param own_session_ids: derive the session's id from the namespace and the row's key, so that a row that is sent
+        twice lands in one conversation. Off by default: whether Halo takes ids that it did not make is not documented
     :param results_path: where every row's row_key, user_id, session_id, status and attempts go, as ``.csv``,
         ``.jsonl`` or ``.parquet``, whole or not at all
     :param max_submissions: refuse, before the first send, to send more rows than this
@@ -432,6 +434,7 @@ class HaloTicketOperator(_RowsOperator):
         ledger_conn_id: str | None = None,
         on_in_doubt: OnInDoubt = "resend",
         on_change: OnChange = "skip",
+        own_session_ids: bool = False,
         results_path: str | None = None,
         max_submissions: int | None = None,
         xcom_limit: int = 1000,
@@ -443,6 +446,7 @@ class HaloTicketOperator(_RowsOperator):
         self.ledger_conn_id = ledger_conn_id
         self.on_in_doubt = on_in_doubt
         self.on_change = on_change
+        self.own_session_ids = own_session_ids
         self.results_path = results_path
         self.max_submissions = max_submissions
         self.xcom_limit = xcom_limit
@@ -506,6 +510,7 @@ class HaloTicketOperator(_RowsOperator):
             max_attempts=self.max_attempts,
             on_in_doubt=self.on_in_doubt,
             on_change=self.on_change,
+            own_session_ids=self.own_session_ids,
         )
 
     def _dry_run(self, context: Context, source: Source, lease_holder: LeaseHolder) -> dict[str, Any]:
@@ -618,6 +623,7 @@ class HaloTicketOperator(_RowsOperator):
             check_whole_number("max_submissions", self.max_submissions, least=0)
         check_choice("on_in_doubt", self.on_in_doubt, get_args(OnInDoubt))
         check_choice("on_change", self.on_change, get_args(OnChange))
+        check_flag("own_session_ids", self.own_session_ids)
         check_results_path(self.results_path)
         check_shard(self.shard)
 
