@@ -41,6 +41,7 @@ from halo_provider.operators.output import RowOutput
 from halo_provider.operators.parameters import (
     check_allowance,
     check_choice,
+    check_context,
     check_flag,
     check_outputs,
     check_positive,
@@ -309,6 +310,7 @@ class HaloIdentifyOperator(_RowsOperator):
     @ends_retries
     def execute(self, context: Context) -> dict[str, Any]:
         """Identify, and return the counts."""
+        check_context(context)
         with self._ending():
             self._check()
             self._arrived()
@@ -453,6 +455,7 @@ class HaloTicketOperator(_RowsOperator):
     @ends_retries
     def execute(self, context: Context) -> dict[str, Any]:
         """Deliver, and return the summary; push it, too, before a red end."""
+        check_context(context)
         task_instance = task_instance_of(context)
         with self._ending(page_url=page_url(task_instance)):
             self._check()

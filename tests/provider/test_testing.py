@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from halo_provider.exceptions import RowsRejectedError
+from halo_provider.exceptions import HaloConfigurationError, RowsRejectedError
 from halo_provider.hooks.halo import HaloHook
+from halo_provider.operators.halo import HaloIdentifyOperator, HaloTicketOperator
 from halo_provider.testing import Fault, FreshLedger, LocalHalo
 from tests.provider.notes import NOTE, rows
 
@@ -126,3 +127,16 @@ def test_users_are_updated_with_the_identity_secret_of_the_connection(local_halo
     HaloHook().update_users([{"user_id": "user_1", "traits": {"plan": "pro"}}])
 
     assert local_halo.users["user_1"].traits == {"plan": "pro"}
+
+
+@pytest.mark.parametrize("operator", [HaloIdentifyOperator, HaloTicketOperator])
+def test_execute_without_a_task_instance_says_what_to_do(
+    operator: type[HaloIdentifyOperator | HaloTicketOperator], local_halo: LocalHalo
+) -> None:
+    """What people try first in a test ends in words, before anything is read or sent."""
+    task = operator(task_id="by_hand", rows=rows(1), submission=NOTE)
+
+    with pytest.raises(HaloConfigurationError, match=r"context of a running task, which has ti and dag_run.*dag\.test"):
+        task.execute({})
+
+    assert local_halo.requests == []
