@@ -286,6 +286,7 @@ class HaloHook(BaseHook):
         ask_after: float = 60.0,
         ask_else: AskElse = "hold",
         max_attempts: int = 5,
+        own_session_ids: bool = False,
         task_instance: TaskInstanceRef | None = None,
     ) -> dict[str, Any]:
         """
@@ -300,6 +301,7 @@ class HaloHook(BaseHook):
         :param ask_after: seconds after an attempt's end after which "not there" counts
         :param ask_else: what to do where Halo gives no answer: ``hold`` or ``resend``
         :param max_attempts: attempts for one row
+        :param own_session_ids: let a row sent twice land in one session, as with HaloTicketOperator
         :param task_instance: whose rows they are; by default the task's that runs
         :return: the counts of HaloTicketOperator, and ``session_ids`` {row_key: session_id} of every row
         :raises RowsRejectedError: if a row was rejected; the others are delivered all the same
@@ -307,7 +309,11 @@ class HaloHook(BaseHook):
         """
         _refuse_running_loop("deliver", instead="await hook.adeliver(…)")
         options = DeliveryOptions(
-            on_in_doubt=on_in_doubt, ask_after=ask_after, ask_else=ask_else, max_attempts=max_attempts
+            on_in_doubt=on_in_doubt,
+            ask_after=ask_after,
+            ask_else=ask_else,
+            max_attempts=max_attempts,
+            own_session_ids=own_session_ids,
         )
         with closing(self._few_rows(rows, submission, ledger_conn_id, options, task_instance)) as few_rows:
             few_rows.open()
@@ -323,6 +329,7 @@ class HaloHook(BaseHook):
         ask_after: float = 60.0,
         ask_else: AskElse = "hold",
         max_attempts: int = 5,
+        own_session_ids: bool = False,
         task_instance: TaskInstanceRef | None = None,
     ) -> dict[str, Any]:
         """
@@ -335,7 +342,11 @@ class HaloHook(BaseHook):
         from asgiref.sync import sync_to_async  # noqa: PLC0415 -- not needed where a DAG is parsed
 
         options = DeliveryOptions(
-            on_in_doubt=on_in_doubt, ask_after=ask_after, ask_else=ask_else, max_attempts=max_attempts
+            on_in_doubt=on_in_doubt,
+            ask_after=ask_after,
+            ask_else=ask_else,
+            max_attempts=max_attempts,
+            own_session_ids=own_session_ids,
         )
         with closing(self._few_rows(rows, submission, ledger_conn_id, options, task_instance)) as few_rows:
             with ThreadPoolExecutor(1, thread_name_prefix="halo-airflow") as thread:
