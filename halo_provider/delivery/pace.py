@@ -286,8 +286,9 @@ class Pacer:
                 break
         return limited_by
 
-    def _forget_sent(self) -> None:
-        self._since, self._since_attempt = None, self._begun
+    def _measure_from(self, moment: float) -> None:
+        """Begin a new measurement of the rate: what was sent before counts no more."""
+        self._since, self._since_attempt = moment, self._begun
         self._sent = self._lost = 0
 
     def begin(self, attempt: Attempt) -> None:
@@ -298,7 +299,7 @@ class Pacer:
 
     def _take_turn(self, now: float) -> None:
         if self._asking == 1 and not self.in_flight:
-            self._forget_sent()  # the source limits: how much Halo admits shows only while there is more to send
+            self._measure_from(now)  # the source limits: how much Halo admits shows only while there is more to send
         due = self._next_start if now - self._next_start < MAX_LATENESS else now
         self._next_start = due + max(self._interval, 1 / self._rate.at(now))
         if self._since is None:
@@ -421,9 +422,7 @@ class Pacer:
         last = [number for number, _ in self._streak][-EVIDENCE:]
         if len(last) == EVIDENCE and last[-1] - last[0] == EVIDENCE - 1:
             return False  # a streak, perhaps
-        if len(self._beyond) >= EVIDENCE:
-            return True
-        return self._evidence >= EVIDENCE
+        return len(self._beyond) >= EVIDENCE or self._evidence >= EVIDENCE
 
     def _lower(self, now: float, *, pause: float | None, told: bool) -> None:
         """Lower the limit that the refusals since the last time speak of."""
@@ -453,8 +452,7 @@ class Pacer:
         else:
             return
         if measurable or guessable:
-            self._since, self._since_attempt = used_up, self._begun
-            self._sent = self._lost = 0
+            self._measure_from(used_up)
             self._short_of_places = False
             self._first_judged = True
         self._next_start = max(self._next_start, now)
