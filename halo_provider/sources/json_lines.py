@@ -57,8 +57,6 @@ class JsonLinesSource:
             found, error = _parsed(line)
             if error is None and isinstance(found, dict):
                 return check_row(number, found, required=required)
-            if isinstance(found, list) and number == 1:
-                raise SourceError(f"{self.description}: {_NO_ARRAY}")
             if line.lstrip().startswith("[") and number == 1:
                 raise SourceError(f"{self.description}: {_NO_ARRAY}")
             error = error or f"it is a {type(found).__name__}, and not an object"
