@@ -15,8 +15,9 @@ def tls_context(*, ca_file: str | None = None, client_cert: Sequence[str] = ()) 
     `client_cert` names the PEM file of this side's certificate with its key, or the two files: at most two. Raises
     HaloConfigurationError where a file cannot be used; a key that is encrypted cannot.
     """
-    context = httpx.create_ssl_context()
-    if ca_file is not None:
+    if ca_file is None:
+        context = httpx.create_ssl_context()
+    else:
         try:
             context = ssl.create_default_context(cafile=ca_file)
         except OSError as error:  # an ssl.SSLError is one

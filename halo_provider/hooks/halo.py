@@ -207,11 +207,13 @@ class HaloHook(BaseHook):
 
     def _warn_of_unknown_extras(self) -> None:
         """Name the extras that nothing reads: one of them may be a known one, misspelt."""
+        if self._warned:
+            return
+        self._warned = True
         for name in self.connection.extra_dejson:
-            if name not in EXTRAS and not self._warned:
+            if name not in EXTRAS:
                 hint = did_you_mean(name, EXTRAS) or f"; known are {', '.join(EXTRAS)}"
                 self.log.warning("connection %r: there is no extra %r%s", self.halo_conn_id, name, hint)
-        self._warned = True
 
     def identify_user(
         self, user_id: str, *, traits: dict[str, Any] | None = None, session_id: str | None = None
