@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict
 from functools import partial
 from inspect import signature
@@ -61,7 +61,7 @@ from halo_provider.sources.open import SOURCES, open_source
 from halo_provider.sources.shards import Shard, ShardedSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from halo_provider.client.client import HaloClient
     from halo_provider.compat import Context, OperatorLineage
@@ -96,6 +96,8 @@ class _RowsOperator(BaseOperator):
     template_ext: Sequence[str] = (".sql",)
     template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql"}
     ui_color = "#e8e4fb"
+    results_path: str | None = None  # only tickets have results and shares
+    shard: str | None = None
 
     def __init__(
         self,
@@ -179,7 +181,7 @@ class _RowsOperator(BaseOperator):
         check_outputs(
             sources={"csv_path": self.csv_path, "file_path": self.file_path},
             rejects_path=self.rejects_path,
-            results_path=getattr(self, "results_path", None),
+            results_path=self.results_path,
         )
 
     def _source(self) -> AbstractContextManager[Source]:
@@ -194,7 +196,7 @@ class _RowsOperator(BaseOperator):
             sql_parameters=self.sql_parameters,
             rows=self.rows,
             submission=self.submission,
-            shard=getattr(self, "shard", None),
+            shard=self.shard,
             open_binary=open_binary,
             files_of=self._files_of,
             engine_of=database_engine,
@@ -203,8 +205,7 @@ class _RowsOperator(BaseOperator):
     def _files_of(self, path: str) -> list[str]:
         """The files of a pattern; none of them is one that the task writes."""
         files = files_of(path)
-        results_path = getattr(self, "results_path", None)
-        check_outputs(sources={}, rejects_path=self.rejects_path, results_path=results_path, files=files)
+        check_outputs(sources={}, rejects_path=self.rejects_path, results_path=self.results_path, files=files)
         return files
 
     def _arrived(self) -> None:
@@ -255,15 +256,6 @@ class _RowsOperator(BaseOperator):
             raise AirflowSkipException(f"{error.source}: there are no rows, and on_empty='skip'") from error
         return self._finish(context, summary, error)
 
-    @contextmanager
-    def _ending(self, page_url: str | None = None) -> Iterator[None]:
-        """Give the error that ends the task its page."""
-        try:
-            yield
-        except HaloError as error:
-            error.page_url = page_url
-            raise
-
 
 def _parameters(operator: type[BaseOperator]) -> list[str]:
     """The names of everything that the operator can be given."""
@@ -309,17 +301,16 @@ class HaloIdentifyOperator(_RowsOperator):
     @ends_retries
     def execute(self, context: Context) -> dict[str, Any]:
         """Identify, and return the counts."""
-        with self._ending():
-            self._check()
-            self._arrived()
-            mode = self._mode(context)
-            client = HaloHook(self.halo_conn_id).client(timeout=self.timeout)
-            try:
-                with self._source() as source:
-                    self._is_there(source)
-                    return self._run(context, source, client, mode=mode)
-            except SourceError as unreadable:
-                return self._nothing_read(context, self._counts(IdentifyReport(mode=mode)), unreadable)
+        self._check()
+        self._arrived()
+        mode = self._mode(context)
+        client = HaloHook(self.halo_conn_id).client(timeout=self.timeout)
+        try:
+            with self._source() as source:
+                self._is_there(source)
+                return self._run(context, source, client, mode=mode)
+        except SourceError as unreadable:
+            return self._nothing_read(context, self._counts(IdentifyReport(mode=mode)), unreadable)
 
     def _run(self, context: Context, source: Source, client: HaloClient, *, mode: IdentifyMode) -> dict[str, Any]:
         rejects_path = None if self.is_dry_run else self.rejects_path
@@ -454,7 +445,7 @@ class HaloTicketOperator(_RowsOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Deliver, and return the summary; push it, too, before a red end."""
         task_instance = task_instance_of(context)
-        with self._ending(page_url=page_url(task_instance)):
+        try:
             self._check()
             self._arrived()
             client = HaloHook(self.halo_conn_id).client(timeout=self.timeout)
@@ -464,6 +455,9 @@ class HaloTicketOperator(_RowsOperator):
                     return self._run(context, source, client, task_instance)
             except SourceError as unreadable:
                 return self._nothing_read(context, self._no_rows(), unreadable)
+        except HaloError as error:
+            error.page_url = page_url(task_instance)
+            raise
 
     def _run(
         self, context: Context, source: Source, client: HaloClient, task_instance: TaskInstanceRef
