@@ -44,7 +44,7 @@ from halo_provider.submission import Submission
 
 with DAG("impossible", schedule=None):
     HaloTicketOperator(
-        task_id="tickets", rows=[{"id": "1"}], concurrency=0, retries=3,
+        task_id="tickets", rows=[{"id": "1"}], results_path="{{ 'results.xlsx' }}", retries=3,
         submission=Submission(name="impossible", key="id", user=None, message="Number {id}."),
     )
 """
@@ -230,11 +230,11 @@ def test_backfill_twice_sends_once_and_marks_nobody_active(stage: Stage) -> None
 
 
 def test_error_that_no_retry_can_help_is_tried_once(stage: Stage) -> None:
-    """concurrency=0 with retries=3: the run is over after one try, and says why."""
+    """A template that renders to what cannot work, with retries=3: the run is over after one try, and says why."""
     stage.airflow.trigger("impossible", "impossible")
     stage.airflow.wait(lambda: stage.airflow.task("impossible", "tickets")[0] == "failed", stage="failing")
     assert stage.airflow.task("impossible", "tickets")[1] == 1
-    assert "concurrency must be at least 1" in stage.airflow.log("impossible", "tickets")
+    assert "results_path must end in .csv, .jsonl or .parquet, not .xlsx" in stage.airflow.log("impossible", "tickets")
 
 
 @pytest.mark.skipif(
@@ -244,4 +244,5 @@ def test_connection_form_has_the_fields_of_halo() -> None:
     """By metadata where Airflow reads it, else by what the hook says."""
     program = FORM if HAS_SDK else FORM_OF_HOOK
     said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
-    assert set(said.splitlines()[-1].split()) == {"identity_secret", "agent_id", "timeout", "dashboard_url"}
+    fields = {"identity_secret", "agent_id", "timeout", "dashboard_url", "ca_file", "client_cert"}
+    assert set(said.splitlines()[-1].split()) == fields
