@@ -20,6 +20,7 @@ from halo_provider.demo.processes import CHECKOUT
 from halo_provider.demo.source import first_day
 from halo_provider.ledger import Ledger
 from halo_provider.ledger.admin import LedgerAdmin, RowFilter
+from halo_provider.ledger.delivery_records import DeliveryRecords
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, TokenBucket, serving
 from tests.core.databases import own_database
@@ -97,6 +98,12 @@ class Stage:
         with closing(Ledger.at_path(self.airflow.home.ledger)) as ledger:
             return LedgerAdmin(ledger, actor="test").counts(RowFilter(namespace=f"halo_default/{submission}"))
 
+    def has_ended(self, dag_id: str, run_id: str) -> bool:
+        """Whether the run's last delivery has ended, by its record in the ledger, which its own process writes."""
+        with closing(Ledger.at_path(self.airflow.home.ledger)) as ledger:
+            found = DeliveryRecords(ledger).latest(dag_ids=[dag_id], run_id=run_id, limit=1)
+            return bool(found) and found[0].ended_at is not None
+
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> Iterator[Stage]:
@@ -167,7 +174,8 @@ def test_run_that_is_killed_is_finished_by_the_next_try_and_nothing_is_sent_twic
     halo.limit = RATE  # before the process of the next task has started
     airflow.wait(lambda: len(halo.chats) >= 10, stage="sending")
     airflow.mark_failed("killed", "tickets")
-    airflow.wait(lambda: stage.statuses("application").get(LedgerStatus.IN_FLIGHT, 0) == 0, stage="giving up")
+    airflow.wait(lambda: stage.has_ended("halo_applications_csv", "killed"), stage="giving up")
+    assert stage.statuses("application").get(LedgerStatus.IN_FLIGHT, 0) == 0
     airflow.wait(lambda: airflow.run_states("halo_applications_csv", run_type="manual") == ["failed"], stage="failing")
     killed_with = len(halo.chats)
     assert killed_with < APPLICATIONS
