@@ -192,6 +192,7 @@ class Pacer:
         self._next_start = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._asking = 0  # callers that wait in acquire()
+        self._promised = 0  # places of waiters that were woken and have not run yet
         self.in_flight = 0  # attempts acquired and not released
         self._under_way: set[Attempt] = set()  # sent and not released
         self._closed = 0  # places in which a request was refused, for as long as an answer would have taken
@@ -208,14 +209,15 @@ class Pacer:
         self._paused_until = 0.0
         self._paused_after = 0  # the last attempt begun before the last pause
         self._pauses = 0  # in a row
-        self._closed_since: float | None = None  # when Halo refused the first request after the last that it admitted
+        self._closed_since: float | None = (
+            None  # when Halo refused the first that none has passed, since it admitted one
+        )
         # The rate: what Halo admitted since its allowance was used up.
         self._rate = _RateCap()
         self._first_judged = False
         self._since: float | None = None
         self._since_attempt = 0
-        self._sent = 0
-        self._lost = 0
+        self._sent = self._lost = 0
         self._short_of_places = False
         # The rate, held down: refusals that come all the same are chance.
         self._share = 0.0  # of refusals when the pace was lowered
@@ -270,13 +272,13 @@ class Pacer:
             if self._paused_until > now:
                 limited_by = "refusals"
                 await self._stop.sleep(self._paused_until - now)
-            elif self.in_flight + self._closed >= self.limit:
+            elif self._free <= 0:
                 if self.limit < self.concurrency:
                     limited_by = "concurrency"
                     self._held_by_limit = self._short_of_places = True
                 place: asyncio.Future[None] = loop.create_future()
                 self._waiting.append(place)
-                await place
+                await self._given(place)
             elif self._next_start > now:
                 limited_by = "rate" if self._rate.at(now) * self._interval < 1 else "setting"
                 async with self._turn:
@@ -285,6 +287,17 @@ class Pacer:
                 self._take_turn(now)
                 break
         return limited_by
+
+    async def _given(self, place: asyncio.Future[None]) -> None:
+        """Wait for the place; whoever asks meanwhile does not get it."""
+        try:
+            await place
+        except asyncio.CancelledError:
+            if not place.cancelled():
+                self._promised -= 1
+                self._admit()
+            raise
+        self._promised -= 1
 
     def _measure_from(self, moment: float) -> None:
         """Begin a new measurement of the rate: what was sent before counts no more."""
@@ -349,12 +362,13 @@ class Pacer:
             return False
         now = asyncio.get_running_loop().time()
         self.refused += 1
-        self._count(attempt, now, refusals, error.retry_after)
+        is_passed = refusals.count > 0 and self._newest_admitted > refusals.first
+        self._count(attempt, now, refusals, error.retry_after, is_passed=is_passed)
         self._put_away(attempt, now)
-        pause = None if refusals.alone else self._streak_pause(attempt, error.retry_after)
+        pause = None if is_passed else self._streak_pause(attempt, error.retry_after)
         if not self._under_way and (error.retry_after or 0.0) > MAX_PAUSE:
             pause = error.retry_after
-        if pause is not None or not refusals.alone:
+        if pause is not None or not is_passed:
             self._closed_since = self._closed_since or now
             if now + (pause or 0.0) > self._closed_since + MAX_PAUSE:
                 self._stop.request("Halo asks to come back later", error=error)
@@ -370,11 +384,14 @@ class Pacer:
             self._streak.clear()
         return True
 
-    def _count(self, attempt: Attempt, now: float, refusals: Refusals, retry_after: float | None) -> None:
+    def _count(
+        self, attempt: Attempt, now: float, refusals: Refusals, retry_after: float | None, *, is_passed: bool
+    ) -> None:
+        """Count the refusal; alone, where Halo admitted one that was sent later, and refuses none but such since."""
         if refusals.count == 0:
             refusals.first, refusals.since = attempt.number, now
-        elif not self._pauses:
-            refusals.alone += self._newest_admitted > refusals.first
+        elif self._closed_since is None:
+            refusals.alone += is_passed
         refusals.count += 1
         if (retry_after or 0.0) > MAX_PAUSE or (refusals.alone and now - refusals.since > MAX_PAUSE):
             refusals.alone = MAX_ALONE
@@ -507,7 +524,11 @@ class Pacer:
         if attempt.rank > self.limit and attempt.number > self._lowered_for:
             self.limit = min(attempt.rank, self.concurrency)
             self._admit()
-        elif self._held_by_limit and self._admitted_since >= self._probe_after and now >= self._probe_at:
+        elif (
+            (self._held_by_limit or self._waiting)
+            and self._admitted_since >= self._probe_after
+            and now >= self._probe_at
+        ):
             self.limit = min(self.concurrency, self.limit + self._probe_size)
             self._probe_size *= 2
             self._probe_at = now + PROBE_INTERVAL
@@ -517,9 +538,13 @@ class Pacer:
             self._admit()
 
     def _admit(self) -> None:
-        free = self.limit - self.in_flight - self._closed
-        while self._waiting and (free > 0 or self._stop.requested):
+        while self._waiting and (self._free > 0 or self._stop.requested):
             place = self._waiting.popleft()
             if not place.done():
                 place.set_result(None)
-                free -= 1
+                self._promised += 1
+
+    @property
+    def _free(self) -> int:
+        """Places that nobody has, and nobody was promised."""
+        return self.limit - self.in_flight - self._closed - self._promised

@@ -106,6 +106,39 @@ def test_places_go_round_without_a_lost_wake_up() -> None:
     virtual(test)
 
 
+def test_place_goes_to_whoever_waits_longest() -> None:
+    """Who gives a place back and asks for the next at once is behind those who wait."""
+
+    async def test() -> None:
+        pacer = pacer_of(concurrency=1)
+
+        async def send_often() -> list[float]:
+            return [await send(pacer) for _ in range(4)]
+
+        often = asyncio.create_task(send_often())
+        await asyncio.sleep(0.5)
+        assert await send(pacer) == 1.0
+        assert await often == [0.0, 2.0, 3.0, 4.0]
+
+    virtual(test)
+
+
+def test_waiter_that_is_cancelled_with_its_place_passes_it_on() -> None:
+    """It was woken, and gives up before it runs."""
+
+    async def test() -> None:
+        pacer = pacer_of(concurrency=1)
+        first = await pacer.acquire()
+        waiting = [asyncio.create_task(pacer.acquire()) for _ in range(2)]
+        await asyncio.sleep(1.0)
+        pacer.release(first)
+        waiting[0].cancel()
+        await waiting[1]
+        assert (waiting[0].cancelled(), pacer.in_flight) == (True, 1)
+
+    virtual(test)
+
+
 def test_one_refusal_holds_back_its_own_request_only() -> None:
     """The others keep their places and start when they would have."""
 
@@ -307,6 +340,25 @@ def test_refusals_while_nobody_is_admitted_are_nobodys_own() -> None:
         for _ in range(2 * MAX_ALONE):
             await send(pacer, seconds=0.0, error=refusal(), refusals=refusals)
         assert (refusals.alone, refusals.hopeless) == (0, False)
+
+    virtual(test)
+
+
+def test_pause_that_nobody_ended_keeps_no_refused_request_for_ever() -> None:
+    """What was sent before the pause was admitted, and then there is nothing left that could be admitted after it."""
+
+    async def test() -> None:
+        pacer = pacer_of(concurrency=2 * STREAK)
+        refusals = Refusals()
+        await send(pacer, seconds=0.0, error=refusal(), refusals=refusals)
+        slow = asyncio.create_task(send(pacer, seconds=5.0))
+        await asyncio.sleep(0.1)
+        await refuse_all(pacer)
+        await slow
+        for _ in range(MAX_ALONE):
+            assert not refusals.hopeless
+            await send(pacer, seconds=0.0, error=refusal(), refusals=refusals)
+        assert refusals.hopeless
 
     virtual(test)
 
