@@ -1,18 +1,19 @@
 """halo-ledger: look at the ledger and settle rows by hand, from a shell."""
 
 import argparse
-import getpass
+import asyncio
 import json
-import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import timedelta
 from typing import Any, Literal
 
+from halo_provider.delivery.lookup import Look, Sight
 from halo_provider.exceptions import HaloError
 from halo_provider.ledger import Ledger
-from halo_provider.ledger.admin import PAGE, LedgerAdmin, RowCursor, RowFilter
+from halo_provider.ledger.admin import PAGE, LedgerAdmin, RowCursor, RowFilter, current_user
 from halo_provider.ledger.statuses import LedgerStatus
 
 COLUMNS = ("namespace", "row_key", "status", "user_id", "session_id", "attempts", "updated_at", "error")
@@ -28,14 +29,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HaloError as error:
         print(f"halo-ledger: {error}", file=sys.stderr)
         return 1
-
-
-def _user() -> str:
-    """The name of who is logged in; in containers some have only a number."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # KeyError before Python 3.13
-        return f"uid {os.getuid()}"
 
 
 def _ledger(parsed: argparse.Namespace) -> Ledger:
@@ -90,6 +83,31 @@ def _prune(parsed: argparse.Namespace, admin: LedgerAdmin, ledger: Ledger) -> in
     return _changed(admin.prune(_wanted(parsed), before=before), parsed)
 
 
+def _ask(parsed: argparse.Namespace, admin: LedgerAdmin, ledger: Ledger) -> int:
+    from halo_provider.delivery.ask_later import ask_later  # noqa: PLC0415 -- needed by this command alone
+    from halo_provider.hooks.halo import HaloHook  # noqa: PLC0415
+
+    def told(row: Any, look: Look) -> None:
+        session = f"  {look.session_id}" if look.session_id else ""
+        print(
+            f"{row.namespace}  {row.row_key}  {look.sight.value}{session}{f'  ({look.reason})' if look.reason else ''}"
+        )
+
+    async def ask() -> Counter[Sight]:
+        hook = HaloHook(parsed.namespace.rpartition("/")[0])
+        async with hook.reader(ledger) as reader:
+            return await ask_later(
+                ledger, _wanted(parsed), admin=admin, reader=reader, ask_after=parsed.ask_after, on_answer=told
+            )
+
+    counts = asyncio.run(ask())
+    print(
+        f"{counts[Sight.FOUND]:,} found and resolved, {counts[Sight.ABSENT]:,} not there and requeued, "
+        f"{counts[Sight.UNCLEAR]:,} left in doubt"
+    )
+    return 1 if counts[Sight.UNCLEAR] else 0
+
+
 def _changed(count: int, parsed: argparse.Namespace) -> int:
     """Say how many; with keys named one by one, fewer than named is a failure."""
     print(f"{count:,} rows {parsed.done}")
@@ -126,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--ledger-conn-id", help="the Airflow connection of the ledger; by default as in the tasks")
     place.add_argument("--url", help="a SQLAlchemy URL, where Airflow is not at hand")
-    parser.add_argument("--actor", default=_user(), help="who does it, for the history; by default you")
+    parser.add_argument("--actor", default=current_user(), help="who does it, for the history; by default you")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     listing = commands.add_parser("list", help="rows, and how many there are of each status")
@@ -139,6 +157,14 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("namespace", help="<connection id>/<submission name>")
     show.add_argument("row_key")
     show.set_defaults(command=_show)
+
+    asking = commands.add_parser(
+        "ask", help="look rows in doubt up in Halo: resolve what is there, requeue what is not"
+    )
+    asking.add_argument("--namespace", required=True, help="<connection id>/<submission name>")
+    asking.add_argument("--ask-after", type=float, default=60.0, metavar="SECONDS", help="(default: %(default)g)")
+    asking.add_argument("row_key", nargs="*", help="rows by key; without any, all that are in doubt")
+    asking.set_defaults(command=_ask, status=None, dag_id=None, run_id=None, search=None)
 
     for name, command, done, explanation in (
         ("requeue", _requeue, "requeued", "let the next run send rows in doubt, failed or rejected"),

@@ -18,6 +18,9 @@ HaloError
 │       ├── HaloServerError           5xx, 408 and 425
 │       ├── HaloRedirectError         3xx
 │       └── HaloWrongUrlError         404, 405, 410, 415, 501 or 3xx from an address that is not Halo's API
+├── HaloReadError               Halo's reading tools gave no answer that can be used
+│   └── HaloSignInError         nobody is signed in for reading, or not any more
+├── WithoutTicketError          more delivered rows without a ticket than max_without_ticket allows
 ├── OutputError                 a results or rejects file that cannot be written
 ├── LedgerError                 the ledger cannot be reached, or is not what it should be
 └── DeliveryError               a run that ended without every row delivered
@@ -40,8 +43,8 @@ WRONG_URL_STATUSES = frozenset({404, 405, 410, 415, 501})  # with every 3xx: wha
 
 # The last part of a token is optional, and nothing is given back, so that each character is looked at a few times only,
 # however often "eyJ" stands in the text.
-_KEY_OR_RUN = re.compile(r"(?:ab_live_|ha_secret_)[\w-]++|eyJ[\w-]++(?P<token>\.[\w-]++\.[\w-]*+)?")
-_KEY = re.compile(r"(?:ab_live_|ha_secret_)[\w-]++")
+_KEY_OR_RUN = re.compile(r"(?:ab_live_|ha_secret_|halo_at_|halo_rt_)[\w-]++|eyJ[\w-]++(?P<token>\.[\w-]++\.[\w-]*+)?")
+_KEY = re.compile(r"(?:ab_live_|ha_secret_|halo_at_|halo_rt_)[\w-]++")
 
 
 def redact(text: str) -> str:
@@ -127,6 +130,46 @@ class RowError(HaloError):
         self.column = column
         self.detail = detail
         super().__init__(f"column {column!r}: {reason}" if column else reason)
+
+
+class HaloReadError(HaloError):
+    """Halo's MCP server gave no answer that can be used: nothing is known about what was asked.
+
+    `lasting`: every other question would end so too, until a person changes something. `sent` is False only where it is
+    certain that nothing was sent.
+    """
+
+    def __init__(self, reason: str, *, lasting: bool = False, sent: bool = True) -> None:
+        self.reason = redact(reason)[:MAX_ERROR_TEXT]
+        self.lasting = lasting
+        self.sent = sent
+        super().__init__(f"Halo cannot be asked: {self.reason}")
+
+
+class HaloSignInError(HaloReadError):
+    """Nobody is signed in for reading, or Halo does not take the sign-in any more."""
+
+    retry_can_help = False
+
+    def __init__(self, reason: str, *, conn_id: str | None = None) -> None:
+        remedy = f"run `halo-login --conn-id {conn_id or '<connection id>'}`"
+        super().__init__(f"{reason}; {remedy}", lasting=True)
+
+
+class WithoutTicketError(HaloError):
+    """More delivered rows are without a ticket than max_without_ticket allows. They are delivered all the same."""
+
+    retry_can_help = False
+
+    def __init__(self, *, without_ticket: int, not_found: int, rows: int, found: str) -> None:
+        self.without_ticket = without_ticket
+        self.not_found = not_found
+        self.rows = rows
+        super().__init__(
+            f"{without_ticket + not_found:,} of {rows:,} delivered rows have no ticket, more than max_without_ticket "
+            f"allows: {found}. Look at their conversations, and at when the agent escalates; the rows are those with "
+            f"ticket_status 'none' and 'not_found' in the ledger."
+        )
 
 
 class OutputError(HaloError):

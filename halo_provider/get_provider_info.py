@@ -21,6 +21,8 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "hooks": [{"integration-name": "Halo", "python-modules": ["halo_provider.hooks.halo"]}],
         "operators": [{"integration-name": "Halo", "python-modules": ["halo_provider.operators.halo"]}],
+        "sensors": [{"integration-name": "Halo", "python-modules": ["halo_provider.sensors.halo"]}],
+        "triggers": [{"integration-name": "Halo", "python-modules": ["halo_provider.triggers.halo"]}],
         "extra-links": ["halo_provider.operators.links.HaloDeliveriesLink"],
         "connection-types": [
             {
@@ -53,6 +55,12 @@ def get_provider_info() -> dict[str, Any]:
                         "label": "Timeout (seconds)",
                         "description": "For one attempt, in hook calls. The operators have their own parameter.",
                         "schema": {"type": ["number", "null"]},
+                    },
+                    "mcp_url": {
+                        "label": "MCP URL",
+                        "description": "Where rows in doubt are looked up (on_in_doubt='ask', after halo-login). "
+                        "Default: https://app.haloagents.ai/api/mcp.",
+                        "schema": {"type": ["string", "null"]},
                     },
                     "dashboard_url": {
                         "label": "Dashboard URL",

@@ -285,3 +285,34 @@ class UpdateUsersAnswer(Response):
 
 class Answer(Response):
     """An answer whose fields are not documented."""
+
+
+class SignIn(BaseModel):
+    """What a person's sign-in for reading gave: tokens, and where they are renewed. A secret as a whole."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    client_id: str
+    client_secret: Annotated[str | None, Field(repr=False)] = None
+    client_auth: Literal["none", "client_secret_basic", "client_secret_post"] = "none"
+    token_endpoint: str
+    revocation_endpoint: str | None = None
+    resource: str
+    access_token: Annotated[str, Field(repr=False)]
+    refresh_token: Annotated[str | None, Field(repr=False)] = None
+    scope: str | None = None
+
+
+class Turn(NamedTuple):
+    """What the store of a sign-in says to who needs a token: `renews` if it is this one's turn to renew it.
+
+    `seconds_left` is the access token's, by the store's clock; None where it has no known end. `waits` is how many
+    seconds another process may still take to renew it, or this one, before others try. `interrupted`: one that renewed
+    it before never recorded the answer, so that the refresh token may be used up.
+    """
+
+    sign_in: SignIn
+    seconds_left: float | None
+    renews: bool = False
+    waits: float = 0.0
+    interrupted: bool = False

@@ -28,6 +28,7 @@ from halo_provider.models import (
     MAX_MESSAGE,
     USER_SYSTEM_FIELDS,
     Chat,
+    ContextEntry,
     EntryType,
     Identifier,
     IdentifyCompany,
@@ -44,6 +45,9 @@ MAX_ROW_KEY = 480  # characters: what the ledger's primary key holds on every da
 MAX_ROW_KEY_BYTES = 1_000
 REJECT_COLUMNS = ("_row", "_field", "_reason")  # what a rejects file adds to the original columns
 ASKS_FOR_A_HUMAN = ("please create a support ticket", "i need human help", "please escalate this")
+REFERENCE_ENTRY = "reference"  # the key of the context entry that reference=True adds
+REFERENCE_MARK = "airflow:"  # how every reference begins
+REFERENCE_DIGITS = 12  # of the content's hash
 _LISTS = frozenset({"list", "error"})  # entry types whose documented value is a list of items
 MAX_DEPTH = 100  # levels of lists and dicts in one value; pydantic's serializer gives up at about twice as many
 MAX_ITEMS = 100_000  # items of all lists and dicts in one value
@@ -397,13 +401,17 @@ class Entry(_Definition):
 
 
 class RenderedSubmission(NamedTuple):
-    """One row's request under its key. `payload_hash` changes when and only when the request does."""
+    """One row's request under its key. `payload_hash` changes when and only when the request does.
+
+    `reference` is what the request carries so that it can be found again, if the submission has references.
+    """
 
     row_key: str
     user_id: str | None
     request: Chat
     payload_hash: str
     follows_key: str | None = None
+    reference: str | None = None
 
     def into_session(self, session_id: str) -> Self:
         """The same request as a message into a session that exists."""
@@ -418,6 +426,7 @@ class Submission(_Definition):
     `follows` names another submission and the column, or columns, that hold the key of the row this one follows: the
     message goes into the session that row has with Halo. Where there is no such row, or it was rejected,
     `follows_missing` decides: a session of its own (``new``), ``reject``, or wait for the next run (``follow_up``).
+    `reference` adds a context entry that names the row and its content, by which it can be found in Halo for certain.
     """
 
     name: SubmissionName
@@ -431,6 +440,13 @@ class Submission(_Definition):
     custom_fields: dict[str, ColumnName] | None = None
     follows: tuple[SubmissionName, Annotated[KeyColumns, BeforeValidator(_as_columns)]] | None = None
     follows_missing: Literal["follow_up", "new", "reject"] = "new"
+    reference: bool = False
+
+    @model_validator(mode="after")
+    def _keeps_place_for_reference(self) -> Self:
+        if self.reference and REFERENCE_ENTRY in self.context:
+            raise ValueError(f"reference=True adds a context entry {REFERENCE_ENTRY!r} itself; rename yours")
+        return self
 
     @cached_property
     def _message(self) -> Template:
@@ -537,12 +553,18 @@ class Submission(_Definition):
             body = request.model_dump_json(exclude_none=True)
         except PydanticSerializationError:
             raise RowError("a text of this row is not valid Unicode; clean it at the source") from None
+        payload_hash = sha256(body.encode()).hexdigest()
+        reference = reference_of(self.name, row_key, payload_hash) if self.reference else None
+        if reference is not None:
+            entry = ContextEntry(label="Reference", type="custom", value=reference)
+            request = request.model_copy(update={"context": {**(request.context or {}), REFERENCE_ENTRY: entry}})
         return RenderedSubmission(
             row_key=row_key,
             user_id=user_id,
             request=request,
-            payload_hash=sha256(body.encode()).hexdigest(),
+            payload_hash=payload_hash,
             follows_key=self.follows_key(row),
+            reference=reference,
         )
 
     def render_message(self, row: RowValues) -> str:
@@ -659,6 +681,11 @@ class Submission(_Definition):
         return cls(**(defaults | overrides))
 
 
+def reference_of(submission_name: str, row_key: str, payload_hash: str) -> str:
+    """What names a row and its content in Halo: another content of the row has another reference."""
+    return f"{REFERENCE_MARK}{submission_name}/{row_key}/{payload_hash[:REFERENCE_DIGITS]}"
+
+
 def _joined(parts: Sequence[str], columns: Sequence[str]) -> str:
     """One key of several parts, so that different parts never make the same key."""
     key = parts[0]
@@ -687,6 +714,8 @@ def masked(submission: Submission, rendered: RenderedSubmission, row: RowValues)
     request = rendered.request.model_dump(mode="json", exclude_none=True)
     request["message"] = submission.render_message(hidden)
     for name, entry in request.get("context", {}).items():
+        if name == REFERENCE_ENTRY and submission.reference:
+            continue  # the row's key, which stands beside it
         entry["label"] = submission.context[name].render_label(hidden)
         entry["value"] = _hidden(entry["value"])
     if "custom_fields" in request:

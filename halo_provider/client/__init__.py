@@ -1,5 +1,6 @@
-"""Calls of Halo's SDK API: one call is one HTTP attempt, and every way it can fail is one typed error."""
+"""Calls of Halo's SDK API, one of which is one HTTP attempt; and `HaloReader`, which asks what Halo has."""
 
 from halo_provider.client.client import HaloClient
+from halo_provider.client.reader import HaloReader
 
-__all__ = ["HaloClient"]
+__all__ = ["HaloClient", "HaloReader"]

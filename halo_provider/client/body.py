@@ -18,14 +18,14 @@ class Body(NamedTuple):
     whole: bool
 
 
-async def read_body(response: httpx.Response) -> Body:
-    """Read and close `response`.
+async def read_body(response: httpx.Response, *, limit: int = MAX_BODY) -> Body:
+    """Read and close `response`, of which at most `limit` bytes are kept.
 
     Raises what its transport raises, and httpx.DecodingError for a success that cannot be decompressed: of an error
     status, what was read is kept.
     """
     if response.is_stream_consumed:  # the transport has read it, as httpx.MockTransport does
-        return _bounded(response.content)
+        return _bounded(response.content, limit)
     stream = response.stream
     if not isinstance(stream, httpx.AsyncByteStream):
         raise TypeError(f"{type(stream).__name__} is not an httpx.AsyncByteStream")
@@ -33,9 +33,9 @@ async def read_body(response: httpx.Response) -> Body:
     try:
         inflater = _inflater([value for name, value in response.headers.raw if name.lower() == b"content-encoding"])
         async for part in stream:
-            content += inflater.inflate(part, limit=MAX_BODY + 1 - len(content)) if inflater else part
-            if len(content) > MAX_BODY:
-                return _bounded(bytes(content))
+            content += inflater.inflate(part, limit=limit + 1 - len(content)) if inflater else part
+            if len(content) > limit:
+                return _bounded(bytes(content), limit)
         if inflater:
             inflater.finish()
     except httpx.DecodingError:
@@ -46,8 +46,8 @@ async def read_body(response: httpx.Response) -> Body:
     return Body(bytes(content), whole=True)
 
 
-def _bounded(content: bytes) -> Body:
-    return Body(content[:MAX_BODY], whole=len(content) <= MAX_BODY)
+def _bounded(content: bytes, limit: int) -> Body:
+    return Body(content[:limit], whole=len(content) <= limit)
 
 
 def _inflater(encodings: list[bytes]) -> "_Inflater | None":

@@ -12,13 +12,17 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from pydantic_core import to_json
 
 from halo_provider.client.client import HaloClient
+from halo_provider.delivery.ask import ConversationReader
 from halo_provider.delivery.breaker import Breaker
 from halo_provider.delivery.commit import Committer
+from halo_provider.delivery.doubts import NOT_THERE, Doubts
+from halo_provider.delivery.lookup import Look, Sight
 from halo_provider.delivery.observer import DeliveryObserver, Observers
 from halo_provider.delivery.options import DeliveryOptions
 from halo_provider.delivery.place import End, PlacedRow, Placer, Send, Wait, place_of
@@ -30,6 +34,7 @@ from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import (
     HaloCallError,
     HaloError,
+    HaloRateLimitError,
     HaloResponseError,
     LedgerError,
     RowsChangedError,
@@ -45,6 +50,7 @@ from halo_provider.submission import Submission
 CLAIM_WAIT = 600.0  # seconds to wait for rows that another run holds
 CLAIM_POLL = 1.0  # seconds between attempts to claim them
 MAX_DEFERRED = 5_000  # rows that may wait for another run, or for their next attempt, so that memory stays flat
+MAX_LOOKED_UP = 1_000  # rows that are looked up while others are sent: where there are more, Halo itself is ill
 LAST_COMMIT_TIME = 1.0  # seconds after the end of a stop's grace in which the ledger may still answer
 LIVENESS_POLL = 0.5  # seconds between checks whether this process may still send
 LEASE_MARGIN = 2.0  # seconds before the end of the lease in which nothing more is sent
@@ -62,12 +68,13 @@ async def deliver(
     observer: DeliveryObserver | None = None,
     stop: Stop | None = None,
     alive: Callable[[], bool] = lambda: True,
+    reader: ConversationReader | None = None,
 ) -> DeliveryReport:
     """Deliver the source's rows and account for every one of them.
 
     Never raises for what rows, Halo, the source or the ledger do: `DeliveryReport.error` then holds the typed error,
     and the counts balance. `alive` tells whether this process may still send. The observer is told of every row once
-    the ledger has its status, and of every request.
+    the ledger has its status, and of every request. `reader` is asked about rows in doubt where `on_in_doubt` is ask.
     """
     delivery = _Delivery(
         source,
@@ -78,6 +85,7 @@ async def deliver(
         observers=Observers(observer) if observer else Observers(),
         stop=stop or Stop(),
         alive=alive,
+        reader=reader,
     )
     return await delivery.run()
 
@@ -107,6 +115,7 @@ class _Delivery:
         observers: Observers,
         stop: Stop,
         alive: Callable[[], bool],
+        reader: ConversationReader | None,
     ) -> None:
         self._source = source
         self._client = client
@@ -118,10 +127,11 @@ class _Delivery:
         self._reader = Reader(
             source, submission, batch_size=options.batch_size, follows_up=options.on_change == "follow_up"
         )
+        self._doubts = Doubts(options, reader=reader, lease_holder=lease_holder, stop=stop)
         self._placer = Placer(
             lease_holder,
             submission=submission,
-            on_in_doubt=options.on_in_doubt,
+            on_in_doubt="ask" if self._doubts.asks else self._doubts.otherwise,
             on_change=options.on_change,
             claims=True,
         )
@@ -148,6 +158,7 @@ class _Delivery:
             try:
                 await self._run()
             finally:
+                self._doubts.close()
                 await _uncancelled(self._settle_what_is_left())
         self._report.seconds = time.monotonic() - started
         self._report.requests = self._sender.requests
@@ -161,6 +172,7 @@ class _Delivery:
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
+            self._group = group
             background = [group.create_task(task) for task in (self._committer.run(), self._renew(), self._watch())]
             workers = [group.create_task(self._send_always(group)) for _ in range(self._options.concurrency)]
             await self._feed()
@@ -184,9 +196,9 @@ class _Delivery:
         exhausted = False
         last_progress = time.monotonic()
         while not self._stop.requested and not (exhausted and not self._open and not self._unclaimed):
+            aside = self._put_off + min(self._doubts.waiting, MAX_LOOKED_UP)  # these must not hold up others
             room = (
-                len(self._open) - self._put_off + batch_size <= self._max_open
-                and len(self._unclaimed) + self._put_off < MAX_DEFERRED
+                len(self._open) - aside + batch_size <= self._max_open and len(self._unclaimed) + aside < MAX_DEFERRED
             )
             if room and not exhausted:
                 prepared_rows = await self._read()
@@ -326,13 +338,15 @@ class _Delivery:
                     self._unclaimed.discard(work)
                     work.take(place)
                     self._opened(work)
-                    self._ready.put_nowait(Sending(_Chat(work, self)))
+                    self._go(work)
                 case Wait():
                     self._deferred.append(work)
 
     def _go(self, work: Work) -> None:
-        """Its turn has come: send it, or claim it first."""
-        if work.claimed:
+        """Its turn has come: send it, or claim it first, or look it up."""
+        if work.claimed and work.doubtful and self._doubts.asks:
+            self._group.create_task(self._look_up(work))
+        elif work.claimed:
             self._ready.put_nowait(Sending(_Chat(work, self)))
         else:
             self._fresh.append(work)
@@ -390,6 +404,8 @@ class _Delivery:
     async def chat(self, work: Work) -> None:
         """Make one attempt, and settle the submission as delivered. Raises HaloCallError."""
         work.attempts += 1
+        self._doubts.begins(work)
+        began = time.monotonic()
         try:
             answer = await self._client.chat(work.submission.request)
         except HaloCallError:
@@ -401,6 +417,7 @@ class _Delivery:
             reason = f"the answer has no usable session_id: it has {len(answer.session_id):,} characters"
             raise HaloResponseError("/chat", reason=reason, reply=answer.session_id[:MAX_SHOWN])
         self._breaker.accepted()
+        self._doubts.delivered(work, answer.session_id, began=began)
         self._settle(work, RowStatus.DELIVERED, answer=answer)
 
     def conclude(self, work: Work, error: HaloCallError, *, is_last: bool) -> bool:
@@ -411,9 +428,13 @@ class _Delivery:
             self._breaker.refused(error)
             return True
         work.doubtful = work.doubtful or error.verdict is Verdict.IN_DOUBT
+        work.failures += not isinstance(error, HaloRateLimitError)
         if error.verdict is Verdict.FORBIDDEN:
             self._stop.request(str(error), error=error)
-        elif is_last or (work.doubtful and self._options.on_in_doubt == "hold"):
+        elif error.verdict is Verdict.IN_DOUBT and self._doubts.asks and not self._stop.requested:
+            self._group.create_task(self._look_up(work, error))
+            return True
+        elif is_last or (work.doubtful and self._doubts.otherwise == "hold"):
             status = RowStatus.IN_DOUBT if work.doubtful else RowStatus.FAILED
             self._settle(work, status, str(error), reply=_reply(error))
             self._breaker.gave_up(error)
@@ -425,6 +446,49 @@ class _Delivery:
         self._committer.settle(resting, work, None)
         return False
 
+    async def _look_up(self, work: Work, error: HaloCallError | None = None) -> None:
+        """Ask Halo about a row in doubt, and settle it by the answer, or send it. `error` is its last attempt's."""
+        if error is not None:
+            told = Settlement(row_key=work.ledger_key, status=LedgerStatus.IN_DOUBT, final=False, error=str(error))
+            await self._in_ledger(partial(self._lease_holder.commit, settlements=[told]))
+        look = await self._doubts.look_up(work)
+        match look.sight:
+            case Sight.FOUND:
+                self._settle(work, RowStatus.DELIVERED, found=look)
+                return
+            case _ if self._stop.requested:
+                self._hold_back(work)
+                return
+            case Sight.ABSENT:
+                if not await self._in_ledger(
+                    partial(self._lease_holder.clear_doubt, work.ledger_key, detail=NOT_THERE)
+                ):
+                    self._settle(work, RowStatus.IN_DOUBT, "another run has taken the row over")
+                    return
+                work.doubtful = False
+            case Sight.UNCLEAR if self._doubts.otherwise == "hold":
+                reason = f"{error}; {look.reason}" if error else look.reason
+                self._settle(work, RowStatus.IN_DOUBT, reason, reply=_reply(error))
+                if error is not None:
+                    self._breaker.gave_up(error)
+                return
+            case Sight.UNCLEAR if error is not None and work.failures < self._options.max_attempts:
+                await self._stop.sleep(self._options.backoff.delay(work.failures))
+        if error is not None and work.failures >= self._options.max_attempts:
+            status = RowStatus.IN_DOUBT if work.doubtful else RowStatus.FAILED
+            self._settle(work, status, str(error), reply=_reply(error))
+            self._breaker.gave_up(error)
+        else:
+            self._ready.put_nowait(Sending(_Chat(work, self), failures=work.failures))
+
+    async def _in_ledger(self, call: Callable[[], Any]) -> Any:
+        """Make the call on the ledger's thread; None where the ledger failed, which ends the run."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._ledger_thread, call)
+        except LedgerError as error:
+            self._stop.request(str(error), error=error)
+            return None
+
     def _settle(
         self,
         work: Work,
@@ -433,18 +497,20 @@ class _Delivery:
         *,
         answer: ChatAnswer | None = None,
         reply: str | None = None,
+        found: Look | None = None,
     ) -> None:
         """End a claimed submission: it counts once the ledger has it."""
         work.settled = True
         settlement = Settlement(
             row_key=work.ledger_key,
             status=work.resting_ledger_status if status is RowStatus.NOT_ATTEMPTED else LedgerStatus(status.value),
-            session_id=answer.session_id if answer else None,
+            session_id=found.session_id if found else answer.session_id if answer else None,
             agent_id=answer.agent_id if answer else None,
             error=reason,
             reply=_text_of(answer) if answer else reply,
             response=(answer.model_extra or None) if answer else None,
             change=work.change,
+            found=f"{found.reason}: session {found.session_id}" if found else None,
         )
         outcome = work.outcome(status, reason, session_id=settlement.session_id)
         self._committer.settle(settlement, work, outcome)
@@ -529,5 +595,5 @@ def _text_of(answer: ChatAnswer) -> str | None:
     return answer.text if answer.text is None or isinstance(answer.text, str) else to_json(answer.text).decode()
 
 
-def _reply(error: HaloCallError) -> str | None:
+def _reply(error: HaloCallError | None) -> str | None:
     return error.reply if isinstance(error, HaloResponseError) else None

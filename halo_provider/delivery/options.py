@@ -6,6 +6,7 @@ from typing import Literal
 from halo_provider.delivery.pace import Backoff
 from halo_provider.ledger.rules import OnInDoubt
 
+AskElse = Literal["hold", "resend"]
 OnChange = Literal["skip", "fail", "follow_up"]
 
 
@@ -27,11 +28,14 @@ class DeliveryOptions(SendOptions):
     """How rows are delivered.
 
     `batch_size` rows are claimed together. `on_in_doubt` says what happens to a row whose answer was lost: send it
-    again (resend) or never (hold). `on_change` says what happens to a delivered row whose content is another one now:
-    leave it (skip), leave it and report an error (fail), or send the new content into the session it has (follow_up),
-    once per change.
+    again (resend), never (hold), or look it up in Halo first (ask). Then "not there" counts `ask_after` seconds after
+    the attempt's end, and `ask_else` is for rows about which no answer is to be had. `on_change` says what happens to a
+    delivered row whose content is another one now: leave it (skip), leave it and report an error (fail), or send the
+    new content into the session it has (follow_up), once per change.
     """
 
     batch_size: int = 500
     on_in_doubt: OnInDoubt = "resend"
+    ask_after: float = 60.0
+    ask_else: AskElse = "hold"
     on_change: OnChange = "skip"

@@ -5,8 +5,10 @@ rows, the dry run has it only look.
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
+from halo_provider.delivery.lookup import message_hash_of
 from halo_provider.delivery.options import OnChange
 from halo_provider.delivery.prepare import PreparedRow
 from halo_provider.exceptions import RowError
@@ -17,11 +19,12 @@ from halo_provider.submission import RenderedSubmission, Submission
 
 
 class Send(NamedTuple):
-    """This run may send it. `doubtful`: Halo may have it from an earlier attempt already."""
+    """This run may send it. `doubtful`: Halo may have it from an earlier attempt already, begun at `doubt_since`."""
 
     submission: RenderedSubmission
     change: Change | None = None
     doubtful: bool = False
+    doubt_since: datetime | None = None
 
 
 class Wait(NamedTuple):
@@ -53,7 +56,12 @@ class PlacedRow(NamedTuple):
 def candidate(submission: RenderedSubmission, change: Change | None = None) -> Candidate:
     """What the ledger needs to know of a submission, or of the follow-up that carries this change of it."""
     row_key = change.ledger_key if change else submission.row_key
-    return Candidate(row_key=row_key, user_id=submission.user_id, payload_hash=submission.payload_hash)
+    return Candidate(
+        row_key=row_key,
+        user_id=submission.user_id,
+        payload_hash=submission.payload_hash,
+        message_hash=message_hash_of(submission.request.message),
+    )
 
 
 def candidate_of(prepared: PreparedRow) -> Candidate:
@@ -89,7 +97,7 @@ def place_of(prepared: PreparedRow, claim: Claim | None, *, change: Change | Non
             return End(RowStatus.IN_DOUBT, _as_known(reason, claim))
         case ClaimResult.BUSY:
             return Wait(prepared.submission, change)
-    return Send(prepared.submission, change, doubtful=claim.doubtful)
+    return Send(prepared.submission, change, doubtful=claim.doubtful, doubt_since=claim.doubt_since)
 
 
 def _as_known(reason: str, claim: Claim) -> RowError:

@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass
+from datetime import datetime
 
 from halo_provider.delivery.place import Send, Wait
 from halo_provider.delivery.prepare import PreparedRow
@@ -17,15 +18,20 @@ HOLDS_BACK = frozenset({RowStatus.IN_DOUBT, RowStatus.FAILED, RowStatus.NOT_ATTE
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """One submission on its way. `claimed` is False while another run holds it; `doubtful` once Halo may have it."""
+    """One submission on its way. `claimed` is False while another run holds it; `doubtful` once Halo may have it.
+
+    `doubt_since` is when the first attempt began of which that is so; `failures` are attempts that used one up.
+    """
 
     prepared: PreparedRow
     submission: RenderedSubmission
     change: Change | None = None
     claimed: bool = False
     doubtful: bool = False
+    doubt_since: datetime | None = None
     settled: bool = False
     attempts: int = 0
+    failures: int = 0
 
     @classmethod
     def of(cls, prepared: PreparedRow, place: Send | Wait) -> "Work":
@@ -41,6 +47,7 @@ class Work:
         if isinstance(place, Send):
             self.claimed = True
             self.doubtful = place.doubtful
+            self.doubt_since = place.doubt_since
 
     @property
     def row(self) -> Row:

@@ -1,6 +1,6 @@
-"""One line for each row of a run: what it was, and how it ended. Written as pandas DataFrames, some rows at a time."""
+"""Files with one line for each row, of a run or of a sensor. Written as pandas DataFrames, some rows at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
 from typing import IO, TYPE_CHECKING, Any, Protocol
@@ -46,47 +46,59 @@ def _ending(path: str) -> str:
 
 
 def results_writer(path: str) -> Callable[[IO[bytes]], "ResultsFile"]:
-    """What writes the format that the path's ending names. Raises HaloConfigurationError for another ending."""
+    """What writes outcomes in the format that the path's ending names.
+
+    Raises HaloConfigurationError for another ending.
+    """
+    return partial(ResultsFile, frame_writer=frame_writer(path, COLUMNS))
+
+
+def frame_writer(path: str, columns: Mapping[str, str]) -> Callable[[IO[bytes]], FrameWriter]:
+    """What writes frames of these columns in the format that the path's ending names.
+
+    Raises HaloConfigurationError for another ending.
+    """
     check_results_ending(path)
     match _ending(path):
         case "csv":
-            return partial(ResultsFile, frame_writer=CsvFrames)
+            return partial(CsvFrames, columns=columns)
         case "jsonl":
-            return partial(ResultsFile, frame_writer=JsonLinesFrames)
+            return JsonLinesFrames
     if find_spec("pyarrow") is None:
         raise HaloConfigurationError(
             "results_path: Parquet needs pyarrow; pip install 'airflow-provider-halo[parquet]'"
         )
-    return partial(ResultsFile, frame_writer=ParquetFrames)
+    return partial(ParquetFrames, columns=columns)
 
 
-class ResultsFile:
-    """Collects outcomes and writes them to the stream, which stays open, as frames of `FRAME_ROWS` rows.
+class TableFile:
+    """Collects rows and writes them to the stream, which stays open, as frames of `FRAME_ROWS` rows.
 
     Raises OutputError, and nothing else, where the stream or a value cannot be written. The file is then lost: every
     later call raises the same error, and no more rows are held in memory.
     """
 
-    def __init__(self, stream: IO[bytes], *, frame_writer: Callable[[IO[bytes]], FrameWriter]) -> None:
+    def __init__(
+        self, stream: IO[bytes], *, columns: Mapping[str, str], frame_writer: Callable[[IO[bytes]], FrameWriter]
+    ) -> None:
         import pandas as pd  # noqa: PLC0415 -- slow to import: not when a DAG is parsed, nor amid a delivery
 
         self._new_frame = pd.DataFrame
+        self._columns = dict(columns)
         self._held: list[tuple[Any, ...]] = []
         self._output = Output("the results file")
         with self._output:
             self._frames = frame_writer(stream)
 
-    def write(self, outcome: Outcome) -> None:
+    def add(self, *values: Any) -> None:
         """Add one row."""
         with self._output:
-            self._held.append(
-                (outcome.row_key, outcome.user_id, outcome.session_id, outcome.status.value, outcome.attempts)
-            )
+            self._held.append(values)
             if len(self._held) >= FRAME_ROWS:
                 self._flush()
 
     def _flush(self) -> None:
-        frame = self._new_frame(self._held, columns=list(COLUMNS)).astype(COLUMNS)
+        frame = self._new_frame(self._held, columns=list(self._columns)).astype(self._columns)
         self._held.clear()
         self._frames.write(frame)
 
@@ -98,12 +110,23 @@ class ResultsFile:
             self._frames.close()
 
 
+class ResultsFile(TableFile):
+    """The outcomes of a run."""
+
+    def __init__(self, stream: IO[bytes], *, frame_writer: Callable[[IO[bytes]], FrameWriter]) -> None:
+        super().__init__(stream, columns=COLUMNS, frame_writer=frame_writer)
+
+    def write(self, outcome: Outcome) -> None:
+        """Add one row."""
+        self.add(outcome.row_key, outcome.user_id, outcome.session_id, outcome.status.value, outcome.attempts)
+
+
 class CsvFrames:
     """CSV with a header, UTF-8."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], *, columns: Mapping[str, str]) -> None:
         self._stream = stream
-        self._stream.write(f"{','.join(COLUMNS)}\n".encode())
+        self._stream.write(f"{','.join(columns)}\n".encode())
 
     def write(self, frame: "pd.DataFrame") -> None:
         """Add the rows; a missing value is empty."""
@@ -128,14 +151,14 @@ class JsonLinesFrames:
 
 
 class ParquetFrames:
-    """A Parquet file whose schema does not depend on the rows: text, and attempts as int32."""
+    """A Parquet file whose schema does not depend on the rows: text, and small whole numbers as int32."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], *, columns: Mapping[str, str]) -> None:
         import pyarrow as pa  # noqa: PLC0415 -- optional, and slow to import
         from pyarrow import parquet  # noqa: PLC0415
 
         types = {"string": pa.string(), "int32": pa.int32()}
-        self._schema = pa.schema([(name, types[kind]) for name, kind in COLUMNS.items()])
+        self._schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
         self._table_of = partial(pa.Table.from_pandas, schema=self._schema, preserve_index=False)
         self._writer = parquet.ParquetWriter(stream, self._schema)
 

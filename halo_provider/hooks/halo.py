@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
-from contextlib import closing, suppress
+from contextlib import AsyncExitStack, closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from halo_provider.client.address import DEFAULT_BASE_URL
@@ -26,6 +26,7 @@ from halo_provider.exceptions import (
 )
 from halo_provider.hooks.connection_form import field_behaviour, form_widgets
 from halo_provider.hooks.ledger import current_task_instance, open_ledger
+from halo_provider.hooks.reading import reader_of, reading_url
 from halo_provider.hooks.submissions import submissions_frame
 from halo_provider.ledger.statuses import RowStatus
 from halo_provider.models import (
@@ -47,8 +48,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from pydantic import BaseModel
 
+    from halo_provider.client.reader import HaloReader
     from halo_provider.compat import Connection
-    from halo_provider.ledger import OnInDoubt
+    from halo_provider.delivery.options import AskElse
+    from halo_provider.ledger import Ledger, OnInDoubt
     from halo_provider.submission import Submission
 
 DEFAULT_TIMEOUT = 120.0  # seconds
@@ -57,6 +60,7 @@ EXTRAS = (  # of the connection
     "agent_id",
     "timeout",
     "dashboard_url",
+    "mcp_url",
     "user_url",
     "session_url",
     "ca_file",
@@ -70,8 +74,8 @@ class HaloHook(BaseHook):
     Talks to Halo through an Airflow connection of type ``halo``.
 
     The connection's ``host`` is the base URL, ``password`` the widget key; its extra may hold ``identity_secret``,
-    ``agent_id``, ``timeout`` (seconds), ``dashboard_url``, ``ca_file`` (PEM, the authorities that are trusted) and
-    ``client_cert`` (PEM, this side's certificate with its key, or a list of the two files). As a URI:
+    ``agent_id``, ``timeout`` (seconds), ``dashboard_url``, ``mcp_url``, ``ca_file`` (PEM, the authorities that are
+    trusted) and ``client_cert`` (PEM, this side's certificate with its key, or a list of the two files). As a URI:
     ``halo://:ab_live_…@host:port/http?identity_secret=…``, where ``http`` is the schema, else https.
 
     The methods below are for people's own tasks: each makes one call, one attempt, from synchronous code, and returns
@@ -115,6 +119,21 @@ class HaloHook(BaseHook):
         if url is not None and not url.lower().startswith(("https://", "http://")):
             raise self._refused("dashboard_url must be an address with http:// or https://")
         return url
+
+    @property
+    def mcp_url(self) -> str:
+        """Where Halo is asked: the connection's ``mcp_url``, else Halo's own, or the same of the connection's host."""
+        return reading_url(self._base_url(), self._extra("mcp_url"))
+
+    def reader(self, ledger: Ledger) -> HaloReader:
+        """
+        Return a reader of Halo's tickets and transcripts; enter it to use it (``async with``).
+
+        It needs a sign-in by ``halo-login``, and says so (HaloSignInError) when it is first asked without one.
+
+        :param ledger: an open ledger, in whose database the sign-in is
+        """
+        return reader_of(ledger, self.halo_conn_id, url=self.mcp_url)
 
     def get_conn(self) -> HaloClient:
         """Return the client; it opens its connections when it is entered (``async with``)."""
@@ -284,6 +303,8 @@ class HaloHook(BaseHook):
         submission: Submission,
         ledger_conn_id: str | None = None,
         on_in_doubt: OnInDoubt = "resend",
+        ask_after: float = 60.0,
+        ask_else: AskElse = "hold",
         max_attempts: int = 5,
     ) -> dict[str, Any]:
         """
@@ -294,7 +315,9 @@ class HaloHook(BaseHook):
         :param rows: a list of dicts
         :param submission: how a row becomes a message with context
         :param ledger_conn_id: the database that holds the ledger; by default ``[halo] ledger_conn_id``, else SQLite
-        :param on_in_doubt: ``resend`` (at least once) or ``hold`` (at most once)
+        :param on_in_doubt: ``resend`` (at least once), ``hold`` (at most once) or ``ask`` (look it up in Halo first)
+        :param ask_after: seconds after an attempt's end after which "not there" counts
+        :param ask_else: what to do where Halo gives no answer: ``hold`` or ``resend``
         :param max_attempts: attempts for one row
         :return: the counts of HaloTicketOperator, and ``session_ids`` {row_key: session_id} of every row
         :raises RowsRejectedError: if a row was rejected; the others are delivered all the same
@@ -308,14 +331,19 @@ class HaloHook(BaseHook):
             )
 
             async def run() -> DeliveryReport:
-                async with self.client() as client:
+                async with AsyncExitStack() as stack:
+                    client = await stack.enter_async_context(self.client())
+                    reader = await stack.enter_async_context(self.reader(ledger)) if on_in_doubt == "ask" else None
                     return await deliver(
                         ListSource(rows),
                         submission=submission,
                         client=client,
                         lease_holder=lease_holder,
-                        options=DeliveryOptions(on_in_doubt=on_in_doubt, max_attempts=max_attempts),
+                        options=DeliveryOptions(
+                            on_in_doubt=on_in_doubt, ask_after=ask_after, ask_else=ask_else, max_attempts=max_attempts
+                        ),
                         observer=kept,
+                        reader=reader,
                     )
 
             report = asyncio.run(run())

@@ -1,5 +1,7 @@
 """The ledger's rows for people: found, and settled by hand, which each row's history tells."""
 
+import getpass
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -39,9 +41,21 @@ BY_URGENCY = (  # those that wait for a decision first
 )
 
 
+def current_user() -> str:
+    """The name of who is logged in; in containers some have only a number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # KeyError before Python 3.13
+        return f"uid {os.getuid()}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowFilter:
-    """Which rows: every part given must hold. `search` is found in the row key, the user id or the session id."""
+    """Which rows: every part given must hold. `search` is found in the row key, the user id or the session id.
+
+    `ticket_statuses` are Halo's words, or `NO_TICKET` and `NOT_FOUND` of `ledger.tickets`. `updated_at` is for a row
+    that must be as it was when it was read.
+    """
 
     namespace: str | None = None
     statuses: tuple[LedgerStatus, ...] = ()
@@ -50,7 +64,10 @@ class RowFilter:
     run_id: str | None = None
     task_id: str | None = None
     map_index: int | None = None
+    session_ids: tuple[str, ...] = ()
+    ticket_statuses: tuple[str, ...] = ()
     search: str | None = None
+    updated_at: datetime | None = None
 
     def conditions(self) -> list[Any]:
         """The same as SQL."""
@@ -61,6 +78,7 @@ class RowFilter:
             (columns.run_id, self.run_id),
             (columns.task_id, self.task_id),
             (columns.map_index, self.map_index),
+            (columns.updated_at, self.updated_at),
         ):
             if wanted is not None:
                 conditions.append(column == wanted)
@@ -68,6 +86,10 @@ class RowFilter:
             conditions.append(columns.status.in_([status.value for status in self.statuses]))
         if self.row_keys:
             conditions.append(columns.row_key.in_(self.row_keys))
+        if self.session_ids:
+            conditions.append(columns.session_id.in_(self.session_ids))
+        if self.ticket_statuses:
+            conditions.append(columns.ticket_status.in_(self.ticket_statuses))
         if self.dag_ids is not None:
             conditions.append(columns.dag_id.in_(self.dag_ids))
         if self.search:

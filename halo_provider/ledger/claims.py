@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import and_, bindparam, case, func, insert, not_, or_, select, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import Insert
@@ -41,7 +41,7 @@ from halo_provider.ledger.rules import (
     Writer,
 )
 from halo_provider.ledger.statuses import LedgerStatus
-from halo_provider.ledger.tables import events, submissions
+from halo_provider.ledger.tables import UtcDateTime, events, submissions
 
 
 class LeaseHolder:
@@ -131,6 +131,37 @@ class LeaseHolder:
 
     def _commit_alone(self, settlement: Settlement) -> frozenset[str]:
         return self._database.transaction(lambda db: self._commit(db, [settlement], ())).lost_settlements
+
+    def clear_doubt(self, row_key: str, *, detail: str) -> bool:
+        """Make a row pending that was in doubt and is not with Halo; whether it is still this owner's and in doubt."""
+        return self._database.transaction(lambda db: self._clear_doubt(db, row_key, detail))
+
+    def _clear_doubt(self, db: Connection, row_key: str, detail: str) -> bool:
+        writer = self._writer(db)
+        if not db.execute(_CLEAR_DOUBT, self._rows([row_key]) | {"updated_at": writer.now}).rowcount:
+            return False
+        told = rules.event(rules.NOT_FOUND, self.namespace, row_key, actor=writer.actor, now=writer.now, detail=detail)
+        db.execute(insert(events), [told])
+        return True
+
+    def sessions_of_others(self, row_key: str, session_ids: Sequence[str]) -> set[str]:
+        """Those of the sessions that belong to other rows, of any connection. Reads the whole table; any thread may."""
+        asked = {"b_namespace": self.namespace, "b_row_key": row_key, "b_session_ids": list(session_ids)}
+        return self._database.transaction(lambda db: set(db.scalars(_SESSIONS_OF_OTHERS, asked)), read_only=True)
+
+    def witness(self, *, older_than: float) -> tuple[str, str] | None:
+        """The user and the session of the row of this connection that was delivered last, so many seconds ago or more.
+
+        None where there is none. Reads the whole table; any thread may.
+        """
+        connection = f"{self.namespace.rpartition('/')[0]}/"
+
+        def read(db: Connection) -> tuple[str, str] | None:
+            before = self._database.times(db).now - timedelta(seconds=older_than)
+            row = db.execute(_WITNESS, {"b_connection": connection, "b_before": before}).first()
+            return None if row is None else (row.user_id, row.session_id)
+
+        return self._database.transaction(read, read_only=True)
 
     def release(self, row_keys: Sequence[str]) -> None:
         """Give claims back that were not sent: the rows keep their status, and any owner may claim them at once.
@@ -322,17 +353,53 @@ _CLAIM = (
         submissions.c.owner == bindparam("b_owner"),
         or_(submissions.c.lease_expires_at.is_(None), submissions.c.lease_expires_at <= bindparam("b_now")),
     )
-    .values({name: bindparam(name) for name in ("status", "user_id", "payload_hash", "error", "owner")})
+    .values({name: bindparam(name) for name in ("status", "user_id", "payload_hash", "message_hash", "error", "owner")})
     .values(
         {name: bindparam(name) for name in ("lease_expires_at", "updated_at", *TaskInstanceRef.__dataclass_fields__)}
     )
 )
 
+# In this order: MySQL computes a value from those that stand before it.
 _INTEND = (
     update(submissions)
     .where(_OWN_ROWS, submissions.c.status.in_(rules.INTENDED_FROM))
-    .values(status=LedgerStatus.IN_FLIGHT, attempts=submissions.c.attempts + 1)
-    .values({name: bindparam(name) for name in ("lease_expires_at", "updated_at")})
+    .ordered_values(
+        (
+            submissions.c.doubt_since,
+            case(
+                (
+                    submissions.c.status == LedgerStatus.IN_DOUBT,
+                    func.coalesce(submissions.c.doubt_since, bindparam("updated_at", type_=UtcDateTime())),
+                ),
+                else_=bindparam("updated_at", type_=UtcDateTime()),
+            ),
+        ),
+        (submissions.c.status, LedgerStatus.IN_FLIGHT),
+        (submissions.c.attempts, submissions.c.attempts + 1),
+        (submissions.c.lease_expires_at, bindparam("lease_expires_at")),
+        (submissions.c.updated_at, bindparam("updated_at")),
+    )
+)
+
+_CLEAR_DOUBT = (
+    update(submissions)
+    .where(_OWN_ROWS, submissions.c.status == LedgerStatus.IN_DOUBT)
+    .values(status=LedgerStatus.PENDING, updated_at=bindparam("updated_at"))
+)
+_WITNESS = (
+    select(submissions.c.user_id, submissions.c.session_id)
+    .where(
+        submissions.c.status == LedgerStatus.DELIVERED,
+        submissions.c.namespace.startswith(bindparam("b_connection"), autoescape=False),
+        submissions.c.user_id.is_not(None),
+        submissions.c.session_id.is_not(None),
+        submissions.c.updated_at <= bindparam("b_before", type_=UtcDateTime()),
+    )
+    .order_by(submissions.c.updated_at.desc())
+    .limit(1)
+)
+_SESSIONS_OF_OTHERS = select(submissions.c.session_id).where(
+    submissions.c.session_id.in_(bindparam("b_session_ids", expanding=True)), not_(_ONE_ROW)
 )
 
 _COUNT_CHANGE = (

@@ -17,13 +17,15 @@ MAX_RESPONSE = 10_000  # characters of JSON kept of an answer's undocumented fie
 MAX_SESSION_ID = 1_000  # characters: what a ledger on any database holds
 TEXTS_REFUSED = "the database refused the texts of this answer"
 SESSION_UNUSABLE = f"the answer's session_id is longer than the {MAX_SESSION_ID:,} characters that the ledger holds"
+FOUND = "found"  # the event of a row in doubt that was found in Halo
+NOT_FOUND = "not_found"  # the event of one that was looked up, and is not there
 LEASE_RAN_OUT = "the lease of the run that was sending it ran out"
 
 _CHANGE_MARK = "\tchange "
 _SECOND_CONTENT_MARK = "\talso "
 _SECOND_CONTENT_DIGITS = 14  # of the hash: with the mark as wide as the widest change
 
-OnInDoubt = Literal["resend", "hold"]
+OnInDoubt = Literal["resend", "hold", "ask"]  # ask: claimed as with resend, and looked up before it is sent
 
 
 class ClaimResult(StrEnum):
@@ -68,13 +70,14 @@ class Candidate(NamedTuple):
     user_id: str | None = None
     payload_hash: str | None = None
     error: str | None = None
+    message_hash: str | None = None
 
 
 class Claim(NamedTuple):
     """The answer to a Candidate.
 
-    `doubtful`: Halo may have it from an earlier attempt already. `changed`: it was delivered with another payload;
-    `changes` counts the follow-ups delivered since.
+    `doubtful`: Halo may have it from an earlier attempt already, since `doubt_since` at the earliest. `changed`: it was
+    delivered with another payload; `changes` counts the follow-ups delivered since.
     """
 
     result: ClaimResult
@@ -83,6 +86,7 @@ class Claim(NamedTuple):
     doubtful: bool = False
     changed: bool = False
     changes: int = 0
+    doubt_since: datetime | None = None
 
     @property
     def has_changed(self) -> bool:
@@ -98,10 +102,12 @@ class KnownRow(NamedTuple):
     user_id: str | None = None
     session_id: str | None = None
     payload_hash: str | None = None
+    message_hash: str | None = None
     changes: int | None = None
     error: str | None = None
     owner: str | None = None
     lease_expires_at: datetime | None = None
+    doubt_since: datetime | None = None
 
 
 class Change(NamedTuple):
@@ -134,7 +140,10 @@ class Change(NamedTuple):
 
 
 class Settlement(NamedTuple):
-    """The outcome of an attempt, or of a claim given back. `final` also ends the lease."""
+    """The outcome of an attempt, or of a claim given back. `final` also ends the lease.
+
+    `found` says by what a row in doubt was found in Halo.
+    """
 
     row_key: str
     status: LedgerStatus
@@ -145,6 +154,7 @@ class Settlement(NamedTuple):
     reply: str | None = None
     response: Mapping[str, Any] | None = None
     change: Change | None = None
+    found: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +225,7 @@ def claim_answer(result: ClaimResult, row: KnownRow | None, candidate: Candidate
         doubtful=row.status in _DOUBTFUL,
         changed=None not in (row.payload_hash, candidate.payload_hash) and row.payload_hash != candidate.payload_hash,
         changes=row.changes or 0,
+        doubt_since=row.doubt_since if row.status in _DOUBTFUL else None,
     )
 
 
@@ -244,6 +255,7 @@ def new_row(result: ClaimResult, candidate: Candidate, writer: Writer) -> dict[s
         "status": LedgerStatus.PENDING if claimed else LedgerStatus.REJECTED,
         "user_id": candidate.user_id,
         "payload_hash": candidate.payload_hash,
+        "message_hash": candidate.message_hash,
         "attempts": 0,
         "error": shortened(candidate.error),
         "owner": writer.owner,
@@ -262,6 +274,7 @@ def claimed_row(result: ClaimResult, row: KnownRow, candidate: Candidate, writer
         "status": LedgerStatus.IN_DOUBT if row.status in _DOUBTFUL else certain,
         "user_id": candidate.user_id or row.user_id,
         "payload_hash": row.payload_hash if result is ClaimResult.IN_DOUBT else candidate.payload_hash,
+        "message_hash": candidate.message_hash if claimed else row.message_hash,
         "error": shortened(candidate.error) or row.error,
         "owner": writer.owner if claimed else row.owner,
         "lease_expires_at": writer.lease_expires_at if claimed else None,
@@ -301,19 +314,23 @@ def without_texts(settlement: Settlement) -> Settlement:
 
 
 def settlement_is_told(settlement: Settlement) -> bool:
-    """Whether a row's history tells the settlement: something went wrong with an attempt."""
-    return settlement.status in _TROUBLE or (settlement.status is LedgerStatus.PENDING and not settlement.final)
+    """Whether a row's history tells the settlement: something went wrong with an attempt, or it was looked up."""
+    return (
+        settlement.status in _TROUBLE
+        or settlement.found is not None
+        or (settlement.status is LedgerStatus.PENDING and not settlement.final)
+    )
 
 
 def settlement_event(settlement: Settlement, writer: Writer) -> dict[str, Any]:
     """The columns of the event that tells of a settlement."""
     return event(
-        settlement.status.value,
+        settlement.status.value if settlement.found is None else FOUND,
         writer.namespace,
         settlement.row_key,
         actor=writer.actor,
         now=writer.now,
-        detail=settlement.error,
+        detail=settlement.error if settlement.found is None else settlement.found,
     )
 
 

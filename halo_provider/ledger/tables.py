@@ -32,11 +32,12 @@ from halo_provider.exceptions import LedgerError
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.submission import MAX_ROW_KEY
 
-SCHEMA_VERSION = 5  # those before were never released
+SCHEMA_VERSION = 6  # those before were never released
 MAX_NAMESPACE = 250  # bytes of UTF-8
 # What a delivery counts: rows by their status; requests; and how many of these Halo refused for its load or for their
 # rate (429, and 503 with Retry-After), so that it certainly did not take them.
 DELIVERY_COUNTS = (*(status.value for status in RowStatus), "requests", "refused")
+MAX_TICKET_STATUS = 60  # characters
 LOCK_WAIT = 15  # seconds for another process to create the tables
 KEY_WIDTH = MAX_ROW_KEY + 20  # characters: a row's key, and the mark of a follow-up
 
@@ -131,6 +132,7 @@ submissions = Table(
     Column("session_id", _LONG_TEXT),
     Column("agent_id", _LONG_TEXT),
     Column("payload_hash", String(64)),
+    Column("message_hash", String(64)),  # of the message as it is compared with what Halo has
     Column("changes", Integer),  # follow-ups delivered since; NULL is none
     Column("attempts", Integer, nullable=False),
     Column("error", _LONG_TEXT),
@@ -138,6 +140,10 @@ submissions = Table(
     Column("response", JsonText()),
     Column("owner", String(100)),
     Column("lease_expires_at", UtcDateTime()),
+    Column("doubt_since", UtcDateTime()),  # when the first attempt began whose outcome is not known
+    Column("ticket_id", _LONG_TEXT),
+    Column("ticket_status", String(MAX_TICKET_STATUS)),  # Halo's word, or one of tickets.py; NULL is not known yet
+    Column("ticket_at", UtcDateTime()),  # since when, by Halo; where Halo does not say, when it was seen first
     Column("dag_id", String(250)),
     Column("run_id", String(250)),
     Column("task_id", String(250)),
@@ -186,6 +192,21 @@ deliveries = Table(
     Column("pace", String(200)),  # what limits the sending, in words; at the end, what limited most requests
     Index("halo_deliveries_by_start", "started_at"),
     Index("halo_deliveries_by_run", "dag_id", "run_id"),
+)
+sign_ins = Table(
+    "halo_sign_ins",
+    metadata,
+    Column("conn_id", _exact(MAX_NAMESPACE), primary_key=True),
+    Column("secrets", _LONG_TEXT, nullable=False),  # encrypted with Airflow's Fernet key
+    Column("issued_at", UtcDateTime(), nullable=False),  # the access token, by the clock of leases, as all three times
+    Column("expires_at", UtcDateTime()),  # the access token; NULL where Halo does not say when
+    Column("refresh_owner", String(100)),  # who renews it, until its answer is recorded here
+    Column("refresh_expires_at", UtcDateTime()),  # after which others may try
+    Column("refreshes", Integer, nullable=False),
+    Column("problem", _LONG_TEXT),  # why a person must sign in again
+    Column("actor", _LONG_TEXT, nullable=False),  # who signed in
+    Column("created_at", UtcDateTime(), nullable=False),
+    Column("updated_at", UtcDateTime(), nullable=False),
 )
 boots = Table(  # of the host, on SQLite only
     "halo_ledger_boots",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, AsyncExitStack, closing
 from dataclasses import asdict
 from functools import partial
 from inspect import signature
@@ -17,7 +18,7 @@ from halo_provider.delivery.delivery import deliver
 from halo_provider.delivery.dry_run import dry_run
 from halo_provider.delivery.identify import IdentifyMode, IdentifyReport, identify
 from halo_provider.delivery.observer import Observers
-from halo_provider.delivery.options import DeliveryOptions, OnChange, SendOptions
+from halo_provider.delivery.options import AskElse, DeliveryOptions, OnChange, SendOptions
 from halo_provider.delivery.report import DeliveryReport, SessionIds
 from halo_provider.exceptions import (
     HaloConfigurationError,
@@ -56,6 +57,7 @@ from halo_provider.operators.progress import DeliveryRecordWatcher, Progress, St
 from halo_provider.operators.retries import ends_retries, use_retry_policy
 from halo_provider.operators.stopping import TaskStop
 from halo_provider.operators.telemetry import Metrics, delivery_span
+from halo_provider.operators.tickets import HaloTicketStatusOperator
 from halo_provider.sources.formats import parse_csv_options
 from halo_provider.sources.open import SOURCES, open_source
 from halo_provider.sources.shards import Shard, ShardedSource
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from halo_provider.client.client import HaloClient
+    from halo_provider.client.reader import HaloReader
     from halo_provider.compat import Context, OperatorLineage
     from halo_provider.delivery.stop import Stop
     from halo_provider.ledger.claims import LeaseHolder
@@ -71,6 +74,8 @@ if TYPE_CHECKING:
     from halo_provider.sources.formats import Paths
     from halo_provider.sources.rows import Source
     from halo_provider.submission import Submission
+
+__all__ = ["HaloIdentifyOperator", "HaloTicketOperator", "HaloTicketStatusOperator"]
 
 OnEmpty = Literal["succeed", "skip", "fail"]
 
@@ -401,7 +406,11 @@ class HaloTicketOperator(_RowsOperator):
     :param min_rows: fewer rows in the source, and the task is red before anything is sent
     :param on_empty: a source without rows: ``succeed``, ``skip`` (the task) or ``fail``
     :param ledger_conn_id: the database that holds the ledger; by default ``[halo] ledger_conn_id``, else SQLite
-    :param on_in_doubt: ``resend`` (at least once) or ``hold`` (at most once: such rows wait for a decision)
+    :param on_in_doubt: ``resend`` (at least once), ``hold`` (at most once: such rows wait for a decision) or ``ask``
+        (look it up in Halo first, by the sign-in of ``halo-login``: what is there is delivered, what is not is sent)
+    :param ask_after: seconds after an attempt's end after which "not there" counts; how soon Halo can find a new
+        conversation is not documented
+    :param ask_else: what to do with a row about which Halo gives no answer: ``hold`` or ``resend``
     :param on_change: what to do about a delivered row whose content is another one now: ``skip`` (leave it), ``fail``
         (leave it, and end red) or ``follow_up`` (send the new content into the row's session, once per change)
     :param results_path: where every row's row_key, user_id, session_id, status and attempts go, as ``.csv``,
@@ -422,6 +431,8 @@ class HaloTicketOperator(_RowsOperator):
         batch_size: int = 500,
         ledger_conn_id: str | None = None,
         on_in_doubt: OnInDoubt = "resend",
+        ask_after: float = 60.0,
+        ask_else: AskElse = "hold",
         on_change: OnChange = "skip",
         results_path: str | None = None,
         max_submissions: int | None = None,
@@ -433,6 +444,8 @@ class HaloTicketOperator(_RowsOperator):
         self.batch_size = batch_size
         self.ledger_conn_id = ledger_conn_id
         self.on_in_doubt = on_in_doubt
+        self.ask_after = ask_after
+        self.ask_else = ask_else
         self.on_change = on_change
         self.results_path = results_path
         self.max_submissions = max_submissions
@@ -480,7 +493,8 @@ class HaloTicketOperator(_RowsOperator):
                 watchers["the task state store"] = StateStoreWatcher(store)
             progress = Progress(log=facts_log(self.log), batch_size=self.batch_size, watchers=watchers)
             with delivery_span(lease_holder.namespace, task_instance) as span:
-                return self._deliver(context, source, lease_holder, client, progress=progress, span=span)
+                reader = HaloHook(self.halo_conn_id).reader(ledger) if self.on_in_doubt == "ask" else None
+                return self._deliver(context, source, lease_holder, client, reader, progress=progress, span=span)
 
     def _push_link(self, context: Context, task_instance: TaskInstanceRef) -> None:
         """Let the button to the rows work from the start."""
@@ -499,6 +513,8 @@ class HaloTicketOperator(_RowsOperator):
             requests_per_second=rate,
             max_attempts=self.max_attempts,
             on_in_doubt=self.on_in_doubt,
+            ask_after=self.ask_after,
+            ask_else=self.ask_else,
             on_change=self.on_change,
         )
 
@@ -551,6 +567,7 @@ class HaloTicketOperator(_RowsOperator):
         source: Source,
         lease_holder: LeaseHolder,
         client: HaloClient,
+        reader: HaloReader | None,
         *,
         progress: Progress,
         span: dict[str, Any],
@@ -569,6 +586,7 @@ class HaloTicketOperator(_RowsOperator):
                     source=source,
                     lease_holder=lease_holder,
                     client=client,
+                    reader=reader,
                     progress=progress,
                     output=output,
                 ),
@@ -611,6 +629,8 @@ class HaloTicketOperator(_RowsOperator):
         if self.max_submissions is not None:
             check_whole_number("max_submissions", self.max_submissions, least=0)
         check_choice("on_in_doubt", self.on_in_doubt, get_args(OnInDoubt))
+        check_choice("ask_else", self.ask_else, get_args(AskElse))
+        check_positive("ask_after", self.ask_after)
         check_choice("on_change", self.on_change, get_args(OnChange))
         check_results_path(self.results_path)
         check_shard(self.shard)
@@ -622,11 +642,16 @@ class HaloTicketOperator(_RowsOperator):
         source: Source,
         lease_holder: LeaseHolder,
         client: HaloClient,
+        reader: HaloReader | None,
         progress: Progress,
         output: RowOutput,
     ) -> DeliveryReport:
         supervisor = os.getppid()
-        async with client, progress.reported():
+        async with client, progress.reported(), AsyncExitStack() as stack:
+            if reader is not None:
+                await stack.enter_async_context(reader)
+                telling = asyncio.create_task(self._tell_of_reading(reader))
+                stack.callback(telling.cancel)
             report = await deliver(
                 source,
                 submission=self.submission,
@@ -636,9 +661,18 @@ class HaloTicketOperator(_RowsOperator):
                 observer=Observers(output, progress),
                 stop=stop,
                 alive=lambda: os.getppid() == supervisor,
+                reader=reader,
             )
             progress.stopped(report.stopped)
             return report
+
+    async def _tell_of_reading(self, reader: HaloReader) -> None:
+        """Say what Halo's tools cannot be asked, while rows are sent."""
+        try:
+            for sentence in await reader.limits():
+                self.log.warning("looking rows up in Halo: %s", sentence)
+        except HaloError as error:
+            self.log.warning("rows in doubt cannot be looked up, ask_else=%r holds: %s", self.ask_else, error)
 
     def get_openlineage_facets_on_start(self) -> OperatorLineage[Any, Any]:
         """What OpenLineage is told before the rows are read."""

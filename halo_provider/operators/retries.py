@@ -16,9 +16,9 @@ except ImportError:  # retry policies came with Airflow 3.3
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from halo_provider.compat import BaseOperator, Context
+    from halo_provider.compat import BaseOperator
 
-_OperatorT = TypeVar("_OperatorT", bound="BaseOperator")
+_ResultT = TypeVar("_ResultT")
 
 
 def use_retry_policy(operator: BaseOperator) -> None:
@@ -27,13 +27,13 @@ def use_retry_policy(operator: BaseOperator) -> None:
         operator.retry_policy = HaloRetryPolicy()
 
 
-def ends_retries(execute: Callable[[_OperatorT, Context], Any]) -> Callable[[_OperatorT, Context], Any]:
+def ends_retries(execute: Callable[..., _ResultT]) -> Callable[..., _ResultT]:
     """Make AirflowFailException of an error that no retry can help, where no `HaloRetryPolicy` says so."""
 
     @wraps(execute)
-    def wrapper(self: _OperatorT, context: Context) -> Any:
+    def wrapper(self: BaseOperator, *args: Any, **kwargs: Any) -> _ResultT:
         try:
-            return execute(self, context)
+            return execute(self, *args, **kwargs)
         except HaloError as error:
             has_policy = HaloRetryPolicy is not None and isinstance(self.retry_policy, HaloRetryPolicy)
             if error.retry_can_help or has_policy:

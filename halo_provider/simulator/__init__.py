@@ -13,10 +13,17 @@ What it refuses or slows down when it is asked too much is a limit (``halo_provi
     simulator = Simulator(chat_latency=(0.5, 0.5), limit=TokenBucket(rate=20, burst=5))
     simulator.limit = ConcurrencyLimit(requests=8, retry_after=1)  # from the next request on
     simulator.limit = None
+
+Halo's MCP server, with its sign-in, reads the same workspace at ``f"{url}/api/mcp"``::
+
+    simulator = Simulator(reading=Reading(variant="paged", lag=(0, 10), consent="approved"))
+    simulator.always("/api/mcp/data_search_transcripts", Fault.wrong_result("another_user"))
+    simulator.set_ticket_status("resolved", ticket_id="ticket_1")
+    simulator.advance(3_600)  # access tokens expire
 """
 
 from halo_provider.simulator.api import EXAMPLE_WIDGET_KEY, Simulator
-from halo_provider.simulator.faults import Fault
+from halo_provider.simulator.faults import Fault, WrongResult
 from halo_provider.simulator.journal import RequestRecord
 from halo_provider.simulator.limits import (
     AllOf,
@@ -34,6 +41,8 @@ from halo_provider.simulator.limits import (
     TokenBucket,
     WaitingQueue,
 )
+from halo_provider.simulator.oauth import SignIn
+from halo_provider.simulator.reading import Reading
 from halo_provider.simulator.server import serving
 from halo_provider.simulator.workspace import Chat, Company, Session, Ticket, User
 
@@ -49,10 +58,12 @@ __all__ = [
     "FixedWindow",
     "Limit",
     "Limiter",
+    "Reading",
     "Refusal",
     "RefusedUsers",
     "RequestRecord",
     "Session",
+    "SignIn",
     "Simulator",
     "Slowdown",
     "SporadicRefusals",
@@ -61,5 +72,6 @@ __all__ = [
     "TokenBucket",
     "User",
     "WaitingQueue",
+    "WrongResult",
     "serving",
 ]

@@ -3,12 +3,19 @@
 import argparse
 import contextlib
 import os
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from halo_provider.simulator.api import EXAMPLE_WIDGET_KEY, SDK_PATH, Simulator
-from halo_provider.simulator.limits import PARSER, Limit
+from halo_provider.simulator.faults import MCP_PATH
+from halo_provider.simulator.limits import PARSER as LIMIT_PARSER
+from halo_provider.simulator.limits import Limit
+from halo_provider.simulator.reading import PARSER as READING_PARSER
+from halo_provider.simulator.reading import Reading
 from halo_provider.simulator.server import Server, listen
+
+_Described = TypeVar("_Described")
 
 
 def latency(text: str) -> tuple[float, float]:
@@ -22,8 +29,17 @@ def latency(text: str) -> tuple[float, float]:
 
 def limit(text: str) -> Limit | None:
     """Read a limit from JSON; ``null`` is none."""
+    return _parsed(LIMIT_PARSER, text)
+
+
+def reading(text: str) -> Reading:
+    """Read how the MCP server behaves from JSON."""
+    return _parsed(READING_PARSER, text)
+
+
+def _parsed(described: TypeAdapter[_Described], text: str) -> _Described:
     try:
-        return PARSER.validate_json(text)
+        return described.validate_json(text)
     except ValidationError as exc:
         reasons = (": ".join([*map(str, error["loc"]), error["msg"]]) for error in exc.errors())
         raise argparse.ArgumentTypeError("; ".join(reasons)) from exc
@@ -33,7 +49,8 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     options = argparse.ArgumentParser(
         prog="python -m halo_provider.simulator",
-        description="A local Halo: the SDK under /api/sdk, an inbox for people at /. Everything is in memory.",
+        description="A local Halo: the SDK under /api/sdk, the MCP server at /api/mcp, an inbox for people at /. "
+        "Everything is in memory.",
     )
     options.add_argument("--host", default="127.0.0.1")
     options.add_argument("--port", type=int, default=8400, help="0 takes a free one (default: %(default)s)")
@@ -66,6 +83,14 @@ def parser() -> argparse.ArgumentParser:
         "--requests-per-second", type=float, metavar="N", help="short for a limit: beyond it 429 with Retry-After"
     )
     options.add_argument("--burst", type=int, metavar="N", help="requests at once (default: one second's worth)")
+    options.add_argument(
+        "--reading",
+        type=reading,
+        default=Reading(),
+        metavar="JSON",
+        help='how the MCP server behaves, such as {"variant": "paged", "lag": [0, 10], "consent": "approved"}; '
+        "halo_provider.simulator.reading lists it (default: answers at once, a page asks for consent)",
+    )
     options.add_argument("--seed", type=int, default=0, help="of the latencies (default: %(default)s)")
     options.add_argument(
         "--discard-bodies", action="store_true", help="keep ids and counts only, for hundreds of thousands of chats"
@@ -85,6 +110,7 @@ def main() -> None:
             chat_latency=chosen.latency,
             other_latency=chosen.other_latency,
             limit=chosen.limit,
+            reading=chosen.reading,
             requests_per_second=chosen.requests_per_second,
             burst=chosen.burst,
             seed=chosen.seed,
@@ -93,7 +119,8 @@ def main() -> None:
         listener, origin = listen(host=chosen.host, port=chosen.port)
     except (ValueError, OSError) as exc:
         options.error(str(exc))
-    print(f"Halo simulator: inbox {origin}/  SDK {origin}{SDK_PATH}  (Ctrl-C ends it)", flush=True)  # noqa: T201 - for a person
+    places = f"inbox {origin}/  SDK {origin}{SDK_PATH}  MCP {origin}{MCP_PATH}"
+    print(f"Halo simulator: {places}  (Ctrl-C ends it)", flush=True)  # noqa: T201 - for a person
     with contextlib.suppress(KeyboardInterrupt):
         Server(simulator).run([listener])
 

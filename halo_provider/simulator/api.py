@@ -8,11 +8,14 @@ from starlette.types import Receive, Scope, Send
 
 from halo_provider.simulator import rules, tokens, wire
 from halo_provider.simulator.endpoints import CHAT, CHECKS, EFFECTS, UPDATE_USERS
-from halo_provider.simulator.faults import Fault, FaultKind
+from halo_provider.simulator.exchange import exchange
+from halo_provider.simulator.faults import Fault
 from halo_provider.simulator.halo import SimulatedHalo
 from halo_provider.simulator.journal import RequestRecord
 from halo_provider.simulator.limits import Arrival, Limit, TokenBucket
+from halo_provider.simulator.mcp import READING_PATHS, ReadingSide
 from halo_provider.simulator.pages import create_pages
+from halo_provider.simulator.reading import Reading
 from halo_provider.simulator.rules import Json, Refused
 from halo_provider.simulator.wire import Answer
 from halo_provider.simulator.workspace import ANONYMOUS
@@ -32,8 +35,11 @@ class Simulator(SimulatedHalo):
     acceptance precedes the limit too. Without `record_bodies` messages, contexts and request bodies are not kept (then
     1.5 kB a chat, 0.75 GB for half a million); ids, times and counts always are.
 
+    `reading` is how Halo's MCP server and its sign-in behave (see `halo_provider.simulator.reading`); they see the same
+    workspace, and count against a limit of their own.
+
     Attributes and methods may be used from another thread than the server's while no request is being made; `limit`
-    may be set at any time.
+    and `reading` may be set at any time.
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class Simulator(SimulatedHalo):
         requests_per_second: float | None = None,
         burst: int | None = None,
         seed: int = 0,
+        reading: Reading | None = None,
         record_bodies: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -57,20 +64,22 @@ class Simulator(SimulatedHalo):
             if limit is not None:
                 raise ValueError("limit and requests_per_second are two limits; AllOf makes one of several")
             limit = TokenBucket(rate=requests_per_second, burst=burst)
-        super().__init__(record_bodies=record_bodies, limit=limit)
+        super().__init__(record_bodies=record_bodies, limit=limit, reading=reading or Reading(), clock=clock)
         self.identity_secret = identity_secret
         self.enforce_verification = enforce_verification
         self.chat_latency = chat_latency
         self.other_latency = other_latency
         self._authorization = f"Bearer {widget_key}".encode()
-        self._clock = clock
         self._random = random.Random(seed)  # noqa: S311 - reproducible latencies, no cryptography
         self._pages = create_pages(self)
+        self._reading_side = ReadingSide(self, seed=seed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, as ASGI has it."""
         if scope["type"] == "http" and scope["path"].startswith(f"{SDK_PATH}/"):
             await self._exchange(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] in READING_PATHS:
+            await self._reading_side(scope, receive, send)
         else:
             await self._pages(scope, receive, send)
 
@@ -88,38 +97,13 @@ class Simulator(SimulatedHalo):
             user_id=_user_id(body),
             body=_without_token(body) if self.record_bodies else None,
         )
-        fault = self._script.take(path=record.path, user_id=record.user_id) or NO_FAULT
-        journal = self._journal
-        journal.begin(record)
-        try:
-            if fault.precedes_acceptance:
-                answer = _answer_of(fault)
-            else:
-                arrival = Arrival(now=self._clock(), in_flight=journal.in_flight, user_id=record.user_id)
-                answer = _altered(self._consider(scope, body, record=record, arrival=arrival), fault=fault)
-                seconds = self._latency(record, arrival=arrival) + fault.seconds
-                if seconds and await wire.client_leaves(receive, within=seconds):
-                    return
-            match fault.kind:
-                case FaultKind.DROP_BEFORE_ACCEPTANCE | FaultKind.DROP_AFTER_ACCEPTANCE:
-                    journal.end(record, status=None)
-                    wire.cut(send)
-                case FaultKind.GARBAGE:
-                    journal.end(record, status=None)
-                    wire.send_garbage(send)
-                case FaultKind.HALF_ANSWER:
-                    journal.end(record, status=answer.status)
-                    await wire.send_half(answer, send)
-                case FaultKind.SILENCE:
-                    pass
-                case _:
-                    journal.end(record, status=answer.status)
-                    await wire.send_answer(answer, send)
-                    return
-            # An application that returns without an answer would make uvicorn send one.
-            await wire.client_leaves(receive, within=None)
-        finally:
-            journal.end(record, status=None)
+        fault = self.take_fault(path=record.path, user_id=record.user_id) or NO_FAULT
+
+        def respond() -> tuple[Answer, float]:
+            arrival = Arrival(now=self.now(), in_flight=self._journal.in_flight, user_id=record.user_id)
+            return self._consider(scope, body, record=record, arrival=arrival), self._latency(record, arrival=arrival)
+
+        await exchange(record, fault=fault, journal=self._journal, respond=respond, receive=receive, send=send)
 
     def _consider(self, scope: Scope, body: Json | None, *, record: RequestRecord, arrival: Arrival) -> Answer:
         """Accept or refuse a request, and return Halo's answer."""
@@ -170,26 +154,6 @@ class Simulator(SimulatedHalo):
             return 0.0
         base = self._random.uniform(*(self.chat_latency if record.path == CHAT else self.other_latency))
         return self._limiter.latency(arrival, base=base)
-
-
-def _answer_of(fault: Fault) -> Answer:
-    """Return the answer that a fault gives instead of Halo's."""
-    if fault.body is None:
-        return wire.error(fault.response_status(), headers=fault.response_headers())
-    return Answer(fault.response_status(), fault.body, fault.response_headers())
-
-
-def _altered(answer: Answer, *, fault: Fault) -> Answer:
-    """Return Halo's answer as the fault leaves it."""
-    match fault.kind:
-        case FaultKind.STATUS:
-            return _answer_of(fault)
-        case FaultKind.INVALID_JSON:
-            return Answer(200, '{"text": "Thank you", ', {"Content-Type": "application/json"})
-        case FaultKind.MISSING_SESSION_ID:
-            return Answer(answer.status, {key: answer.body[key] for key in answer.body if key != "session_id"})
-        case _:
-            return answer
 
 
 def _header(scope: Scope, name: bytes) -> bytes:

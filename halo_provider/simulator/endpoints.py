@@ -1,9 +1,11 @@
-"""The endpoints of Halo's SDK: what each accepts, and what it does to the workspace."""
+"""The endpoints of Halo's SDK: what each accepts, and what it does to the workspace; and those for reading."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from halo_provider.simulator import rules
+from halo_provider.simulator.faults import MCP_PATH, Fault, FaultKind
 from halo_provider.simulator.rules import Json
+from halo_provider.simulator.variants import TOOLS
 from halo_provider.simulator.workspace import Workspace
 
 UPDATE_USERS = "/users/update"
@@ -27,8 +29,21 @@ EFFECTS: dict[str, Callable[[Workspace, Json], Json]] = {
 }
 
 
-def known(path: str) -> str:
-    """Return `path`, or raise ValueError when the SDK has no such endpoint."""
-    if path not in CHECKS:
-        raise ValueError(f"no SDK endpoint {path!r}; there are {', '.join(CHECKS)}")
-    return path
+REGISTER, AUTHORIZE, TOKEN, REVOKE = "/oauth/register", "/oauth/authorize", "/oauth/token", "/oauth/revoke"
+METHODS = ("initialize", "ping", "tools/list")
+READING = frozenset(
+    {REGISTER, AUTHORIZE, TOKEN, REVOKE, MCP_PATH, *(f"{MCP_PATH}/{name}" for name in (*METHODS, *TOOLS))}
+)
+
+
+def check_order(path: str, faults: Iterable[Fault | None]) -> None:
+    """Raise ValueError when there is no such endpoint, or when a fault cannot happen at it."""
+    if path not in CHECKS and path not in READING:
+        raise ValueError(f"no endpoint {path!r}; there are {', '.join([*CHECKS, *sorted(READING)])}")
+    for fault in faults:
+        if fault is None:
+            continue
+        if fault.kind is FaultKind.WRONG_RESULT and not path.startswith(MCP_PATH):
+            raise ValueError(f"{path} has no results that could be wrong")
+        if fault.kind is FaultKind.MISSING_SESSION_ID and path in READING:
+            raise ValueError(f"{path} answers without session_id anyway")

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+MCP_PATH = "/api/mcp"
+
 
 class FaultKind(StrEnum):
     """What goes wrong."""
@@ -23,6 +25,19 @@ class FaultKind(StrEnum):
     INVALID_JSON = "invalid_json"  # accepted; 200 with a body that is not JSON
     MISSING_SESSION_ID = "missing_session_id"  # accepted; 200 without session_id
     SILENCE = "silence"  # no answer at all until the client leaves
+    WRONG_RESULT = "wrong_result"  # a tool of the MCP server answers, and the answer is wrong
+
+
+class WrongResult(StrEnum):
+    """What a tool answers instead of the truth."""
+
+    EMPTY = "empty"  # nothing found
+    ANOTHER_USER = "another_user"  # the same words of somebody else, and everybody else's conversations
+    SIMILAR_MESSAGE = "similar_message"  # a conversation with a word more
+    TRUNCATED = "truncated"  # the first half of each message
+    OLD_CONVERSATION = "old_conversation"  # another one with the same words, a year ago
+    TOOL_ERROR = "tool_error"  # the tool says that it failed
+    UNREADABLE = "unreadable"  # a result in no known shape
 
 
 PARAMETERS: dict[FaultKind, frozenset[str]] = {
@@ -30,11 +45,13 @@ PARAMETERS: dict[FaultKind, frozenset[str]] = {
     FaultKind.STATUS: frozenset({"code", "body", "headers", "accepted"}),
     FaultKind.SLOW: frozenset({"seconds"}),
     FaultKind.SILENCE: frozenset({"accepted"}),
+    FaultKind.WRONG_RESULT: frozenset({"result"}),
 }
 REQUIRED: dict[FaultKind, frozenset[str]] = {
     FaultKind.STATUS: frozenset({"code"}),
     FaultKind.SLOW: frozenset({"seconds"}),
     FaultKind.SILENCE: frozenset({"accepted"}),
+    FaultKind.WRONG_RESULT: frozenset({"result"}),
 }
 
 
@@ -56,6 +73,7 @@ class Fault(BaseModel):
     as_http_date: bool = False
     seconds: Annotated[float, Field(ge=0)] = 0.0
     accepted: bool = False
+    result: WrongResult | None = None
 
     @model_validator(mode="after")
     def _has_its_parameters(self) -> Self:
@@ -121,6 +139,11 @@ class Fault(BaseModel):
         """Accept or not, and never answer."""
         return cls(kind=FaultKind.SILENCE, accepted=accepted)
 
+    @classmethod
+    def wrong_result(cls, result: WrongResult | str) -> Self:
+        """Let a tool of the MCP server answer wrongly; nothing else has results."""
+        return cls(kind=FaultKind.WRONG_RESULT, result=WrongResult(result))
+
     @property
     def precedes_acceptance(self) -> bool:
         """Whether Halo never gets to see the request."""
@@ -150,8 +173,8 @@ class Fault(BaseModel):
 class FaultScript:
     """Faults in the order in which requests meet them.
 
-    Faults ordered for a user come first, then those for a path, then the permanent one. None in a list lets one
-    request pass.
+    Faults ordered for a user come first, then those for a path, then the permanent one; those for a method or tool of
+    the MCP server come before those for the whole of it. None in a list lets one request pass.
     """
 
     def __init__(self) -> None:
@@ -171,10 +194,11 @@ class FaultScript:
 
     def take(self, *, path: str, user_id: str | None) -> Fault | None:
         """Return the fault this request meets, and strike it off the list."""
-        for key in ((path, user_id), (path, None)):
+        paths = (path, *([MCP_PATH] if path.startswith(f"{MCP_PATH}/") else []))
+        for key in ((each, user) for user in (user_id, None) for each in paths):
             if queue := self._queues.get(key):
                 return queue.popleft()
-        return self._permanent.get(path)
+        return next((self._permanent[each] for each in paths if each in self._permanent), None)
 
     def left(self) -> list[dict[str, Any]]:
         """Return what is still queued, and what is permanent, as JSON."""

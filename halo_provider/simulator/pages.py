@@ -1,8 +1,8 @@
-"""What people see, an inbox, and what other processes may ask: faults, a limit, a reset, the state."""
+"""What people see, an inbox, and what other processes may ask: faults, limits, the clock, a reset, the state."""
 
 from datetime import datetime
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse
@@ -12,15 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from halo_provider.simulator.faults import Fault
 from halo_provider.simulator.halo import SimulatedHalo
 from halo_provider.simulator.limits import AnyLimit
+from halo_provider.simulator.reading import Reading
+from halo_provider.simulator.wire import PAGE_HEADERS
+from halo_provider.simulator.workspace import TicketStatus
 
 SHOWN = 100  # items on one page, the newest
-HEADERS = {
-    # Nothing but the page itself and its own stylesheet: what a message says can neither run nor load anything.
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
 
 
 class FaultOrder(BaseModel):
@@ -42,6 +38,39 @@ class LimitOrder(BaseModel):
     limit: AnyLimit | None
 
 
+class ReadingOrder(BaseModel):
+    """POST /_simulator/reading: the same as setting Simulator.reading."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reading: Reading
+
+
+class ClockOrder(BaseModel):
+    """POST /_simulator/clock: the same as Simulator.advance."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    advance: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class SignInsOrder(BaseModel):
+    """POST /_simulator/sign-ins: the same as Simulator.expire_access_tokens and revoke_sign_ins."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    action: Literal["expire_access_tokens", "revoke"]
+
+
+class TicketOrder(BaseModel):
+    """POST /_simulator/tickets: the same as Simulator.set_ticket_status."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: TicketStatus
+    ticket_id: str | None = None
+
+
 def create_pages(simulator: SimulatedHalo) -> FastAPI:
     """Return the application for everything that is not Halo's SDK."""
     application = FastAPI(title="Halo simulator", docs_url=None, redoc_url=None)
@@ -54,7 +83,7 @@ def create_pages(simulator: SimulatedHalo) -> FastAPI:
         content = templates.get_template(template).render(
             simulator=simulator, path=request.url.path, live=live, shown=SHOWN, **items
         )
-        return HTMLResponse(content, status_code=status, headers=HEADERS)
+        return HTMLResponse(content, status_code=status, headers=PAGE_HEADERS)
 
     @application.get("/")
     async def inbox(request: Request, *, live: bool = True) -> HTMLResponse:
@@ -95,6 +124,31 @@ def create_pages(simulator: SimulatedHalo) -> FastAPI:
     async def order_limit(order: LimitOrder) -> dict[str, Any]:
         simulator.limit = order.limit
         return {"success": True}
+
+    @application.post("/_simulator/reading")
+    async def order_reading(order: ReadingOrder) -> dict[str, Any]:
+        simulator.reading = order.reading
+        return {"success": True}
+
+    @application.post("/_simulator/clock")
+    async def order_clock(order: ClockOrder) -> dict[str, Any]:
+        simulator.advance(order.advance)
+        return {"success": True}
+
+    @application.post("/_simulator/sign-ins")
+    async def order_sign_ins(order: SignInsOrder) -> dict[str, Any]:
+        if order.action == "revoke":
+            simulator.revoke_sign_ins()
+        else:
+            simulator.expire_access_tokens()
+        return {"success": True}
+
+    @application.post("/_simulator/tickets")
+    async def order_tickets(order: TicketOrder) -> dict[str, Any]:
+        try:
+            return {"success": True, "changed": simulator.set_ticket_status(order.status, ticket_id=order.ticket_id)}
+        except ValueError as exc:
+            raise HTTPException(400, str(exc)) from exc
 
     @application.post("/_simulator/reset")
     async def reset() -> dict[str, Any]:

@@ -11,6 +11,14 @@ from typing import Any, cast
 
 from starlette.types import Receive, Send
 
+PAGE_HEADERS = {
+    # Nothing but the page itself and its own stylesheet: what a message says can neither run nor load anything.
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

@@ -3,6 +3,7 @@
 import re
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -11,6 +12,8 @@ from halo_provider.simulator.rules import Json, Refused
 
 ANONYMOUS = "anonymous"
 DEFAULT_AGENT = "agent_default"
+TicketStatus = Literal["open", "in_progress", "snoozed", "resolved", "spam"]
+ENDED: frozenset[TicketStatus] = frozenset({"resolved", "spam"})
 # Documented by Halo as asking for a human, which makes a ticket at once.
 ASKS_FOR_A_HUMAN = re.compile(r"please create a support ticket|i need human help|please escalate this", re.IGNORECASE)
 # Halo's agent decides by itself whether a message needs a ticket; this is the simulator's simple judgement.
@@ -46,7 +49,7 @@ class Chat:
     """One accepted message and the agent's reply. `user_id` is None for the anonymous user.
 
     `started` and `ended` are ``time.monotonic()`` seconds at acceptance and when the answer left (or the
-    connection did); `ended` is None in between.
+    connection did); `ended` is None in between. `accepted_at` is in seconds of the simulator's clock.
     """
 
     message_id: str
@@ -59,6 +62,7 @@ class Chat:
     custom_fields: Json
     reply: str
     received_at: datetime
+    accepted_at: float
     started: float
     ended: float | None = None
 
@@ -67,7 +71,8 @@ class Chat:
 class Ticket:
     """A ticket; `chats` are the escalations in it, the first of which made it (none for tickets/create).
 
-    Set `status` to "closed" and its user's next escalation makes a new ticket.
+    Once it is resolved or spam, its user's next escalation makes a new ticket. `accepted_at` is in seconds of the
+    simulator's clock.
     """
 
     number: int
@@ -79,9 +84,12 @@ class Ticket:
     source: str
     reason: Literal["asked for a human", "triage", "tickets/create"]
     created_at: datetime
+    accepted_at: float
+    updated_at: datetime
+    resolved_at: datetime | None = None
     priority: str = "normal"
     metadata: Json = field(default_factory=dict)
-    status: Literal["open", "closed"] = "open"
+    status: TicketStatus = "open"
     chats: list[Chat] = field(default_factory=list)
 
     @property
@@ -104,17 +112,22 @@ class Session:
 class Workspace:
     """Users, companies, sessions and tickets.
 
-    Without `keep_content` chats and tickets keep their ids but no message, context or custom fields.
+    Without `keep_content` chats and tickets keep their ids but no message, context or custom fields. `clock` gives the
+    seconds of the simulator's clock.
     """
 
-    def __init__(self, *, keep_content: bool = True) -> None:
+    def __init__(self, *, keep_content: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
         self.keep_content = keep_content
+        self._clock = clock
         self.users: dict[str, User] = {}
         self.companies: dict[str, Company] = {}
         self.sessions: dict[str, Session] = {}
         self.chats: list[Chat] = []
         self.tickets: list[Ticket] = []
         self.events: list[Json] = []
+        self.sessions_of: dict[str, list[Session]] = {}
+        self.tickets_of: dict[str, list[Ticket]] = {}
+        self.tickets_in: dict[str, list[Ticket]] = {}
         self.merged_escalations = 0
         self._latest_escalation: dict[str, Ticket] = {}
 
@@ -182,6 +195,7 @@ class Workspace:
             custom_fields=body.get("custom_fields", {}) if self.keep_content else {},
             reply=reply,
             received_at=datetime.now(UTC),
+            accepted_at=self._clock(),
             started=time.monotonic(),
         )
         self.chats.append(chat)
@@ -210,6 +224,18 @@ class Workspace:
         if self.keep_content:
             ticket.metadata = body.get("metadata", {})
         return {"success": True, "ticket_id": ticket.ticket_id, "user_id": user.user_id}
+
+    def ticket(self, ticket_id: str) -> Ticket | None:
+        """Return the ticket with this id or number."""
+        number = ticket_id.removeprefix("ticket_")
+        known = number.isascii() and number.isdecimal() and 0 < int(number) <= len(self.tickets)
+        return self.tickets[int(number) - 1] if known else None
+
+    def set_status(self, ticket: Ticket, status: TicketStatus) -> None:
+        """What a person does in the dashboard."""
+        ticket.status = status
+        ticket.updated_at = datetime.now(UTC)
+        ticket.resolved_at = ticket.updated_at if status == "resolved" else None
 
     def record_events(self, body: Json) -> Json:
         """Events: kept as they came."""
@@ -240,6 +266,8 @@ class Workspace:
         if session_id is None:
             session = Session(session_id=f"sess_{uuid.uuid4().hex}", user_id=user_id)
             self.sessions[session.session_id] = session
+            if user_id is not None:
+                self.sessions_of.setdefault(user_id, []).append(session)
             return session
         known = self.sessions.get(session_id)
         # Whether Halo accepts a session_id of the client's own making is not documented: the strict answer.
@@ -254,8 +282,10 @@ class Workspace:
     def _link(self, session: Session, user_id: str) -> None:
         """Give an orphaned session, and the ticket made in it, to a user."""
         session.user_id = user_id
+        self.sessions_of.setdefault(user_id, []).append(session)
         if session.ticket is not None:
             session.ticket.user_id = user_id
+            self.tickets_of.setdefault(user_id, []).append(session.ticket)
             self._latest_escalation.setdefault(user_id, session.ticket)
 
     def _open_ticket(self, session: Session) -> Ticket | None:
@@ -265,7 +295,7 @@ class Workspace:
         """
         user_id = session.user_id
         ticket = session.ticket if user_id is None else self._latest_escalation.get(user_id)
-        return ticket if ticket is not None and ticket.status == "open" else None
+        return ticket if ticket is not None and ticket.status not in ENDED else None
 
     def _escalate(self, chat: Chat, *, session: Session, reason: Literal["asked for a human", "triage"]) -> None:
         ticket = self._open_ticket(session)
@@ -280,7 +310,10 @@ class Workspace:
             )
         else:
             self.merged_escalations += 1
+            ticket.updated_at = chat.received_at
         ticket.chats.append(chat)
+        if ticket is not session.ticket:
+            self.tickets_in.setdefault(session.session_id, []).append(ticket)
         session.ticket = ticket
         if chat.user_id is not None:
             self._latest_escalation[chat.user_id] = ticket
@@ -296,6 +329,7 @@ class Workspace:
         source: str,
     ) -> Ticket:
         number = len(self.tickets) + 1
+        now = datetime.now(UTC)
         ticket = Ticket(
             number=number,
             ticket_id=f"ticket_{number}",
@@ -305,9 +339,13 @@ class Workspace:
             message=message if self.keep_content else "",
             source=source,
             reason=reason,
-            created_at=datetime.now(UTC),
+            created_at=now,
+            accepted_at=self._clock(),
+            updated_at=now,
         )
         self.tickets.append(ticket)
+        if user_id is not None:
+            self.tickets_of.setdefault(user_id, []).append(ticket)
         return ticket
 
 

@@ -10,26 +10,31 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import AsyncExitStack, closing, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from multiprocessing.connection import Connection
 from typing import Any
 
 import psutil
+from cryptography.fernet import Fernet
 
 import halo_provider.delivery.commit
 import halo_provider.delivery.delivery
+from halo_provider.client.access import StoredAccess
 from halo_provider.client.client import HaloClient
+from halo_provider.client.reader import HaloReader
 from halo_provider.delivery.delivery import deliver
 from halo_provider.delivery.options import DeliveryOptions
 from halo_provider.ledger.claims import LeaseHolder
 from halo_provider.ledger.ledger import Ledger
 from halo_provider.ledger.rules import Commit, OnInDoubt, Settlement, TaskInstanceRef
+from halo_provider.ledger.sign_ins import SignIns
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.models import Chat, ChatAnswer
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY
 from halo_provider.sources.lists import ListSource
+from tests.acceptance.sign_in_worker import CONN_ID, KEY
 from tests.core.deliveries import AT_ONCE, NAMESPACE, NOTE, notes
 
 LEASE_MARGIN = 0.5  # seconds: leases are short here
@@ -55,7 +60,7 @@ class Point(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What a worker delivers, and at which row of which point it dies. Lease, timeout and patience are in seconds."""
+    """What a worker delivers, and at which row of which point it dies. Times are in seconds."""
 
     halo_url: str
     ledger_url: str
@@ -66,6 +71,8 @@ class Task:
     batch_size: int = 50
     timeout: float = 10.0
     ledger_patience: float = 30.0
+    mcp_url: str | None = None  # where rows in doubt are looked up
+    ask_after: float = 60.0
     point: Point | None = None
     row: int = 0
 
@@ -187,7 +194,11 @@ def _work(task: Task, report: Connection) -> None:
 async def _deliver(task: Task) -> dict[str, Any]:
     supervisor = os.getppid()
     with closing(Ledger.at(task.ledger_url)) as ledger:
-        async with MortalClient(task) as client:
+        async with MortalClient(task) as client, AsyncExitStack() as stack:
+            reader = None
+            if task.mcp_url is not None:
+                kept = SignIns(ledger, conn_id=CONN_ID, cipher=Fernet(KEY))
+                reader = await stack.enter_async_context(HaloReader(access=StoredAccess(kept), url=task.mcp_url))
             delivered = await deliver(
                 ListSource(notes(task.rows)),
                 submission=NOTE,
@@ -197,8 +208,10 @@ async def _deliver(task: Task) -> dict[str, Any]:
                     batch_size=task.batch_size,
                     concurrency=task.concurrency,
                     on_in_doubt=task.on_in_doubt,
+                    ask_after=task.ask_after,
                     backoff=AT_ONCE,
                 ),
+                reader=reader,
                 alive=lambda: os.getppid() == supervisor,
             )
     return {

@@ -2,7 +2,9 @@
 
 ``python -m tests.acceptance.proof`` plays every night on every ledger that answers and prints the table as Markdown.
 Of every night it is required that no row is lost, that with on_in_doubt="hold" no row reaches Halo twice, and that
-with "resend" only rows that were in doubt do, at most as many as were in flight.
+with "resend" only rows that were in doubt do, at most as many as were in flight. With "ask" rows in doubt are looked
+up, in a Halo that finds its conversations up to LAG seconds late: none is lost, none is sent twice, and none is left in
+doubt, without a person.
 """
 # ruff: noqa: T201 -- prints for a person
 
@@ -32,7 +34,9 @@ from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import events
 from halo_provider.simulator import Fault, Simulator, serving
 from tests.acceptance.crash_worker import CONCURRENCY, Point, Task, Worker
+from tests.acceptance.sign_in_worker import sign_in_at
 from tests.core.deliveries import NAMESPACE, NOTE, note, notes, rows_in
+from tests.core.mcp_server import MCP, McpServer
 from tests.core.silent_proxy import silent_proxy
 from tests.soak.worker import Task as SoakTask
 from tests.soak.worker import Worker as SoakWorker
@@ -54,7 +58,10 @@ SERVERS = {
 }
 LEDGERS = ("SQLite", *SERVERS)
 _CONNECTIONS = text("SELECT id FROM information_schema.processlist WHERE db = :name")
-POLICIES: tuple[OnInDoubt, ...] = ("resend", "hold")
+POLICIES: tuple[OnInDoubt, ...] = ("resend", "hold", "ask")
+LAG = 10.0  # seconds at most until Halo finds a conversation
+ASK_AFTER = 12.0  # seconds
+ASKING_RUN = 240.0  # seconds for a run that looks rows up, some of them again and again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +73,7 @@ class Verdict:
     doubted: frozenset[str]  # rows that were ever in doubt, by their history or at the death
     lost: frozenset[str]  # neither with Halo nor accounted for
     twice: frozenset[str]  # accepted by Halo more than once
+    left: frozenset[str]  # in doubt at the end, where no person settled them
     seconds: float
 
     def faults(self, on_in_doubt: OnInDoubt, *, bound: int) -> list[str]:
@@ -73,8 +81,10 @@ class Verdict:
         found = []
         if self.lost:
             found.append(f"lost {sorted(self.lost)}")
-        if self.twice and on_in_doubt == "hold":
-            found.append(f"sent twice under hold {sorted(self.twice)}")
+        if self.twice and on_in_doubt != "resend":
+            found.append(f"sent twice under {on_in_doubt} {sorted(self.twice)}")
+        if self.left:
+            found.append(f"left in doubt {sorted(self.left)}")
         if self.doubted and not bound:
             found.append(f"in doubt without a reason {sorted(self.doubted)}")
         if not self.twice <= self.doubted:
@@ -136,9 +146,14 @@ class Stage:
             )
         )
 
+    @property
+    def patience(self) -> float:
+        """Seconds for a run to end."""
+        return ASKING_RUN if self.task.on_in_doubt == "ask" else PATIENCE
+
     def run(self) -> None:
         """A run that nothing happens to."""
-        Worker(self.task).finish()
+        Worker(self.task).finish(within=self.patience)
 
     def doubted(self) -> set[str]:
         """The rows whose history tells of doubt."""
@@ -174,7 +189,8 @@ class Stage:
     def bring_home(self) -> None:
         """Settle what is held back and run again, as retries would, until nothing is left, or it is no use."""
         for _ in range(RETRIES):
-            self.settle_by_hand()
+            if self.task.on_in_doubt != "ask":
+                self.settle_by_hand()
             self.run()
             if not self.lost(at_the_end=True):
                 return
@@ -189,7 +205,7 @@ def killed_at(point: Point) -> Night:
     def night(stage: Stage, chance: random.Random) -> None:
         row = stage.task.rows // 2 if point is Point.AFTER_COMMIT else chance.randrange(1, stage.task.rows * 3 // 4)
         mortal = Worker(replace(stage.task, point=point, row=row))
-        if mortal.report() is not None:
+        if mortal.report(within=stage.patience) is not None:
             raise RuntimeError(f"the worker outlived its death {point} at row {row}")
         stage.note_in_flight(mortal)
         stage.run()
@@ -207,14 +223,14 @@ def orphaned(stage: Stage, _chance: random.Random) -> None:
     _, alive = psutil.wait_procs([orphan], timeout=ORPHAN_END)
     if alive:
         raise TimeoutError(f"the orphan lived on for {ORPHAN_END:g} s")
-    worker.finish()
-    successor.finish()
+    worker.finish(within=stage.patience)
+    successor.finish(within=stage.patience)
 
 
 def side_by_side(stage: Stage, _chance: random.Random) -> None:
     """Two runs over the same rows at once."""
     for worker in [Worker(stage.task), Worker(stage.task)]:
-        worker.finish()
+        worker.finish(within=stage.patience)
 
 
 def side_by_side_one_killed(stage: Stage, chance: random.Random) -> None:
@@ -222,9 +238,9 @@ def side_by_side_one_killed(stage: Stage, chance: random.Random) -> None:
     row = chance.randrange(10, stage.task.rows // 4)
     mortal = Worker(replace(stage.task, point=Point.AFTER_ANSWER, row=row))
     other = Worker(stage.task)
-    if mortal.report() is None:
+    if mortal.report(within=stage.patience) is None:
         stage.note_in_flight(mortal)
-    other.finish()
+    other.finish(within=stage.patience)
 
 
 def cut_off_from_the_ledger(stage: Stage, _chance: random.Random) -> None:
@@ -232,7 +248,7 @@ def cut_off_from_the_ledger(stage: Stage, _chance: random.Random) -> None:
     worker = Worker(stage.task)
     stage.wait_for_chats(stage.task.rows // 4)
     stage.cut_off()
-    worker.finish()
+    worker.finish(within=stage.patience)
     stage.run()
 
 
@@ -310,7 +326,7 @@ def silent_ledger(stage: Stage, _chance: random.Random) -> None:
         worker = Worker(replace(stage.task, ledger_url=behind))
         stage.wait_for_chats(stage.task.rows // 4)
         proxy.silence()
-        if worker.finish(within=120.0)["stopped"] is None:
+        if worker.finish(within=max(120.0, stage.patience))["stopped"] is None:
             raise RuntimeError("the run did not notice that its ledger is silent")
     stage.run()
 
@@ -324,7 +340,7 @@ def deleted_ledger(stage: Stage, _chance: random.Random) -> None:
     files = [file for suffix in ("", "-wal", "-shm") if (file := path.with_name(path.name + suffix)).exists()]
     for file in files:
         file.rename(stage.folder / file.name)
-    if worker.finish()["stopped"] is None:
+    if worker.finish(within=stage.patience)["stopped"] is None:
         raise RuntimeError("the run did not notice that its ledger is gone")
     if path.exists():
         raise RuntimeError("the run made a ledger in the place of the one that is gone")
@@ -369,7 +385,16 @@ def cells_on(ledgers: Sequence[str]) -> list[tuple[str, str]]:
     ]
 
 
-def play(name: str, ledger_name: str, on_in_doubt: OnInDoubt, *, rows: int = ROWS, seed: int = 0) -> Verdict:
+def play(
+    name: str,
+    ledger_name: str,
+    on_in_doubt: OnInDoubt,
+    *,
+    rows: int = ROWS,
+    seed: int = 0,
+    lag: float = LAG,
+    ask_after: float = ASK_AFTER,
+) -> Verdict:
     """Play one night; afterwards settle by hand what is held back, and let the next run bring everything home."""
     began = time.monotonic()
     halo = Simulator(chat_latency=LATENCY, seed=seed)
@@ -378,8 +403,12 @@ def play(name: str, ledger_name: str, on_in_doubt: OnInDoubt, *, rows: int = ROW
         ledger_place(ledger_name) as (ledger_url, cut_off),
         tempfile.TemporaryDirectory(prefix="halo-proof-") as folder,
     ):
-        task = Task(halo_url=url, ledger_url=ledger_url, rows=rows, on_in_doubt=on_in_doubt)
-        with closing(Ledger.at(ledger_url)) as ledger:
+        task = Task(halo_url=url, ledger_url=ledger_url, rows=rows, on_in_doubt=on_in_doubt, ask_after=ask_after)
+        with closing(Ledger.at(ledger_url)) as ledger, ExitStack() as stack:
+            if on_in_doubt == "ask":
+                reading = stack.enter_context(serving(McpServer(halo=halo, lag=lag).app()))
+                task = replace(task, mcp_url=f"{reading}{MCP}")
+                sign_in_at(f"{reading}{MCP}", ledger)
             stage = Stage(task=task, halo=halo, ledger=ledger, cut_off=cut_off, folder=Path(folder))
             NIGHTS[name](stage, random.Random(f"{seed} {name} {ledger_name} {on_in_doubt}"))
             lost = stage.lost(at_the_end=False)
@@ -390,6 +419,7 @@ def play(name: str, ledger_name: str, on_in_doubt: OnInDoubt, *, rows: int = ROW
                 doubted=frozenset(stage.doubted() | stage.in_flight),
                 lost=frozenset(lost | stage.lost(at_the_end=True)),
                 twice=frozenset(key for key, times in stage.accepted().items() if times > 1),
+                left=frozenset(key for key, row in rows_in(ledger).items() if row["status"] == LedgerStatus.IN_DOUBT),
                 seconds=time.monotonic() - began,
             )
 
@@ -478,13 +508,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.acceptance.proof", description=__doc__)
     parser.add_argument("--rows", type=int, default=ROWS, help="of every night (default: %(default)s)")
     parser.add_argument("--two-workers-rows", type=int, default=20_000, help="(default: %(default)s)")
+    parser.add_argument("--policies", nargs="+", choices=POLICIES, default=POLICIES, help="(default: all)")
     parser.add_argument("--jobs", type=int, default=6, help="nights at once (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the rows at which workers die (default: %(default)s)")
     options = parser.parse_args(arguments)
     began = time.monotonic()
     ledgers = [name for name in LEDGERS if reachable(name)]
     clocks = fake_clocks()
-    cells = [(night, policy, ledger) for night, ledger in cells_on(ledgers) for policy in POLICIES]
+    cells = [(night, policy, ledger) for night, ledger in cells_on(ledgers) for policy in options.policies]
     done = Counter[str]()
 
     def one(cell: tuple[str, OnInDoubt, str]) -> Verdict:
@@ -521,18 +552,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def table(verdicts: dict[tuple[str, OnInDoubt, str], Verdict], ledgers: Sequence[str]) -> Iterator[str]:
     """The verdicts as Markdown, a line for every night and policy."""
-    yield "| What happens | `on_in_doubt` | Rows lost | In doubt | Sent twice | Bound |"
-    yield "|---|---|--:|--:|--:|--:|"
+    yield "| What happens | `on_in_doubt` | Rows lost | In doubt | Sent twice | Bound | Left in doubt |"
+    yield "|---|---|--:|--:|--:|--:|--:|"
     for night in NIGHTS:
-        for policy in POLICIES:
+        for policy in dict.fromkeys(policy for _, policy, _ in verdicts):
             found = [verdicts.get((night, policy, ledger)) for ledger in ledgers]
-            lost, doubted, twice = (
+            lost, doubted, twice, left = (
                 ", ".join(str(len(getattr(verdict, rows))) if verdict else "-" for verdict in found)
-                for rows in ("lost", "doubted", "twice")
+                for rows in ("lost", "doubted", "twice", "left")
             )
-            bounds = [0 if policy == "hold" else bound_of(night, verdict) for verdict in found if verdict]
+            bounds = [0 if policy != "resend" else bound_of(night, verdict) for verdict in found if verdict]
             bound = ", ".join(map(str, bounds if len(set(bounds)) > 1 else bounds[:1]))
-            yield f"| {night} | {policy} | {lost} | {doubted} | {twice} | {bound} |"
+            yield f"| {night} | {policy} | {lost} | {doubted} | {twice} | {bound} | {left} |"
 
 
 if __name__ == "__main__":

@@ -793,3 +793,41 @@ def test_row_that_follows_another_knows_its_key() -> None:
 def test_mistake_in_what_is_followed_is_named_when_the_dag_is_parsed(parts: dict[str, Any], field: str) -> None:
     """The part of `follows` that cannot be right."""
     assert f"\n{field}: " in refused(**parts)
+
+
+def test_reference_names_the_row_and_its_content() -> None:
+    """Another content has another one, and turning references on is no change of the rows."""
+    plain = Submission(name="note", key="id", message="{text}", context={"note": Entry(label="Note", fields=["id"])})
+    referenced = plain.model_copy(update={"reference": True})
+    first, second = ({"id": "SUB-1", "text": text} for text in ("One.", "Two."))
+
+    sent = rendered(referenced, first)
+
+    assert sent.payload_hash == rendered(plain, first).payload_hash
+    assert sent.request.context is not None
+    entry = sent.request.context["reference"]
+    assert (entry.label, entry.value) == ("Reference", sent.reference)
+    assert sent.reference == f"airflow:note/1/{sent.payload_hash[:12]}"
+    assert rendered(referenced, second).reference != sent.reference
+    assert set(sent.request.context) == {"note", "reference"}
+
+
+def test_reference_keeps_its_place_in_the_context() -> None:
+    """A submission's own entry of that name would be lost."""
+    with pytest.raises(
+        HaloConfigurationError, match="reference=True adds a context entry 'reference' itself; rename yours"
+    ):
+        Submission(
+            name="note", key="id", message="x", reference=True, context={"reference": Entry(label="x", fields=["id"])}
+        )
+
+
+def test_masked_request_shows_the_reference() -> None:
+    """It holds the row's key, which logs hold anyway."""
+    referenced = Submission(name="note", key="id", message="{text}", reference=True)
+    row = {"id": "SUB-1", "text": "Secret words"}
+
+    shown = masked(referenced, rendered(referenced, row), row)
+
+    assert shown["context"]["reference"]["value"].startswith("airflow:note/1/")
+    assert "Secret" not in str(shown)

@@ -20,7 +20,7 @@ import pytest
         ("halo_provider.simulator", ["Fault", "Simulator", "serving"]),
         ("halo_provider.delivery", ["DeliveryReport", "deliver"]),
         ("halo_provider.ledger", ["Ledger", "TaskInstanceRef"]),
-        ("halo_provider.client", ["HaloClient"]),
+        ("halo_provider.client", ["HaloClient", "HaloReader"]),
         ("halo_provider.sources", ["CsvSource", "ListSource"]),
     ],
 )
@@ -37,8 +37,9 @@ def test_public_name_is_imported_from_its_documented_path(module: str, names: li
         [sys.executable, "-m", "halo_provider.demo"],
         [sys.executable, "-m", "halo_provider.simulator"],
         [str(Path(sys.executable).parent / "halo-ledger")],
+        [str(Path(sys.executable).parent / "halo-login")],
     ],
-    ids=["demo", "simulator", "halo-ledger"],
+    ids=["demo", "simulator", "halo-ledger", "halo-login"],
 )
 def test_documented_command_answers(command: list[str]) -> None:
     """Each explains itself."""

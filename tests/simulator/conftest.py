@@ -1,6 +1,5 @@
 """A simulator on a real socket, and a plain HTTP client that shares nothing with the provider's own."""
 
-import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,9 +7,7 @@ import httpx
 import pytest
 
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, serving
-
-# Nothing here speaks TLS, and loading the system's certificates for each client takes longer than most tests.
-NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+from tests.simulator.programs import NO_CERTIFICATES, Program
 
 
 @pytest.fixture(scope="session")
@@ -74,3 +71,11 @@ def served(client_of: Callable[[str], httpx.Client]) -> Iterator[Callable[..., t
     yield serve
     for context in running:
         context.__exit__(None, None, None)
+
+
+@pytest.fixture
+def program(simulator: Simulator, simulator_and_url: tuple[Simulator, str]) -> Iterator[Program]:
+    """A program that has not yet registered at the shared simulator."""
+    program = Program(simulator_and_url[1])
+    yield program
+    program.close()

@@ -169,7 +169,7 @@ def test_permanent_fault_stays_until_it_is_ended(halo: httpx.Client, simulator: 
 
 def test_script_for_an_unknown_path_is_a_mistake() -> None:
     """A typo in a test does not go unnoticed."""
-    with pytest.raises(ValueError, match="no SDK endpoint"):
+    with pytest.raises(ValueError, match="no endpoint"):
         Simulator().script(path="/chats", faults=[Fault.garbage()])
 
 

@@ -180,7 +180,7 @@ def test_escalations_of_a_user_merge_into_the_open_ticket(halo: httpx.Client, si
 def test_escalation_after_closing_makes_a_new_ticket(halo: httpx.Client, simulator: Simulator) -> None:
     """A closed ticket takes nothing more."""
     chat(halo, user_id="user-1", context=CONTEXT)
-    simulator.tickets[0].status = "closed"
+    simulator.set_ticket_status("resolved", ticket_id=simulator.tickets[0].ticket_id)
 
     chat(halo, user_id="user-1", context=CONTEXT)
 

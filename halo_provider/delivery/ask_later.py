@@ -1,0 +1,98 @@
+"""Asks Halo about rows that runs have left in doubt, without their source: by what the ledger keeps of them."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from halo_provider.delivery.ask import Asker, ConversationReader
+from halo_provider.delivery.doubts import NOT_THERE
+from halo_provider.delivery.lookup import Look, Question, Sight
+from halo_provider.ledger import Change, Ledger, TaskInstanceRef
+from halo_provider.ledger.admin import LedgerAdmin, RowCursor, RowFilter
+from halo_provider.ledger.statuses import LedgerStatus
+from halo_provider.submission import reference_of
+
+TOGETHER = 200  # rows whose waits run at the same time
+
+
+async def ask_later(
+    ledger: Ledger,
+    wanted: RowFilter,
+    *,
+    admin: LedgerAdmin,
+    reader: ConversationReader,
+    ask_after: float,
+    on_answer: Callable[[Any, Look], None] = lambda _row, _look: None,
+) -> Counter[Sight]:
+    """Look the wanted rows in doubt up: what Halo has is resolved, what it does not have is requeued.
+
+    `wanted` names a namespace. A row is told to `on_answer` with the answer; one that a run has claimed or changed
+    meanwhile is left as it is. Raises LedgerError.
+    """
+    lookups = ledger.lease_holder(wanted.namespace or "", task_instance=TaskInstanceRef())
+    asker = Asker(
+        reader,
+        ask_after=ask_after,
+        taken_of=lambda row_key, ids: asyncio.to_thread(lookups.sessions_of_others, row_key, ids),
+        known=partial(asyncio.to_thread, partial(lookups.witness, older_than=ask_after)),
+        wait=asyncio.sleep,
+        is_ending=lambda: False,
+    )
+    counts: Counter[Sight] = Counter()
+    in_doubt = replace(wanted, statuses=(LedgerStatus.IN_DOUBT, LedgerStatus.IN_FLIGHT))
+    after: RowCursor | None = None
+    while rows := admin.page(in_doubt, after=after, limit=TOGETHER):
+        after = RowCursor(rows[-1].namespace, rows[-1].row_key)
+        now, lease_now = ledger.transaction(ledger.times, read_only=True)
+        free = [row for row in rows if row.lease_expires_at is None or row.lease_expires_at <= lease_now]
+        ages = [max(0.0, (now - row.updated_at).total_seconds()) for row in free]
+        ended_at = [time.monotonic() - age for age in ages]
+        questions = [_question(ledger, row) for row in free]
+        looks = await asyncio.gather(
+            *(asker.ask(question, ended_at=ended) for question, ended in zip(questions, ended_at, strict=True))
+        )
+        for row, question, answer in zip(free, questions, looks, strict=True):
+            look = _certain(question, answer)
+            _settle(admin, row, look)
+            counts[look.sight] += 1
+            on_answer(row, look)
+    return counts
+
+
+def _question(ledger: Ledger, row: Any) -> Question:
+    change = Change.at(row.row_key, row.payload_hash or "")
+    own_key = change.row_key if change else row.row_key
+    session_id = None
+    if change is not None:
+        known = ledger.find(row.namespace, [own_key]).get(own_key)
+        session_id = known.session_id if known else None
+    name = row.namespace.rpartition("/")[2]
+    return Question(
+        row_key=row.row_key,
+        user_id=row.user_id,
+        since=row.doubt_since or row.created_at,
+        message_hash=row.message_hash,
+        reference=reference_of(name, own_key, row.payload_hash) if row.payload_hash else None,
+        session_id=session_id,
+    )
+
+
+def _certain(question: Question, look: Look) -> Look:
+    """An anonymous row that is not found may have had no reference: the ledger does not know."""
+    if look.sight is Sight.ABSENT and question.user_id is None:
+        return Look(Sight.UNCLEAR, reason="an anonymous row is found by a reference only, if it was sent with one")
+    return look
+
+
+def _settle(admin: LedgerAdmin, row: Any, look: Look) -> None:
+    as_read = RowFilter(
+        namespace=row.namespace, row_keys=(row.row_key,), statuses=(row.status,), updated_at=row.updated_at
+    )
+    if look.sight is Sight.FOUND and look.session_id is not None:
+        admin.resolve(as_read, session_id=look.session_id, reason=f"found in Halo {look.reason}")
+    elif look.sight is Sight.ABSENT:
+        admin.requeue(as_read, reason=NOT_THERE)
