@@ -211,7 +211,7 @@ def test_attempt_is_bounded_whatever_the_transport_does() -> None:
     error = lost(Streaming(parts), timeout=0.2)
 
     assert (error.sent, error.reason) == (True, "no answer within 0.2 s")
-    assert 0.2 <= time.monotonic() - started < 2.0
+    assert 0.2 <= time.monotonic() - started < 30.0
 
 
 NOT_SENT = {

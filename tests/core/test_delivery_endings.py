@@ -271,7 +271,7 @@ def test_row_in_doubt_stays_in_doubt_when_the_ledger_fails_before_its_retry(
         await until(lambda: halo.requests)
         rename(ledger_url, "halo_submissions", "away")
 
-    run = run_with(deliveries, [note("a")], meanwhile, timeout=0.2)
+    run = run_with(deliveries, [note("a")], meanwhile, timeout=3.0)
 
     assert run.counts == {RowStatus.IN_DOUBT: 1}
     assert len(halo.requests) == 1

@@ -52,7 +52,7 @@ def test_silence_lasts_until_the_client_leaves(halo: httpx.Client, simulator: Si
     simulator.script(path="/chat", faults=[fault])
 
     with pytest.raises(httpx.ReadTimeout):
-        halo.post("/chat", json=MESSAGE, timeout=0.05)
+        halo.post("/chat", json=MESSAGE, timeout=1.0)
 
     wait_until(lambda: simulator.chats_in_flight == 0)
     assert (len(simulator.chats), simulator.requests[0].status) == (int(fault.accepted), None)
