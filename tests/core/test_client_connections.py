@@ -147,7 +147,7 @@ def full_port() -> Iterator[int]:
 
 def test_connection_that_is_never_accepted_was_not_sent(full_port: int) -> None:
     """The time for connecting is over before the attempt's own: it is certain that nothing left."""
-    error = lost(chat(client_of(f"http://127.0.0.1:{full_port}", timeout=0.3)))
+    error = lost(chat(client_of(f"http://127.0.0.1:{full_port}", timeout=3.0)))
 
     assert is_not_sent(error)
     assert error.reason == "no connection in time"
@@ -155,7 +155,7 @@ def test_connection_that_is_never_accepted_was_not_sent(full_port: int) -> None:
 
 def test_tls_handshake_that_never_ends_was_not_sent() -> None:
     """A server that accepts and stays silent has not seen the request yet."""
-    assert is_not_sent(lost(chat_with(silent, scheme="https", timeout=0.3)))
+    assert is_not_sent(lost(chat_with(silent, scheme="https", timeout=3.0)))
 
 
 def test_plain_server_under_an_https_address_was_not_sent() -> None:

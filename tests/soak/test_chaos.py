@@ -8,8 +8,8 @@ from tests.soak.chaos import FAULTS, LIMITS
 
 
 def test_every_kind_of_fault_is_made() -> None:
-    """A kind that the simulator learns must be added, and every example is of its kind."""
-    assert set(FAULTS) == set(FaultKind)
+    """A kind that the simulator learns must be added where a chat can fail so, and every example is of its kind."""
+    assert set(FAULTS) == set(FaultKind) - {FaultKind.WRONG_RESULT}
     assert all(fault.kind is kind for kind, faults in FAULTS.items() for fault in faults)
 
 
