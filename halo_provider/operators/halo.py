@@ -42,6 +42,7 @@ from halo_provider.operators.output import RowOutput
 from halo_provider.operators.parameters import (
     check_allowance,
     check_choice,
+    check_context,
     check_flag,
     check_outputs,
     check_positive,
@@ -306,6 +307,7 @@ class HaloIdentifyOperator(_RowsOperator):
     @ends_retries
     def execute(self, context: Context) -> dict[str, Any]:
         """Identify, and return the counts."""
+        check_context(context)
         self._check()
         self._arrived()
         mode = self._mode(context)
@@ -461,6 +463,7 @@ class HaloTicketOperator(_RowsOperator):
     @ends_retries
     def execute(self, context: Context) -> dict[str, Any]:
         """Deliver, and return the summary; push it, too, before a red end."""
+        check_context(context)
         task_instance = task_instance_of(context)
         try:
             self._check()

@@ -18,6 +18,7 @@ import pytest
         ("halo_provider.exceptions", ["DeliveryIncompleteError", "HaloError", "RowsRejectedError"]),
         ("halo_provider.models", ["Chat", "CreateTicket", "IdentifyUser"]),
         ("halo_provider.simulator", ["Fault", "Simulator", "serving"]),
+        ("halo_provider.testing", ["Fault", "FreshLedger", "LocalHalo"]),
         ("halo_provider.delivery", ["DeliveryReport", "deliver"]),
         ("halo_provider.ledger", ["Ledger", "TaskInstanceRef"]),
         ("halo_provider.client", ["HaloClient", "HaloReader"]),
