@@ -1,6 +1,7 @@
 """halo_provider.testing, as people use it: a repository with one DAG, whose tests know nothing but its fixtures."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,24 +15,8 @@ from halo_provider.operators.halo import HaloIdentifyOperator, HaloTicketOperato
 from halo_provider.testing import Fault, FreshLedger, LocalHalo
 from tests.provider.notes import NOTE, rows
 
-DAG_FILE = """
-from airflow.sdk import DAG
-from halo_provider.operators.halo import HaloTicketOperator
-from halo_provider.submission import Submission, User
-
-NOTE = Submission(name="note", key="id", user=User(id="user"), message="{text}")
-ROWS = [{"id": n, "user": f"user-{n}", "text": "Thank you."} for n in range(3)]
-with DAG("ten_lines", schedule=None) as dag:
-    HaloTicketOperator(task_id="tickets", rows=ROWS, submission=NOTE)
-"""
-TEST_FILE = """
-from ten_lines import dag
-
-def test_every_row_becomes_a_message(halo, halo_ledger):
-    halo.fail(503, user_id="user-1")
-    assert dag.test().state == "success"
-    assert sorted(chat.user_id for chat in halo.chats) == ["user-0", "user-1", "user-2"]
-    assert halo_ledger.statuses() == {"0": "delivered", "1": "delivered", "2": "delivered"}
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "testing.md"
+REFUSED = """
 
 def test_refused_row_makes_the_run_red(halo, halo_ledger):
     halo.fail(400, user_id="user-1")
@@ -41,11 +26,12 @@ def test_refused_row_makes_the_run_red(halo, halo_ledger):
 
 
 def test_dag_repository_of_ten_lines_is_tested_with_the_plugin(airflow_home: Path, tmp_path: Path) -> None:
-    """In a process of its own, which finds the plugin by its entry point; each test begins with an empty Halo."""
+    """As docs/testing.md has it, in a process that finds the plugin by its entry point; each test has an empty Halo."""
+    dag_file, test_file = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     dags = tmp_path / "dags"
     dags.mkdir()
-    (dags / "ten_lines.py").write_text(DAG_FILE, encoding="utf-8")
-    (tmp_path / "test_ten_lines.py").write_text(TEST_FILE, encoding="utf-8")
+    (dags / "ten_lines.py").write_text(dag_file, encoding="utf-8")
+    (tmp_path / "test_ten_lines.py").write_text(test_file + REFUSED, encoding="utf-8")
 
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
