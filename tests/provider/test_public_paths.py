@@ -17,6 +17,7 @@ import pytest
         ("halo_provider.hooks.halo", ["HaloHook"]),
         ("halo_provider.exceptions", ["DeliveryIncompleteError", "HaloError", "RowsRejectedError"]),
         ("halo_provider.models", ["Chat", "CreateTicket", "IdentifyUser"]),
+        ("halo_provider.notifications.halo", ["HaloNotifier"]),
         ("halo_provider.simulator", ["Fault", "Simulator", "serving"]),
         ("halo_provider.testing", ["Fault", "FreshLedger", "LocalHalo"]),
         ("halo_provider.delivery", ["DeliveryReport", "deliver"]),
