@@ -412,11 +412,12 @@ class EveryRowRefusedError(DeliveryError):
 
     retry_can_help = False
 
-    def __init__(self, *, refused: int, error: str) -> None:
+    def __init__(self, *, refused: int, error: str, own_session_ids: bool = False) -> None:
         self.refused = refused
+        where = "own_session_ids, which Halo may not take, the submission" if own_session_ids else "the submission"
         super().__init__(
             f"the first {refused} rows that Halo answered were all refused alike, so the run stopped and left the "
-            f"others pending. The last: {error}. Correct the submission or the connection, and bring the refused rows "
+            f"others pending. The last: {error}. Correct {where} or the connection, and bring the refused rows "
             "back with `halo-ledger requeue`, or on the page of the run."
         )
 

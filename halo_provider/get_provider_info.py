@@ -23,6 +23,7 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [{"integration-name": "Halo", "python-modules": ["halo_provider.operators.halo"]}],
         "sensors": [{"integration-name": "Halo", "python-modules": ["halo_provider.sensors.halo"]}],
         "triggers": [{"integration-name": "Halo", "python-modules": ["halo_provider.triggers.halo"]}],
+        "notifications": ["halo_provider.notifications.halo.HaloNotifier"],
         "extra-links": ["halo_provider.operators.links.HaloDeliveriesLink"],
         "connection-types": [
             {

@@ -6,10 +6,12 @@ read in November 2026.
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_serializer, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError, to_json
+
+from halo_provider.exceptions import HaloConfigurationError
 
 MAX_MESSAGE = 10_000  # characters
 MAX_CUSTOM_FIELDS = 10_000  # characters of JSON
@@ -67,6 +69,8 @@ ENUMERATED_TRAITS = {
     "payment_terms": _TERMS,
 }
 
+_RequestT = TypeVar("_RequestT", bound="Request")
+
 Json = dict[str, Any]
 Identifier = Annotated[str, StringConstraints(min_length=1)]
 EntryType = Literal["list", "integration", "error", "status", "config", "feature", "metric", "relationship", "custom"]
@@ -112,6 +116,14 @@ def first_error(error: ValidationError) -> Problem:
 def explained(error: ValidationError, model: type[BaseModel]) -> str:
     """Everything that pydantic found wrong, as text for people: a line each, which names the field and the remedy."""
     return "\n".join(_line(details, model) for details in error.errors(include_url=False, include_input=False))
+
+
+def request_of(model: type[_RequestT], **fields: Any) -> _RequestT:
+    """Build a request of its fields. Raises HaloConfigurationError, which names each field that is wrong, no value."""
+    try:
+        return model(**fields)
+    except ValidationError as error:
+        raise HaloConfigurationError(f"{model.__name__}: {explained(error, model)}") from None
 
 
 def _line(details: ErrorDetails, model: type[BaseModel]) -> str:

@@ -403,7 +403,8 @@ class Entry(_Definition):
 class RenderedSubmission(NamedTuple):
     """One row's request under its key. `payload_hash` changes when and only when the request does.
 
-    `reference` is what the request carries so that it can be found again, if the submission has references.
+    `reference` is what the request carries so that it can be found again, if the submission has references. With
+    `begins_session` the request names a session of this package's making, and none that Halo knows already.
     """
 
     row_key: str
@@ -412,10 +413,12 @@ class RenderedSubmission(NamedTuple):
     payload_hash: str
     follows_key: str | None = None
     reference: str | None = None
+    begins_session: bool = False
 
-    def into_session(self, session_id: str) -> Self:
-        """The same request as a message into a session that exists."""
-        return self._replace(request=self.request.model_copy(update={"session_id": session_id}))
+    def into_session(self, session_id: str, *, begins: bool = False) -> Self:
+        """The same request as a message into a session that exists, or that it `begins`."""
+        request = self.request.model_copy(update={"session_id": session_id})
+        return self._replace(request=request, begins_session=begins)
 
 
 class Submission(_Definition):

@@ -3,9 +3,9 @@
 import asyncio
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 
@@ -23,9 +23,11 @@ from halo_provider.models import (
     Events,
     IdentifyCompany,
     IdentifyUser,
+    Json,
     Request,
     UpdateUsers,
     UpdateUsersAnswer,
+    request_of,
 )
 
 PATHS = ("/users/identify", "/users/update", "/companies/identify", "/chat", "/tickets/create", "/events")
@@ -43,13 +45,18 @@ NOT_SENT = (
 )
 
 
+_RequestT = TypeVar("_RequestT", bound=Request)
+
+
 class HaloClient:
     """Halo's SDK API. Use it as an async context manager; calls may run concurrently.
 
     Each method makes exactly one HTTP attempt, which lasts at most `timeout` seconds, and raises a HaloCallError whose
-    `verdict` says what is known about the request. With an `identity_secret` every user-scoped call carries a new
-    token. `agent_id` is the agent of chats that name none themselves. `ssl_context` says whose certificates are trusted
-    (see halo_provider.client.tls).
+    `verdict` says what is known about the request. It takes the fields of its request by keyword, or the request itself
+    (of halo_provider.models), and raises HaloConfigurationError for one that Halo would never take.
+
+    With an `identity_secret` every user-scoped call carries a new token. `agent_id` is the agent of chats that name
+    none themselves. `ssl_context` says whose certificates are trusted (see halo_provider.client.tls).
 
     `transport` sends the requests instead of this package's own: an httpx.MockTransport, a recorder, a pool with a
     proxy. As in httpx.AsyncClient the environment's proxies are not used then, and the transport is entered and closed
@@ -120,12 +127,23 @@ class HaloClient:
             transport, self._transport = self._transport, None
             await transport.__aexit__(exc_type, exc, traceback)
 
-    async def identify_user(self, request: IdentifyUser) -> Answer:
+    async def identify_user(
+        self,
+        user_id: str | IdentifyUser,
+        *,
+        traits: Json | None = None,
+        context: Json | None = None,
+        session_id: str | None = None,
+    ) -> Answer:
         """POST /users/identify: upserts the user and **sets last_seen to now**; never use it over history."""
+        request = _request(IdentifyUser, user_id=user_id, traits=traits, context=context, session_id=session_id)
         return await self._post("/users/identify", self._with_user_token(request, request.user_id), Answer)
 
-    async def update_users(self, request: UpdateUsers) -> UpdateUsersAnswer:
+    async def update_users(
+        self, users: Sequence[Mapping[str, Any]] | UpdateUsers, *, update_only: bool = False
+    ) -> UpdateUsersAnswer:
         """POST /users/update: up to 1,000 users, never touching last_seen. Needs an identity secret."""
+        request = _request(UpdateUsers, users=users, update_only=update_only or None)
         if self._identity_secret is None:
             raise HaloConfigurationError(
                 "users/update needs a token signed with the identity secret: put identity_secret (ha_secret_…) "
@@ -134,22 +152,41 @@ class HaloClient:
         token = self._sign({"scope": "users.update"}, self._identity_secret, lifetime=UPDATE_TOKEN_LIFETIME)
         return await self._post("/users/update", request.model_copy(update={"user_token": token}), UpdateUsersAnswer)
 
-    async def identify_company(self, request: IdentifyCompany) -> Answer:
+    async def identify_company(
+        self,
+        company_id: str | IdentifyCompany,
+        *,
+        traits: Json | None = None,
+        context: Json | None = None,
+        user_id: str | None = None,
+    ) -> Answer:
         """POST /companies/identify: upserts the company, and links the user when one is named."""
+        request = _request(IdentifyCompany, company_id=company_id, traits=traits, context=context, user_id=user_id)
         return await self._post("/companies/identify", self._with_user_token(request, request.user_id), Answer)
 
-    async def chat(self, request: Chat) -> ChatAnswer:
+    async def chat(self, message: str | Chat, *, user_id: str | None = None, **fields: Any) -> ChatAnswer:
         """POST /chat: the agent answers, and may make a ticket. Takes seconds; there is no idempotency key."""
+        request = _request(Chat, message=message, user_id=user_id, **fields)
         if request.agent_id is None and self.agent_id is not None:
             request = request.model_copy(update={"agent_id": self.agent_id})
         return await self._post("/chat", self._with_user_token(request, request.user_id), ChatAnswer)
 
-    async def create_ticket(self, request: CreateTicket) -> Answer:
-        """POST /tickets/create: a ticket without the AI."""
+    async def create_ticket(
+        self, subject: str | CreateTicket, *, user_id: str | None = None, email: str | None = None, **fields: Any
+    ) -> Answer:
+        """POST /tickets/create: a ticket without the AI. One of `user_id` and `email` is required."""
+        request = _request(CreateTicket, subject=subject, user_id=user_id, email=email, **fields)
         return await self._post("/tickets/create", self._with_user_token(request, request.user_id), Answer)
 
-    async def send_events(self, request: Events) -> Answer:
+    async def send_events(
+        self,
+        events: Sequence[Mapping[str, Any]] | Events,
+        *,
+        user_id: str | None = None,
+        session_id: str | None = None,
+    ) -> Answer:
         """POST /events: up to 100 behavioural events."""
+        request = _request(Events, events=events, user_id=user_id, session_id=session_id)
         return await self._post("/events", self._with_user_token(request, request.user_id), Answer)
 
     def _with_user_token(self, request: Request, user_id: str | None) -> Request:
@@ -197,3 +234,14 @@ class HaloClient:
 
 def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
+
+
+def _request(model: type[_RequestT], **fields: Any) -> _RequestT:
+    """The request that the first field already is, or the one that has these fields; None is a field not given."""
+    first = next(iter(fields.values()))
+    given = {name: value for name, value in fields.items() if value is not None}
+    if not isinstance(first, model):
+        return request_of(model, **given)
+    if len(given) > 1:
+        raise TypeError(f"give a {model.__name__} or its fields, not both")
+    return first

@@ -12,8 +12,9 @@ MAX_GIVEN_UP = 50  # rows given up one after the other before the run itself giv
 class Breaker:
     """Stops a run whose rows fail for a reason that is not theirs, before all of them have."""
 
-    def __init__(self, stop: Stop) -> None:
+    def __init__(self, stop: Stop, *, own_session_ids: bool = False) -> None:
         self._stop = stop
+        self._own_session_ids = own_session_ids
         self._accepts = False  # whether Halo has accepted a row of this run
         self._first_refused: Counter[int] = Counter()  # by status, until a row is accepted
         self._given_up_in_a_row = 0
@@ -45,7 +46,9 @@ class Breaker:
             return
         self._first_refused[error.status] += 1
         if len(self._first_refused) == 1 and self._first_refused[error.status] >= MAX_FIRST_REFUSED:
-            every_row = EveryRowRefusedError(refused=MAX_FIRST_REFUSED, error=str(error))
+            every_row = EveryRowRefusedError(
+                refused=MAX_FIRST_REFUSED, error=str(error), own_session_ids=self._own_session_ids
+            )
             self._stop.request(str(every_row), error=every_row)
 
     def gave_up(self, error: HaloCallError) -> None:

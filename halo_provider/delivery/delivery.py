@@ -133,6 +133,7 @@ class _Delivery:
             submission=submission,
             on_in_doubt="ask" if self._doubts.asks else self._doubts.otherwise,
             on_change=options.on_change,
+            own_session_ids=options.own_session_ids,
             claims=True,
         )
         self._report = DeliveryReport()
@@ -149,7 +150,7 @@ class _Delivery:
         self._fresh: list[Work] = []  # of these the first of their queues, to be claimed at once
         self._deferred: list[Work] = []  # of these the first of their queues, which another run held when last asked
         self._asked_for_deferred = time.monotonic()
-        self._breaker = Breaker(stop)
+        self._breaker = Breaker(stop, own_session_ids=options.own_session_ids)
         self._moved = asyncio.Event()
 
     async def run(self) -> DeliveryReport:

@@ -48,6 +48,7 @@ def dry_run(
         submission=submission,
         on_in_doubt=options.on_in_doubt,
         on_change=options.on_change,
+        own_session_ids=options.own_session_ids,
         claims=False,
     )
     follows_up = options.on_change == "follow_up"

@@ -31,7 +31,8 @@ class DeliveryOptions(SendOptions):
     again (resend), never (hold), or look it up in Halo first (ask). Then "not there" counts `ask_after` seconds after
     the attempt's end, and `ask_else` is for rows about which no answer is to be had. `on_change` says what happens to a
     delivered row whose content is another one now: leave it (skip), leave it and report an error (fail), or send the
-    new content into the session it has (follow_up), once per change.
+    new content into the session it has (follow_up), once per change. With `own_session_ids` a row's session has an id
+    made of its key instead of one that Halo makes, so that whoever sends the row again sends it into that session.
     """
 
     batch_size: int = 500
@@ -39,3 +40,4 @@ class DeliveryOptions(SendOptions):
     ask_after: float = 60.0
     ask_else: AskElse = "hold"
     on_change: OnChange = "skip"
+    own_session_ids: bool = False

@@ -7,6 +7,7 @@ rows, the dry run has it only look.
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
+from uuid import UUID, uuid5
 
 from halo_provider.delivery.lookup import message_hash_of
 from halo_provider.delivery.options import OnChange
@@ -16,6 +17,8 @@ from halo_provider.ledger.claims import LeaseHolder
 from halo_provider.ledger.rules import Candidate, Change, Claim, ClaimResult, KnownRow, OnInDoubt
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.submission import RenderedSubmission, Submission
+
+_SESSIONS = UUID("7e1de8b2-9d0f-4c5f-8a55-0d5c9f6a1d3e")  # in which session ids are made of names
 
 
 class Send(NamedTuple):
@@ -134,6 +137,11 @@ def next_change(submission: RenderedSubmission, claim: Claim) -> Change:
     return Change(submission.row_key, claim.changes + 1, submission.payload_hash)
 
 
+def own_session_id(namespace: str, row_key: str) -> str:
+    """The id of the row's session, the same whoever asks: a UUID, as nothing is documented about Halo's own ids."""
+    return str(uuid5(_SESSIONS, f"{namespace}\n{row_key}"))
+
+
 class Placer:
     """Asks the ledger about rows, some at a time, and gives each its place.
 
@@ -148,22 +156,24 @@ class Placer:
         submission: Submission,
         on_in_doubt: OnInDoubt,
         on_change: OnChange,
+        own_session_ids: bool,
         claims: bool,
     ) -> None:
         self._lease_holder = lease_holder
         self._submission = submission
         self._on_in_doubt: OnInDoubt = on_in_doubt
         self._on_change = on_change
+        self._own_session_ids = own_session_ids
         self._ask = lease_holder.claim if claims else lease_holder.preview
 
     def place(self, prepared_rows: Sequence[PreparedRow]) -> list[PlacedRow]:
         """Give every row its place. One that repeats an earlier row's key waits until that row has ended."""
-        rows = self._followed(prepared_rows)
+        rows = self._in_sessions(prepared_rows)
         return self._placed(rows, [row for row in rows if row.is_candidate and row.waits_for is None])
 
     def place_again(self, prepared_rows: Sequence[PreparedRow]) -> list[PlacedRow]:
         """Give rows that waited a place; their keys must differ. A repeated key's first row has ended by now."""
-        rows = [row._replace(is_first=True) for row in self._followed(prepared_rows)]
+        rows = [row._replace(is_first=True) for row in self._in_sessions(prepared_rows)]
         return self._placed(rows, [row for row in rows if row.waits_for is None])
 
     def _placed(self, rows: Sequence[PreparedRow], asking: Sequence[PreparedRow]) -> list[PlacedRow]:
@@ -186,6 +196,18 @@ class Placer:
     def _ask_about(self, candidates: Sequence[Candidate]) -> dict[str, Claim]:
         """What the ledger answers about each, by its key."""
         return self._ask(candidates, on_in_doubt=self._on_in_doubt) if candidates else {}
+
+    def _in_sessions(self, prepared_rows: Sequence[PreparedRow]) -> list[PreparedRow]:
+        """Point each row into the session it belongs to, where that is known before it is sent."""
+        rows = self._followed(prepared_rows)
+        return [self._in_own_session(row) for row in rows] if self._own_session_ids else rows
+
+    def _in_own_session(self, row: PreparedRow) -> PreparedRow:
+        submission = row.submission
+        if submission is None or submission.request.session_id is not None:
+            return row
+        session_id = own_session_id(self._lease_holder.namespace, submission.row_key)
+        return row._replace(submission=submission.into_session(session_id, begins=True))
 
     def _followed(self, prepared_rows: Sequence[PreparedRow]) -> list[PreparedRow]:
         """Point follow-ups into the sessions they belong to."""

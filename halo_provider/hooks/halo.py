@@ -4,42 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import math
-import sys
-from contextlib import AsyncExitStack, closing, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from halo_provider.client.address import DEFAULT_BASE_URL
 from halo_provider.client.client import HaloClient
 from halo_provider.client.tls import tls_context
 from halo_provider.compat import BaseHook, mask_secret
-from halo_provider.delivery.delivery import deliver
-from halo_provider.delivery.observer import DeliveryObserver
 from halo_provider.delivery.options import DeliveryOptions
-from halo_provider.delivery.report import DeliveryReport, Outcome, SessionIds
-from halo_provider.exceptions import (
-    HaloCallError,
-    HaloConfigurationError,
-    HaloError,
-    HaloStatusError,
-    RowsRejectedError,
-    Verdict,
-)
+from halo_provider.exceptions import HaloCallError, HaloConfigurationError, HaloError, HaloStatusError, Verdict
 from halo_provider.hooks.connection_form import field_behaviour, form_widgets
+from halo_provider.hooks.few_rows import FewRows
 from halo_provider.hooks.ledger import current_task_instance, open_ledger
 from halo_provider.hooks.reading import reader_of, reading_url
 from halo_provider.hooks.submissions import submissions_frame
-from halo_provider.ledger.statuses import RowStatus
-from halo_provider.models import (
-    Chat,
-    CreateTicket,
-    Events,
-    IdentifyCompany,
-    IdentifyUser,
-    UpdateUsers,
-    UserTraits,
-    did_you_mean,
-)
-from halo_provider.sources.lists import ListSource
+from halo_provider.models import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -51,7 +31,7 @@ if TYPE_CHECKING:
     from halo_provider.client.reader import HaloReader
     from halo_provider.compat import Connection
     from halo_provider.delivery.options import AskElse
-    from halo_provider.ledger import Ledger, OnInDoubt
+    from halo_provider.ledger import Ledger, OnInDoubt, TaskInstanceRef
     from halo_provider.submission import Submission
 
 DEFAULT_TIMEOUT = 120.0  # seconds
@@ -79,7 +59,8 @@ class HaloHook(BaseHook):
     ``halo://:ab_live_…@host:port/http?identity_secret=…``, where ``http`` is the schema, else https.
 
     The methods below are for people's own tasks: each makes one call, one attempt, from synchronous code, and returns
-    Halo's answer as a dict. Asynchronous code uses ``async with hook.client() as client``.
+    Halo's answer as a dict. Asynchronous code uses ``async with hook.client() as client``, whose methods take the same,
+    and :meth:`adeliver`.
 
     :param halo_conn_id: the connection's id
     """
@@ -244,8 +225,9 @@ class HaloHook(BaseHook):
         :param traits: name, email, plan, … ; others become custom fields
         :param session_id: a session whose orphaned transcripts and tickets are the user's
         """
-        request = IdentifyUser(user_id=user_id, traits=traits or {}, session_id=session_id)
-        return self._call(lambda client: client.identify_user(request))
+        return self._call(
+            "identify_user", lambda client: client.identify_user(user_id, traits=traits, session_id=session_id)
+        )
 
     def identify_company(
         self, company_id: str, *, traits: dict[str, Any] | None = None, user_id: str | None = None
@@ -257,8 +239,9 @@ class HaloHook(BaseHook):
         :param traits: name, domain, plan, … ; others become custom fields
         :param user_id: a user to link to it
         """
-        request = IdentifyCompany(company_id=company_id, traits=traits or {}, user_id=user_id)
-        return self._call(lambda client: client.identify_company(request))
+        return self._call(
+            "identify_company", lambda client: client.identify_company(company_id, traits=traits, user_id=user_id)
+        )
 
     def update_users(self, users: Sequence[dict[str, Any]], *, update_only: bool = False) -> dict[str, Any]:
         """
@@ -267,8 +250,7 @@ class HaloHook(BaseHook):
         :param users: ``{"user_id": …, "traits": {…}}`` each
         :param update_only: leave unknown users out instead of creating them
         """
-        request = UpdateUsers(users=[UserTraits(**user) for user in users], update_only=update_only)
-        return self._call(lambda client: client.update_users(request))
+        return self._call("update_users", lambda client: client.update_users(users, update_only=update_only))
 
     def chat(self, message: str, *, user_id: str | None = None, **fields: Any) -> dict[str, Any]:
         """
@@ -279,8 +261,7 @@ class HaloHook(BaseHook):
         :param fields: any other field of :class:`halo_provider.models.Chat`, such as ``context`` or ``session_id``
         :return: ``session_id``, ``text``, ``agent_id`` and whatever else Halo answers
         """
-        request = Chat(message=message, user_id=user_id, **fields)
-        return self._call(lambda client: client.chat(request))
+        return self._call("chat", lambda client: client.chat(message, user_id=user_id, **fields))
 
     def create_ticket(
         self, subject: str, *, user_id: str | None = None, email: str | None = None, **fields: Any
@@ -293,8 +274,9 @@ class HaloHook(BaseHook):
         :param email: the user's address
         :param fields: any other field of :class:`halo_provider.models.CreateTicket`
         """
-        request = CreateTicket(subject=subject, user_id=user_id, email=email, **fields)
-        return self._call(lambda client: client.create_ticket(request))
+        return self._call(
+            "create_ticket", lambda client: client.create_ticket(subject, user_id=user_id, email=email, **fields)
+        )
 
     def deliver(
         self,
@@ -306,6 +288,8 @@ class HaloHook(BaseHook):
         ask_after: float = 60.0,
         ask_else: AskElse = "hold",
         max_attempts: int = 5,
+        own_session_ids: bool = False,
+        task_instance: TaskInstanceRef | None = None,
     ) -> dict[str, Any]:
         """
         Deliver a few rows through the ledger, from a task of your own: a row that was delivered is not sent again.
@@ -319,42 +303,76 @@ class HaloHook(BaseHook):
         :param ask_after: seconds after an attempt's end after which "not there" counts
         :param ask_else: what to do where Halo gives no answer: ``hold`` or ``resend``
         :param max_attempts: attempts for one row
+        :param own_session_ids: let a row sent twice land in one session, as with HaloTicketOperator
+        :param task_instance: whose rows they are; by default the task's that runs
         :return: the counts of HaloTicketOperator, and ``session_ids`` {row_key: session_id} of every row
         :raises RowsRejectedError: if a row was rejected; the others are delivered all the same
         :raises DeliveryIncompleteError: if rows failed, are in doubt or were not attempted
         """
-        kept = _Kept()
+        _refuse_running_loop("deliver", instead="await hook.adeliver(…)")
+        options = DeliveryOptions(
+            on_in_doubt=on_in_doubt,
+            ask_after=ask_after,
+            ask_else=ask_else,
+            max_attempts=max_attempts,
+            own_session_ids=own_session_ids,
+        )
+        with closing(self._few_rows(rows, submission, ledger_conn_id, options, task_instance)) as few_rows:
+            few_rows.open()
+            return asyncio.run(few_rows.run())
 
-        with closing(open_ledger(ledger_conn_id)) as ledger:
-            lease_holder = ledger.lease_holder(
-                f"{self.halo_conn_id}/{submission.name}", task_instance=current_task_instance()
-            )
+    async def adeliver(
+        self,
+        rows: Any,
+        *,
+        submission: Submission,
+        ledger_conn_id: str | None = None,
+        on_in_doubt: OnInDoubt = "resend",
+        ask_after: float = 60.0,
+        ask_else: AskElse = "hold",
+        max_attempts: int = 5,
+        own_session_ids: bool = False,
+        task_instance: TaskInstanceRef | None = None,
+    ) -> dict[str, Any]:
+        """
+        Deliver a few rows from asynchronous code, on the loop that runs; everything else is as in :meth:`deliver`.
 
-            async def run() -> DeliveryReport:
-                async with AsyncExitStack() as stack:
-                    client = await stack.enter_async_context(self.client())
-                    reader = await stack.enter_async_context(self.reader(ledger)) if on_in_doubt == "ask" else None
-                    return await deliver(
-                        ListSource(rows),
-                        submission=submission,
-                        client=client,
-                        lease_holder=lease_holder,
-                        options=DeliveryOptions(
-                            on_in_doubt=on_in_doubt, ask_after=ask_after, ask_else=ask_else, max_attempts=max_attempts
-                        ),
-                        observer=kept,
-                        reader=reader,
-                    )
+        What blocks (Airflow's connections, the ledger) is done in threads of its own: Airflow's supervisor needs those
+        of the loop for its answers.
+        """
+        # Airflow's triggerer looks connections up on its own loop, which asgiref lets the thread find.
+        from asgiref.sync import sync_to_async  # noqa: PLC0415 -- not needed where a DAG is parsed
 
-            report = asyncio.run(run())
-        counts = report.summary()
-        if error := report.failure():
-            raise error
-        if kept.first_rejected is not None:
-            raise RowsRejectedError(
-                rejected=counts[RowStatus.REJECTED], read=report.read, first=kept.first_rejected, rejects_path=None
-            )
-        return {**counts, "session_ids": kept.session_ids.found}
+        options = DeliveryOptions(
+            on_in_doubt=on_in_doubt,
+            ask_after=ask_after,
+            ask_else=ask_else,
+            max_attempts=max_attempts,
+            own_session_ids=own_session_ids,
+        )
+        with closing(self._few_rows(rows, submission, ledger_conn_id, options, task_instance)) as few_rows:
+            with ThreadPoolExecutor(1, thread_name_prefix="halo-airflow") as thread:
+                await sync_to_async(few_rows.open, thread_sensitive=False, executor=thread)()
+            return await few_rows.run()
+
+    def _few_rows(
+        self,
+        rows: Any,
+        submission: Submission,
+        ledger_conn_id: str | None,
+        options: DeliveryOptions,
+        task_instance: TaskInstanceRef | None,
+    ) -> FewRows:
+        return FewRows(
+            rows,
+            submission=submission,
+            halo_conn_id=self.halo_conn_id,
+            client=self.client,
+            reader=self.reader,
+            ledger_conn_id=ledger_conn_id,
+            options=options,
+            task_instance=task_instance or current_task_instance(),
+        )
 
     def submissions_df(
         self,
@@ -398,8 +416,9 @@ class HaloHook(BaseHook):
 
     def test_connection(self) -> tuple[bool, str]:
         """Prove address and widget key with an empty list of events, which has no effect; say what is wrong."""
+        _refuse_running_loop("test_connection", instead="await asyncio.to_thread(hook.test_connection)")
         try:
-            self._call(lambda client: client.send_events(Events(events=[])))
+            self._call("send_events", lambda client: client.send_events([]))
         except HaloStatusError as error:
             if error.verdict is Verdict.REJECTED and error.status in {400, 422}:
                 return True, "Halo answers, and takes the widget key."
@@ -411,22 +430,23 @@ class HaloHook(BaseHook):
             return False, str(error)
         return True, "Halo answers, and takes the widget key."
 
-    def _call(self, call: Callable[[HaloClient], Awaitable[BaseModel]]) -> dict[str, Any]:
+    def _call(self, method: str, call: Callable[[HaloClient], Awaitable[BaseModel]]) -> dict[str, Any]:
+        _refuse_running_loop(method, instead=f"async with hook.client() as client: await client.{method}(…)")
+        client = self.client()
+
         async def attempt() -> BaseModel:
-            async with self.client() as client:
+            async with client:
                 return await call(client)
 
         return asyncio.run(attempt()).model_dump(mode="json")
 
 
-class _Kept(DeliveryObserver):
-    """What `deliver` keeps of the rows: every session id, and why the first row was rejected."""
-
-    def __init__(self) -> None:
-        self.session_ids = SessionIds(sys.maxsize)
-        self.first_rejected: str | None = None
-
-    def row_ended(self, outcome: Outcome) -> None:
-        self.session_ids.add(outcome)
-        if outcome.status is RowStatus.REJECTED and self.first_rejected is None:
-            self.first_rejected = f"row {outcome.row.place}: {outcome.error}"
+def _refuse_running_loop(method: str, *, instead: str) -> None:
+    """Raise RuntimeError where a loop runs in this thread: the call would block it."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError(
+        f"HaloHook.{method} is for synchronous code, and would block the loop that runs: use `{instead}`"
+    )

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.engine import Connection, Row
 
 from halo_provider.exceptions import HaloSignInError, LedgerError
 from halo_provider.ledger.database import Database

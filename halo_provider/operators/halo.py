@@ -42,6 +42,7 @@ from halo_provider.operators.output import RowOutput
 from halo_provider.operators.parameters import (
     check_allowance,
     check_choice,
+    check_context,
     check_flag,
     check_outputs,
     check_positive,
@@ -306,6 +307,7 @@ class HaloIdentifyOperator(_RowsOperator):
     @ends_retries
     def execute(self, context: Context) -> dict[str, Any]:
         """Identify, and return the counts."""
+        check_context(context)
         self._check()
         self._arrived()
         mode = self._mode(context)
@@ -413,6 +415,8 @@ class HaloTicketOperator(_RowsOperator):
     :param ask_else: what to do with a row about which Halo gives no answer: ``hold`` or ``resend``
     :param on_change: what to do about a delivered row whose content is another one now: ``skip`` (leave it), ``fail``
         (leave it, and end red) or ``follow_up`` (send the new content into the row's session, once per change)
+    :param own_session_ids: derive the session's id from the namespace and the row's key, so that a row that is sent
+        twice lands in one conversation. Off by default: whether Halo takes ids that it did not make is not documented
     :param results_path: where every row's row_key, user_id, session_id, status and attempts go, as ``.csv``,
         ``.jsonl`` or ``.parquet``, whole or not at all
     :param max_submissions: refuse, before the first send, to send more rows than this
@@ -434,6 +438,7 @@ class HaloTicketOperator(_RowsOperator):
         ask_after: float = 60.0,
         ask_else: AskElse = "hold",
         on_change: OnChange = "skip",
+        own_session_ids: bool = False,
         results_path: str | None = None,
         max_submissions: int | None = None,
         xcom_limit: int = 1000,
@@ -447,6 +452,7 @@ class HaloTicketOperator(_RowsOperator):
         self.ask_after = ask_after
         self.ask_else = ask_else
         self.on_change = on_change
+        self.own_session_ids = own_session_ids
         self.results_path = results_path
         self.max_submissions = max_submissions
         self.xcom_limit = xcom_limit
@@ -457,6 +463,7 @@ class HaloTicketOperator(_RowsOperator):
     @ends_retries
     def execute(self, context: Context) -> dict[str, Any]:
         """Deliver, and return the summary; push it, too, before a red end."""
+        check_context(context)
         task_instance = task_instance_of(context)
         try:
             self._check()
@@ -516,6 +523,7 @@ class HaloTicketOperator(_RowsOperator):
             ask_after=self.ask_after,
             ask_else=self.ask_else,
             on_change=self.on_change,
+            own_session_ids=self.own_session_ids,
         )
 
     def _dry_run(self, context: Context, source: Source, lease_holder: LeaseHolder) -> dict[str, Any]:
@@ -632,6 +640,7 @@ class HaloTicketOperator(_RowsOperator):
         check_choice("ask_else", self.ask_else, get_args(AskElse))
         check_positive("ask_after", self.ask_after)
         check_choice("on_change", self.on_change, get_args(OnChange))
+        check_flag("own_session_ids", self.own_session_ids)
         check_results_path(self.results_path)
         check_shard(self.shard)
 

@@ -43,6 +43,16 @@ def upstream_tasks(value: Any) -> list[str]:
     return sorted({task.task_id for task, _ in getattr(value, "iter_references", list)()})
 
 
+def check_context(context: Any) -> None:
+    """Raise HaloConfigurationError where `execute` was called by hand, with a context that is no running task's."""
+    if missing := [name for name in ("ti", "dag_run") if context.get(name) is None]:
+        raise HaloConfigurationError(
+            f"execute() needs the context of a running task, which has {' and '.join(missing)}: in a test, run the DAG "
+            "with dag.test() and the fixtures `halo` and `halo_ledger` of halo_provider.testing; without Airflow, call "
+            "halo_provider.delivery.deliver"
+        )
+
+
 def check_submission(submission: Any) -> None:
     """Raise HaloConfigurationError where it is no Submission."""
     if not isinstance(submission, Submission):

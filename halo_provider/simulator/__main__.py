@@ -93,6 +93,9 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--seed", type=int, default=0, help="of the latencies (default: %(default)s)")
     options.add_argument(
+        "--accept-unknown-sessions", action="store_true", help="let a session_id of the client's begin a session"
+    )
+    options.add_argument(
         "--discard-bodies", action="store_true", help="keep ids and counts only, for hundreds of thousands of chats"
     )
     return options
@@ -114,6 +117,7 @@ def main() -> None:
             requests_per_second=chosen.requests_per_second,
             burst=chosen.burst,
             seed=chosen.seed,
+            accept_unknown_sessions=chosen.accept_unknown_sessions,
             record_bodies=not chosen.discard_bodies,
         )
         listener, origin = listen(host=chosen.host, port=chosen.port)

@@ -29,17 +29,18 @@ class Simulator(SimulatedHalo):
     """A local Halo: an ASGI application that obeys Halo's documentation strictly, to be served by uvicorn.
 
     `identity_secret` verifies user tokens; `enforce_verification` demands one of every call for a known user.
-    Latencies are ranges of seconds, drawn with `seed`. `limit` is what Halo refuses or slows down (see
-    `halo_provider.simulator.limits`), reckoned in the seconds of `clock`; `requests_per_second` and `burst` are short
-    for a token bucket. It concerns requests with a valid key to all endpoints together; a scripted fault that precedes
-    acceptance precedes the limit too. Without `record_bodies` messages, contexts and request bodies are not kept (then
-    1.5 kB a chat, 0.75 GB for half a million); ids, times and counts always are.
+    With `accept_unknown_sessions` a session_id that Halo did not make begins a session, instead of 400: which of the
+    two Halo does is not documented. Latencies are ranges of seconds, drawn with `seed`. `limit` is what Halo refuses or
+    slows down (see `halo_provider.simulator.limits`), reckoned in the seconds of `clock`; `requests_per_second` and
+    `burst` are short for a token bucket. It concerns requests with a valid key to all endpoints together; a scripted
+    fault that precedes acceptance precedes the limit too. Without `record_bodies` messages, contexts and request bodies
+    are not kept (then 1.5 kB a chat, 0.75 GB for half a million); ids, times and counts always are.
 
     `reading` is how Halo's MCP server and its sign-in behave (see `halo_provider.simulator.reading`); they see the same
     workspace, and count against a limit of their own.
 
-    Attributes and methods may be used from another thread than the server's while no request is being made; `limit`
-    and `reading` may be set at any time.
+    Attributes and methods may be used from another thread than the server's while no request is being made; `limit`,
+    `reading` and `accept_unknown_sessions` may be set at any time.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Simulator(SimulatedHalo):
         burst: int | None = None,
         seed: int = 0,
         reading: Reading | None = None,
+        accept_unknown_sessions: bool = False,
         record_bodies: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -67,6 +69,7 @@ class Simulator(SimulatedHalo):
         super().__init__(record_bodies=record_bodies, limit=limit, reading=reading or Reading(), clock=clock)
         self.identity_secret = identity_secret
         self.enforce_verification = enforce_verification
+        self.accept_unknown_sessions = accept_unknown_sessions
         self.chat_latency = chat_latency
         self.other_latency = other_latency
         self._authorization = f"Bearer {widget_key}".encode()
@@ -140,6 +143,8 @@ class Simulator(SimulatedHalo):
             tokens.check_update_token(body.get("user_token"), secret=self.identity_secret)
         else:
             self._check_identity(body)
+        if record.path == CHAT and self.accept_unknown_sessions:
+            self._workspace.begin_session(body)
         return EFFECTS[record.path](self._workspace, body)
 
     def _check_identity(self, body: Json) -> None:

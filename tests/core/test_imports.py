@@ -20,7 +20,13 @@ CORE = [
     for module in walk_packages(halo_provider.__path__, "halo_provider.")
     if any(f"{module.name}.".startswith(f"{room}.") for room in CORE_ROOMS) and module.name not in IMPORTED_WHEN_USED
 ]
-EDGES = {"halo_provider.hooks", "halo_provider.operators", "halo_provider.simulator", "halo_provider.demo"}
+EDGES = {
+    "halo_provider.hooks",
+    "halo_provider.operators",
+    "halo_provider.simulator",
+    "halo_provider.testing",
+    "halo_provider.demo",
+}
 IMPORT_WITHOUT = """
 import importlib, json, sys
 names, blocked = json.loads(sys.argv[1])
@@ -53,3 +59,17 @@ def test_core_is_imported_without_airflow_and_what_is_used_lazily() -> None:
 def test_what_a_dag_file_imports_knows_no_http_and_no_database(module: str) -> None:
     """Writing a submission down takes pydantic and nothing more."""
     imported([f"halo_provider.{module}"], without=["airflow", "pandas", "aiohttp", "fastapi", "httpx", "sqlalchemy"])
+
+
+def test_pytest_plugin_imports_nothing_until_a_fixture_is_used() -> None:
+    """Every pytest run of everybody who has the package installed loads it."""
+    loaded = imported(
+        ["halo_provider.testing.plugin"],
+        without=["airflow", "pandas", "aiohttp", "fastapi", "httpx", "pydantic", "sqlalchemy", "uvicorn"],
+    )
+
+    assert {name for name in loaded if name.startswith("halo_provider")} == {
+        "halo_provider",
+        "halo_provider.testing",
+        "halo_provider.testing.plugin",
+    }

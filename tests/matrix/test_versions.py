@@ -49,6 +49,18 @@ with DAG("impossible", schedule=None):
         submission=Submission(name="impossible", key="id", user=None, message="Number {id}."),
     )
 """
+ALERTING = """
+from airflow import DAG
+
+from halo_provider.compat import task
+from halo_provider.notifications.halo import HaloNotifier
+
+with DAG("alerting", schedule=None):
+    @task(on_failure_callback=HaloNotifier(message="{{ ti.task_id }} of {{ run_id }} is broken."))
+    def load():
+        raise ValueError("broken")
+    load()
+"""
 FORM = """
 from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
 (form,) = (each for each in HookMetaService.hook_meta_data() if each.connection_type == "halo")
@@ -107,7 +119,7 @@ class Stage:
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> Iterator[Stage]:
-    """Airflow with the example DAGs and one that cannot work."""
+    """Airflow with the example DAGs, one that cannot work, and one that tells Halo of its failure."""
     halo = Simulator(identity_secret=IDENTITY_SECRET)
     with (
         closing(StatsD()) as statsd,
@@ -116,7 +128,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> Iterat
         any_airflow(
             tmp_path_factory.mktemp("matrix"),
             metadata_url=metadata_url,
-            dags={"impossible": IMPOSSIBLE},
+            dags={"impossible": IMPOSSIBLE, "alerting": ALERTING},
             settings={
                 "AIRFLOW_CONN_HALO_DEFAULT": json.dumps(
                     {
@@ -163,7 +175,10 @@ def test_airflow_finds_provider_and_plugin_and_example_dags(stage: Stage) -> Non
     assert "halo_provider.operators.links.HaloDeliveriesLink" in found.extra_links_class_names
     assert "HaloPlugin" in stage.airflow.command("plugins", "--output", "json")
     assert errors(stage.airflow) == []
-    assert {dag_id for (dag_id,) in stage.airflow.rows("SELECT dag_id FROM dag")} == EXAMPLES | {"impossible"}
+    assert {dag_id for (dag_id,) in stage.airflow.rows("SELECT dag_id FROM dag")} == EXAMPLES | {
+        "impossible",
+        "alerting",
+    }
 
 
 def test_run_that_is_killed_is_finished_by_the_next_try_and_nothing_is_sent_twice(stage: Stage) -> None:
@@ -243,6 +258,15 @@ def test_error_that_no_retry_can_help_is_tried_once(stage: Stage) -> None:
     stage.airflow.wait(lambda: stage.airflow.task("impossible", "tickets")[0] == "failed", stage="failing")
     assert stage.airflow.task("impossible", "tickets")[1] == 1
     assert "results_path must end in .csv, .jsonl or .parquet, not .xlsx" in stage.airflow.log("impossible", "tickets")
+
+
+def test_failed_task_is_told_in_halo(stage: Stage) -> None:
+    """By HaloNotifier, from the task's own process."""
+    stage.airflow.trigger("alerting", "alerting")
+    stage.airflow.wait(lambda: stage.airflow.task("alerting", "load")[0] == "failed", stage="failing")
+    stage.airflow.wait(lambda: stage.statuses("airflow_alert"), stage="telling Halo")
+    (chat,) = (chat for chat in stage.halo.chats if chat.user_id == "airflow/alerting/load")
+    assert chat.message == "load of alerting is broken. Please create a support ticket."
 
 
 @pytest.mark.skipif(

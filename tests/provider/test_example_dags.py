@@ -15,8 +15,13 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import make_url
 
 from halo_provider.operators.halo import HaloIdentifyOperator, HaloTicketOperator
-from halo_provider.simulator import Simulator
-from tests.provider.runs import Connect, Run, Statuses, register
+from halo_provider.testing import FreshLedger, LocalHalo
+from halo_provider.testing.plugin import (  # noqa: F401 -- the fixtures that people have, not this project's own
+    _served_local_halo,
+    halo,
+    halo_ledger,
+)
+from tests.provider.runs import Run, register
 from tests.provider.source_databases import SourceDatabase, fresh_database
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
@@ -169,9 +174,8 @@ def test_daily_example_delivers_exactly_its_day_from_any_database(
     *,
     dag: DAG,
     airflow_home: Path,
-    connect: Connect,
-    statuses: Statuses,
-    halo: Simulator,
+    halo: LocalHalo,
+    halo_ledger: FreshLedger,
     source: SourceDatabase,
     table: str,
     moment: str,
@@ -187,3 +191,4 @@ def test_daily_example_delivers_exactly_its_day_from_any_database(
         "read": 2, "users": 2, "companies": 2, "skipped": 0, "rejected": 0, "mode": "identify",
     }  # fmt: skip
     assert len(halo.tickets) == 2
+    assert halo_ledger.statuses() == dict.fromkeys(keys[1:3], "delivered")

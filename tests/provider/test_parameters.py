@@ -62,6 +62,7 @@ def test_anything_but_one_source_is_refused_when_the_dag_is_parsed(given: dict[s
             "max_rejected must be a number of rows (int), or a share of them from 0.0 to 1.0, not 1.5",
         ),
         ({"on_in_doubt": "forget"}, "not 'forget'"),
+        ({"own_session_ids": "yes"}, "own_session_ids must be True or False, not 'yes'; it is no templated field"),
         ({"on_change": "update"}, "on_change must be 'skip', 'fail' or 'follow_up', not 'update'"),
         ({"on_empty": "ignore"}, "on_empty must be 'succeed', 'skip' or 'fail', not 'ignore'"),
         (

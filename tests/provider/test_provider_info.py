@@ -15,6 +15,7 @@ import pytest
 import halo_provider
 from halo_provider.get_provider_info import get_provider_info
 from halo_provider.hooks.halo import EXTRAS, HaloHook
+from halo_provider.notifications.halo import HaloNotifier
 
 HEAVY = {"aiohttp", "fastapi", "numpy", "pandas", "pyarrow", "starlette", "uvicorn"}
 
@@ -53,6 +54,12 @@ def test_every_module_that_is_named_exists() -> None:
     package = Path(halo_provider.__file__).parent.parent
     assert named
     assert [module for module in named if not (package / f"{module.replace('.', '/')}.py").exists()] == []
+
+
+def test_notifier_is_where_the_metadata_says() -> None:
+    """Airflow lists it under the provider's notifications."""
+    (name,) = get_provider_info()["notifications"]
+    assert name == f"{HaloNotifier.__module__}.{HaloNotifier.__qualname__}"
 
 
 def test_connection_type_is_the_hooks(connection_type: dict[str, Any]) -> None:

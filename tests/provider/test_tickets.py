@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from airflow.sdk import DAG
 
+from halo_provider.delivery.place import own_session_id
+from halo_provider.hooks.halo import HaloHook
 from halo_provider.operators.halo import HaloTicketOperator
 from halo_provider.simulator import Fault, Simulator
 from tests.provider.notes import NOTE, rows
@@ -165,3 +167,17 @@ def test_xcom_names_the_sessions_of_no_more_rows_than_its_limit(dag: DAG, run: R
     HaloTicketOperator(task_id="tickets", dag=dag, submission=NOTE, rows=rows(3), xcom_limit=limit)
     summary = run(dag).xcom("tickets")
     assert (len(summary["session_ids"]), summary["session_ids_truncated"]) == (named, named < 3)
+
+
+def test_own_session_ids_are_the_same_for_operator_and_hook(
+    dag: DAG, run: RunDag, halo: Simulator, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both make them of the namespace and the row's key, so that they can be known beforehand."""
+    monkeypatch.setattr(halo, "accept_unknown_sessions", True)
+    HaloTicketOperator(task_id="tickets", dag=dag, rows=rows(2), submission=NOTE, own_session_ids=True)
+
+    sessions = run(dag).xcom("tickets")["session_ids"]
+    sessions |= HaloHook().deliver(rows(3), submission=NOTE, own_session_ids=True)["session_ids"]
+
+    assert sessions == {key: own_session_id("halo_default/note", key) for key in "123"}
+    assert set(sessions.values()) == halo.sessions.keys()

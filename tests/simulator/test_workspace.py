@@ -138,6 +138,25 @@ def test_session_of_another_user_is_refused(halo: httpx.Client) -> None:
     assert answer.status_code == 400
 
 
+def test_session_id_that_halo_did_not_make_is_refused(halo: httpx.Client, simulator: Simulator) -> None:
+    """The strict answer to what is not documented."""
+    answer = halo.post("/chat", json={"message": "Please review.", "session_id": "mine"})
+
+    assert answer.status_code == 400
+    assert simulator.sessions == {}
+
+
+def test_simulator_can_take_session_ids_that_it_did_not_make(served: Served) -> None:
+    """The other answer: the first message begins the session, and it stays its user's."""
+    simulator, halo = served(accept_unknown_sessions=True)
+
+    sessions = [chat(halo, user_id="user-1", session_id="mine")["session_id"] for _ in range(2)]
+    other = halo.post("/chat", json={"message": "Please review.", "user_id": "user-2", "session_id": "mine"})
+
+    assert (sessions, other.status_code) == (["mine", "mine"], 400)
+    assert [each.user_id for each in simulator.sessions.values()] == ["user-1"]
+
+
 def test_identify_links_an_orphaned_session_and_its_ticket(halo: httpx.Client, simulator: Simulator) -> None:
     """What an anonymous visitor said belongs to the user they turn out to be."""
     session_id = chat(halo, context=CONTEXT)["session_id"]

@@ -1,0 +1,1 @@
+"""Airflow's notifications as Halo tickets."""
