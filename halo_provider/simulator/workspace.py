@@ -262,15 +262,31 @@ class Workspace:
         user_id = body.get("user_id", f"user_{uuid.uuid4().hex}")
         return self._upsert_user({"user_id": user_id, "traits": traits}, first_seen=datetime.now(UTC))
 
+    def begin_session(self, body: Json) -> None:
+        """Take the session_id of a chat for a new session's, unless there is none or it is known."""
+        session_id = body.get("session_id")
+        if session_id is not None and session_id not in self.sessions:
+            self._begin(session_id, user_id=None if body.get("user_id") == ANONYMOUS else body.get("user_id"))
+
+    def without_unknown_session(self, body: Json) -> Json:
+        """Return a chat's body without its session_id, unless that is known."""
+        if body.get("session_id") in self.sessions:
+            return body
+        return {name: value for name, value in body.items() if name != "session_id"}
+
+    def _begin(self, session_id: str, *, user_id: str | None) -> Session:
+        session = Session(session_id=session_id, user_id=user_id)
+        self.sessions[session_id] = session
+        if user_id is not None:
+            self.sessions_of.setdefault(user_id, []).append(session)
+        return session
+
     def _session(self, session_id: str | None, *, user_id: str | None) -> Session:
         if session_id is None:
-            session = Session(session_id=f"sess_{uuid.uuid4().hex}", user_id=user_id)
-            self.sessions[session.session_id] = session
-            if user_id is not None:
-                self.sessions_of.setdefault(user_id, []).append(session)
-            return session
+            return self._begin(f"sess_{uuid.uuid4().hex}", user_id=user_id)
         known = self.sessions.get(session_id)
-        # Whether Halo accepts a session_id of the client's own making is not documented: the strict answer.
+        # Whether Halo accepts a session_id of the client's own making is not documented: the strict answer, unless the
+        # simulator was told otherwise, and has begun the session.
         if known is None:
             raise Refused(400, "session_id is unknown; omit it to begin a session")
         if user_id is not None and known.user_id is None:
