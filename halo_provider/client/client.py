@@ -97,7 +97,7 @@ class HaloClient:
             encoding="utf-8",
         )
         # Connecting ends before the attempt's own time does: only then is it certain that nothing was sent. The attempt
-        # as a whole is bounded in _attempt, so that reading and writing need no limits of their own.
+        # as a whole is bounded in attempt, so that reading and writing need no limits of their own.
         connect_timeout = min(CONNECT_TIMEOUT, timeout / 2)
         timeouts = httpx.Timeout(None, connect=connect_timeout, pool=connect_timeout)
         self._extensions = {"timeout": timeouts.as_dict()}
@@ -202,7 +202,7 @@ class HaloClient:
         return jwt.encode({**claims, "iat": now, "exp": now + lifetime}, secret, algorithm="HS256")
 
     async def _post(self, path: str, body: Request, answer: type[AnswerT]) -> AnswerT:
-        response, content = await self._attempt(path, body.model_dump_json(exclude_none=True).encode())
+        response, content = await self.attempt(path, body.model_dump_json(exclude_none=True).encode())
         return read_answer(path, response, content, answer, url=self.base_url + path, request=body)
 
     def _request(self, path: str, body: bytes) -> httpx.Request:
@@ -214,8 +214,12 @@ class HaloClient:
         request.read()
         return request
 
-    async def _attempt(self, path: str, body: bytes) -> tuple[httpx.Response, Body]:
-        """Send one request and return the answer, read and decompressed. Raises HaloConnectionError."""
+    async def attempt(self, path: str, body: bytes) -> tuple[httpx.Response, Body]:
+        """POST these bytes as they are, one attempt, and return the answer, whatever its status, read and decompressed.
+
+        For what the methods above do not send: they check a request first, and turn the answer into its model. Raises
+        HaloConnectionError.
+        """
         if self._transport is None:
             raise RuntimeError("HaloClient is an async context manager: async with client: …")
         request = self._request(path, body)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from pydantic import BaseModel
 
+    from halo_provider.client.check import CheckReport
     from halo_provider.client.reader import HaloReader
     from halo_provider.compat import Connection
     from halo_provider.delivery.options import AskElse
@@ -429,6 +430,45 @@ class HaloHook(BaseHook):
         except HaloError as error:
             return False, str(error)
         return True, "Halo answers, and takes the widget key."
+
+    def check(self, user_id: str, *, ticket: bool = True) -> dict[str, Any]:
+        """
+        Find out what this workspace does where Halo's documentation is silent; `halo-check` prints the same as a table.
+
+        It sends what :meth:`what_check_does` says, at most 30 requests, without asking anybody, and writes nothing to
+        the ledger. The report holds no key, no token and no value of an answer.
+
+        :param user_id: a user made for tests: Halo sets last_seen of this user to now
+        :param ticket: let one chat ask for a ticket
+        :return: ``findings``, a list with ``name``, ``question``, ``documented``, ``result`` (a word, or None where it
+            was not checked), ``found`` and ``means``; ``whole``, ``ended_early``, ``requests``, ``chat_seconds``, and
+            the ``session_ids`` of the conversations that it made
+        :raises HaloConfigurationError: if the connection cannot work, or the user_id is none
+        """
+        from halo_provider.client.check import check_workspace  # noqa: PLC0415 -- not needed where a DAG is parsed
+
+        _refuse_running_loop("check", instead=f"await asyncio.to_thread(hook.check, {user_id!r})")
+
+        async def run() -> CheckReport:
+            async with self.client() as client:
+                return await check_workspace(
+                    client, user_id=user_id, identity_secret=self._extra("identity_secret"), ticket=ticket
+                )
+
+        return {"connection": self.halo_conn_id, **asyncio.run(run()).summary()}
+
+    def what_check_does(self, user_id: str, *, ticket: bool = True) -> list[str]:
+        """
+        Say what :meth:`check` is going to do, as lines for a person.
+
+        :param user_id: the user made for tests
+        :param ticket: whether one chat is to ask for a ticket
+        :raises HaloConfigurationError: if the connection cannot work
+        """
+        from halo_provider.client.check import announcement  # noqa: PLC0415 -- not needed where a DAG is parsed
+
+        client = self.client()
+        return announcement(base_url=client.base_url, user_id=user_id, signs_tokens=client.signs_tokens, ticket=ticket)
 
     def _call(self, method: str, call: Callable[[HaloClient], Awaitable[BaseModel]]) -> dict[str, Any]:
         _refuse_running_loop(method, instead=f"async with hook.client() as client: await client.{method}(…)")

@@ -20,8 +20,13 @@ Halo's MCP server, with its sign-in, reads the same workspace at ``f"{url}/api/m
     simulator.always("/api/mcp/data_search_transcripts", Fault.wrong_result("another_user"))
     simulator.set_ticket_status("resolved", ticket_id="ticket_1")
     simulator.advance(3_600)  # access tokens expire
+
+What Halo's documentation leaves open about its answers (``halo_provider.simulator.answers``)::
+
+    simulator = Simulator(accept_unknown_sessions=True, answers=Answers(name_tickets=True, rate_limit=600))
 """
 
+from halo_provider.simulator.answers import Answers
 from halo_provider.simulator.api import EXAMPLE_WIDGET_KEY, Simulator
 from halo_provider.simulator.faults import Fault, WrongResult
 from halo_provider.simulator.journal import RequestRecord
@@ -49,6 +54,7 @@ from halo_provider.simulator.workspace import Chat, Company, Session, Ticket, Us
 __all__ = [
     "EXAMPLE_WIDGET_KEY",
     "AllOf",
+    "Answers",
     "Arrival",
     "ChangingLimit",
     "Chat",

@@ -7,6 +7,8 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from halo_provider.simulator.answers import PARSER as ANSWERS_PARSER
+from halo_provider.simulator.answers import Answers
 from halo_provider.simulator.api import EXAMPLE_WIDGET_KEY, SDK_PATH, Simulator
 from halo_provider.simulator.faults import MCP_PATH
 from halo_provider.simulator.limits import PARSER as LIMIT_PARSER
@@ -35,6 +37,11 @@ def limit(text: str) -> Limit | None:
 def reading(text: str) -> Reading:
     """Read how the MCP server behaves from JSON."""
     return _parsed(READING_PARSER, text)
+
+
+def answers(text: str) -> Answers:
+    """Read from JSON what Halo leaves open about its answers."""
+    return _parsed(ANSWERS_PARSER, text)
 
 
 def _parsed(described: TypeAdapter[_Described], text: str) -> _Described:
@@ -91,6 +98,14 @@ def parser() -> argparse.ArgumentParser:
         help='how the MCP server behaves, such as {"variant": "paged", "lag": [0, 10], "consent": "approved"}; '
         "halo_provider.simulator.reading lists it (default: answers at once, a page asks for consent)",
     )
+    options.add_argument(
+        "--answers",
+        type=answers,
+        default=Answers(),
+        metavar="JSON",
+        help='what Halo leaves open about its answers, such as {"name_tickets": true, "rate_limit": 600}; '
+        "halo_provider.simulator.answers lists it",
+    )
     options.add_argument("--seed", type=int, default=0, help="of the latencies (default: %(default)s)")
     options.add_argument(
         "--accept-unknown-sessions", action="store_true", help="let a session_id of the client's begin a session"
@@ -114,6 +129,7 @@ def main() -> None:
             other_latency=chosen.other_latency,
             limit=chosen.limit,
             reading=chosen.reading,
+            answers=chosen.answers,
             requests_per_second=chosen.requests_per_second,
             burst=chosen.burst,
             seed=chosen.seed,

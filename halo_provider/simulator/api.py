@@ -3,10 +3,12 @@
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from starlette.types import Receive, Scope, Send
 
 from halo_provider.simulator import rules, tokens, wire
+from halo_provider.simulator.answers import Answers, RateHeaders
 from halo_provider.simulator.endpoints import CHAT, CHECKS, EFFECTS, UPDATE_USERS
 from halo_provider.simulator.exchange import exchange
 from halo_provider.simulator.faults import Fault
@@ -37,10 +39,11 @@ class Simulator(SimulatedHalo):
     are not kept (then 1.5 kB a chat, 0.75 GB for half a million); ids, times and counts always are.
 
     `reading` is how Halo's MCP server and its sign-in behave (see `halo_provider.simulator.reading`); they see the same
-    workspace, and count against a limit of their own.
+    workspace, and count against a limit of their own. `answers` is what else Halo leaves open about its answers (see
+    `halo_provider.simulator.answers`).
 
     Attributes and methods may be used from another thread than the server's while no request is being made; `limit`,
-    `reading` and `accept_unknown_sessions` may be set at any time.
+    `reading`, `answers`, `enforce_verification` and `accept_unknown_sessions` may be set at any time.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Simulator(SimulatedHalo):
         burst: int | None = None,
         seed: int = 0,
         reading: Reading | None = None,
+        answers: Answers | None = None,
         accept_unknown_sessions: bool = False,
         record_bodies: bool = True,
         clock: Callable[[], float] = time.monotonic,
@@ -70,12 +74,14 @@ class Simulator(SimulatedHalo):
         self.identity_secret = identity_secret
         self.enforce_verification = enforce_verification
         self.accept_unknown_sessions = accept_unknown_sessions
+        self.answers = answers or Answers()
         self.chat_latency = chat_latency
         self.other_latency = other_latency
         self._authorization = f"Bearer {widget_key}".encode()
         self._random = random.Random(seed)  # noqa: S311 - reproducible latencies, no cryptography
         self._pages = create_pages(self)
         self._reading_side = ReadingSide(self, seed=seed)
+        self._rate_headers = RateHeaders(clock=self.now)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, as ASGI has it."""
@@ -104,23 +110,37 @@ class Simulator(SimulatedHalo):
 
         def respond() -> tuple[Answer, float]:
             arrival = Arrival(now=self.now(), in_flight=self._journal.in_flight, user_id=record.user_id)
-            return self._consider(scope, body, record=record, arrival=arrival), self._latency(record, arrival=arrival)
+            answer = self._consider(scope, content, body, record=record, arrival=arrival)
+            return self._with_rate_headers(answer), self._latency(record, arrival=arrival)
 
         await exchange(record, fault=fault, journal=self._journal, respond=respond, receive=receive, send=send)
 
-    def _consider(self, scope: Scope, body: Json | None, *, record: RequestRecord, arrival: Arrival) -> Answer:
+    def _consider(
+        self, scope: Scope, sent: bytes, body: Json | None, *, record: RequestRecord, arrival: Arrival
+    ) -> Answer:
         """Accept or refuse a request, and return Halo's answer."""
         try:
             self._admit(scope, record=record, arrival=arrival)
+            if self.answers.largest_body is not None and len(sent) > self.answers.largest_body:
+                raise Refused(413, "the body is too large")  # noqa: TRY301 - the answer is made in one place
             content = self._accept(scope, body, record=record)
         except Refused as refusal:
-            return wire.error(refusal.status, refusal.message, headers=refusal.headers)
+            return self.answers.refusal(refusal)
         except RecursionError:
-            return wire.error(400, "the body is nested too deeply")
+            return self.answers.refusal(Refused(400, "the body is nested too deeply"))
         record.accepted = True
         if record.path == CHAT:
             record.chat = self.chats[-1]
+            ticket = self.sessions[record.chat.session_id].ticket
+            if self.answers.name_tickets and ticket is not None and record.chat in ticket.chats:
+                content["ticket_id"] = ticket.ticket_id
         return Answer(200, content)
+
+    def _with_rate_headers(self, answer: Answer) -> Answer:
+        if self.answers.rate_limit is None:
+            return answer
+        headers = self._rate_headers.of_next_answer(self.answers.rate_limit)
+        return replace(answer, headers={**answer.headers, **headers})
 
     def _admit(self, scope: Scope, *, record: RequestRecord, arrival: Arrival) -> None:
         if record.path not in CHECKS:
@@ -145,6 +165,8 @@ class Simulator(SimulatedHalo):
             self._check_identity(body)
         if record.path == CHAT and self.accept_unknown_sessions:
             self._workspace.begin_session(body)
+        elif record.path == CHAT and self.answers.replace_unknown_sessions:
+            body = self._workspace.without_unknown_session(body)
         return EFFECTS[record.path](self._workspace, body)
 
     def _check_identity(self, body: Json) -> None:

@@ -268,6 +268,12 @@ class Workspace:
         if session_id is not None and session_id not in self.sessions:
             self._begin(session_id, user_id=None if body.get("user_id") == ANONYMOUS else body.get("user_id"))
 
+    def without_unknown_session(self, body: Json) -> Json:
+        """Return a chat's body without its session_id, unless that is known."""
+        if body.get("session_id") in self.sessions:
+            return body
+        return {name: value for name, value in body.items() if name != "session_id"}
+
     def _begin(self, session_id: str, *, user_id: str | None) -> Session:
         session = Session(session_id=session_id, user_id=user_id)
         self.sessions[session_id] = session

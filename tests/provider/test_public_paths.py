@@ -38,10 +38,11 @@ def test_public_name_is_imported_from_its_documented_path(module: str, names: li
     [
         [sys.executable, "-m", "halo_provider.demo"],
         [sys.executable, "-m", "halo_provider.simulator"],
+        [str(Path(sys.executable).parent / "halo-check")],
         [str(Path(sys.executable).parent / "halo-ledger")],
         [str(Path(sys.executable).parent / "halo-login")],
     ],
-    ids=["demo", "simulator", "halo-ledger", "halo-login"],
+    ids=["demo", "simulator", "halo-check", "halo-ledger", "halo-login"],
 )
 def test_documented_command_answers(command: list[str]) -> None:
     """Each explains itself."""
