@@ -30,9 +30,10 @@ from halo_provider.ledger import (
     TaskInstanceRef,
     clock,
 )
-from halo_provider.ledger.admin import LedgerAdmin, RowFilter
+from halo_provider.ledger.admin import LedgerAdmin
 from halo_provider.ledger.database import TRANSACTION_ATTEMPTS
 from halo_provider.ledger.delivery_records import DeliveryRecords
+from halo_provider.ledger.row_filter import RowFilter
 from halo_provider.ledger.rules import LEASE_RAN_OUT, MAX_SESSION_ID, MAX_TEXT, SESSION_UNUSABLE, TEXTS_REFUSED
 from halo_provider.ledger.tables import MAX_NAMESPACE, boots, events, submissions
 from tests.core.databases import mariadb_place, postgres_place
