@@ -27,6 +27,7 @@ SEARCH_STEP = 5_000  # rows that a search reads at a time
 SEARCH_TIME = 0.25  # seconds after which a page of a search ends, with what it has found
 CHUNK = 500  # rows changed in one transaction
 EXAMPLES = 5  # rows that a confirmation names
+MYSQL = ("mysql", "mariadb")  # dialects
 
 # The statuses from which a person may move a row whose lease is over. A row in flight whose lease ran out is in doubt,
 # though only the next claim would write that.
@@ -141,12 +142,23 @@ class LedgerAdmin:
     ) -> list[Any]:
         """One page of rows, none of them beyond `until`: by namespace and key; of a run, by task instance first."""
         fields = [submissions.c[name] for name in dict.fromkeys((*columns, *CURSOR_COLUMNS))]
-        statement = select(*fields).where(*wanted.conditions())
+        places: list[Any] = []
         if after is not None:
-            statement = statement.where(self._behind(after, wanted))
+            places.append(self._behind(after, wanted))
         if until is not None:
-            statement = statement.where(not_(self._behind(until, wanted)))
-        return self._all(statement.order_by(*wanted.order()).limit(limit))
+            places.append(not_(self._behind(until, wanted)))
+        rows = select(*fields).where(*wanted.conditions())
+        scope = wanted.without_search()
+        if self._ledger.engine.dialect.name not in MYSQL or not scope.is_of_an_index:
+            return self._all(rows.where(*places).order_by(*wanted.order()).limit(limit))
+        # MySQL would sort whole rows where an index has their keys in this order: the keys are read first.
+        key = (submissions.c.namespace, submissions.c.row_key)
+        keys = select(*key).where(*scope.conditions(by_numbers=True), *places).order_by(*wanted.order())
+        page = keys.limit(limit if scope == wanted else SEARCH_STEP).subquery()
+        rows = rows.select_from(page.join(submissions, and_(*(page.c[column.name] == column for column in key))))
+        for dialect in MYSQL:
+            rows = rows.prefix_with("STRAIGHT_JOIN", dialect=dialect)
+        return self._all(rows.order_by(*wanted.order()).limit(limit))
 
     def urgent_first(
         self,
@@ -171,7 +183,7 @@ class LedgerAdmin:
                     continue
                 behind, after = after.row, None
             while True:
-                until = self._end_of_step(one, after=behind) if wanted.search or wanted.error else None
+                until = self._end_of_step(one, after=behind) if wanted.is_search else None
                 found += self.page(one, after=behind, until=until, limit=limit - len(found) + 1, columns=columns)
                 if len(found) > limit:
                     return UrgencyPage(found[:limit], UrgencyCursor.of(found[limit - 1]))
@@ -218,7 +230,7 @@ class LedgerAdmin:
     def _end_of_step(self, wanted: RowFilter, *, after: RowCursor | None) -> RowCursor | None:
         """The cursor of the row that is `SEARCH_STEP` rows further; None where there are fewer."""
         columns = submissions.c
-        scope = replace(wanted, search=None, error=None)
+        scope = wanted.without_search()
         statement = select(columns.namespace, columns.row_key, columns.task_ref)
         statement = statement.where(*scope.conditions(by_numbers=True))
         if after is not None:
@@ -233,7 +245,8 @@ class LedgerAdmin:
         for status in LedgerStatus:
             last: str | None = None
             while True:
-                following = column > last if last is not None else column.is_not(None)
+                # Compared with a text also at first: MySQL reads all of the index where it looks for what is not NULL.
+                following = column > ("" if last is None else last)
                 last = self._all(select(func.min(column)).where(submissions.c.status == status.value, following))[0][0]
                 if last is None:
                     break
@@ -245,6 +258,7 @@ class LedgerAdmin:
         columns = submissions.c
         by_index = [columns.run_ref] if wanted.is_of_one_run else [columns.dag_id]
         # Grouped by the index's other column as well, or MySQL chooses for the grouping an index that lacks it.
+        wanted = replace(wanted, statuses=wanted.statuses or tuple(LedgerStatus))  # which both indexes begin with
         conditions = wanted.conditions(by_numbers=True)
         if wanted.is_of_some_tasks:
             numbers = {number for _, number in self._tasks(wanted)}

@@ -1,7 +1,7 @@
 """Which rows of the ledger people ask for, as SQL: a filter, an order, and the place in it where a page begins."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,23 @@ class RowFilter:
         return self.run_id is not None and self.dag_ids is not None and len(self.dag_ids) == 1
 
     @property
+    def is_search(self) -> bool:
+        """Whether rows have to be read to know whether they are wanted."""
+        return self != self.without_search()
+
+    def without_search(self) -> "RowFilter":
+        """The same without what only the rows themselves tell."""
+        return replace(self, search=None, error=None)
+
+    @property
+    def is_of_an_index(self) -> bool:
+        """Whether an index has the rows of each status in the order of the pages, and knows which are wanted."""
+        others = (self.row_keys, self.rows, self.session_ids, self.ticket_statuses, self.search, self.error)
+        is_of_dags = self.dag_ids is not None and len(self.dag_ids) == 1
+        times = (self.unchanged_since, self.updated_at)
+        return is_of_dags and len(self.statuses) == 1 and not any(others) and times == (None, None)
+
+    @property
     def is_of_one_task(self) -> bool:
         """The same for the task instance within the run."""
         return self.is_of_one_run and self.task_id is not None and self.map_index is not None
@@ -89,7 +106,7 @@ class RowFilter:
             if wanted is not None and not is_known:
                 conditions.append(column == wanted)
         if self.statuses:
-            conditions.append(columns.status.in_([status.value for status in self.statuses]))
+            conditions.append(_one_of(columns.status, [status.value for status in self.statuses]))
         if self.row_keys:
             conditions.append(columns.row_key.in_(self.row_keys))
         if self.session_ids:
@@ -99,7 +116,7 @@ class RowFilter:
         if self.rows:
             conditions.append(keys_of(submissions, self.rows))
         if self.dag_ids is not None and not run_is_known:
-            conditions.append(columns.dag_id.in_(self.dag_ids) if self.dag_ids else false())
+            conditions.append(_one_of(columns.dag_id, self.dag_ids) if self.dag_ids else false())
         if self.search:
             found_in = (columns.row_key, columns.user_id, columns.session_id)
             conditions.append(or_(*(column.contains(self.search, autoescape=True) for column in found_in)))
@@ -127,6 +144,11 @@ class RowFilter:
             behind.append(and_(*same, column > value))
         # The first bound stands alone, too: it is where MySQL begins in its index.
         return and_(order[0] >= values[0], or_(*behind))
+
+
+def _one_of(column: "ColumnElement[Any]", values: Sequence[str]) -> "ColumnElement[bool]":
+    """Equality where it is one value: MySQL takes IN for a range, and sorts what its index has in order."""
+    return column == values[0] if len(values) == 1 else column.in_(values)
 
 
 def cursor_of(row: Any) -> RowCursor:

@@ -59,7 +59,12 @@ class RowQuery:
         )
 
     def scope(self, dag_id: str) -> RowFilter:
-        """The same without status, search and error: all rows of the DAG, run or task instance, or the one row."""
+        """The same without status, search and error: all rows of the DAG, run or task instance, or the one row.
+
+        Raises HTTPException 400 for a task instance without its run.
+        """
+        if not self.run_id and (self.task_id or self.map_index_number is not None):
+            raise HTTPException(status.HTTP_400_BAD_REQUEST, "task_id and map_index are of a run: name it in run_id")
         return RowFilter(
             namespace=self.namespace or None,
             row_keys=(self.row_key,) if self.row_key else (),

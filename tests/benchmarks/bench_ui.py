@@ -22,7 +22,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 import httpx
-from sqlalchemy import URL, create_engine, insert, make_url, text
+from sqlalchemy import create_engine, insert, text
+from sqlalchemy.engine import URL, make_url
 
 from halo_provider.ledger import Ledger
 from halo_provider.ledger.refs import task_ref
@@ -140,7 +141,6 @@ def pages(number: int) -> dict[str, str]:
         "the same, requeue?": f"dags/{BIG_DAG}/decision?{urlencode(requeue)}",
         "DAG of the same": rows_of(BIG_DAG, {}),
         "DAG of the same, search in vain": rows_of(BIG_DAG, {"search": "not there"}),
-        "DAG of the same, map_index": rows_of(BIG_DAG, {"map_index": 42}),
         "run of 1,000 rows": rows_of("applications_5", small),
         "DAG of 33,000 rows": rows_of("applications_5", {}),
         "one row": f"dags/{BIG_DAG}/row?{urlencode(one)}",

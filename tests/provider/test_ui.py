@@ -312,7 +312,7 @@ def test_hostile_text_shows_as_text(ledger: Ledger, op: Browser, hostile: str) -
     url = f"dags/{DAG}/row?{urlencode({'namespace': NAMESPACE, 'row_key': hostile})}"
     for page in (
         "",
-        rows_page(search=hostile, task_id=hostile),
+        rows_page(search=hostile, run_id=RUN, task_id=hostile),
         url,
         decision("requeue", search=hostile, status="rejected"),
     ):
@@ -759,6 +759,7 @@ def test_decision_is_in_airflows_audit_log(ledger: Ledger, op: Browser) -> None:
     [
         {"map_index": "9" * 30},
         {"map_index": "one"},
+        {"map_index": "1"},
         {"after_status": "failed"},
         {"after_status": "failed", "after_key": "1"},
         {"after_status": "nonsense"},
