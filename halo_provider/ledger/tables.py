@@ -94,6 +94,12 @@ class LedgerStatusType(TypeDecorator):  # type: ignore[type-arg]  # as above
     impl = String(16)
     cache_ok = True
 
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        """Ask MySQL for one byte a character: wider, no index that ends with the primary key would order by it."""
+        if dialect.name in {"mysql", "mariadb"}:
+            return dialect.type_descriptor(mysql.VARCHAR(16, charset="ascii", collation="ascii_bin"))
+        return dialect.type_descriptor(String(16))
+
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[str], LedgerStatus]:  # noqa: ARG002 -- SQLAlchemy's signature
         """Look the value up, without a Python call for each row."""
         return {status.value: status for status in LedgerStatus}.__getitem__
