@@ -13,7 +13,8 @@ from typing import Any, Literal
 from halo_provider.delivery.lookup import Look, Sight
 from halo_provider.exceptions import HaloError
 from halo_provider.ledger import Ledger
-from halo_provider.ledger.admin import PAGE, LedgerAdmin, RowCursor, RowFilter, current_user
+from halo_provider.ledger.admin import PAGE, LedgerAdmin, current_user
+from halo_provider.ledger.row_filter import RowFilter, cursor_of
 from halo_provider.ledger.statuses import LedgerStatus
 
 COLUMNS = ("namespace", "row_key", "status", "user_id", "session_id", "attempts", "updated_at", "error")
@@ -46,7 +47,7 @@ def _list(parsed: argparse.Namespace, admin: LedgerAdmin, _ledger: Ledger) -> in
         for row in rows:
             _print_row(row, as_json=parsed.json)
         left -= len(rows)
-        after = RowCursor(rows[-1].namespace, rows[-1].row_key)
+        after = cursor_of(rows[-1])
     counts = admin.counts(_wanted(parsed))
     total = ", ".join(f"{count:,} {status.value}" for status, count in counts.items()) or "no rows"
     print(total, file=sys.stderr)
@@ -71,7 +72,9 @@ def _requeue(parsed: argparse.Namespace, admin: LedgerAdmin, _ledger: Ledger) ->
 
 
 def _resolve(parsed: argparse.Namespace, admin: LedgerAdmin, _ledger: Ledger) -> int:
-    return _changed(admin.resolve(_wanted(parsed), session_id=parsed.session_id, reason=parsed.reason), parsed)
+    return _changed(
+        admin.resolve(_wanted(parsed), session_ids={parsed.row_key[0]: parsed.session_id}, reason=parsed.reason), parsed
+    )
 
 
 def _reject(parsed: argparse.Namespace, admin: LedgerAdmin, _ledger: Ledger) -> int:
@@ -168,13 +171,13 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, command, done, explanation in (
         ("requeue", _requeue, "requeued", "let the next run send rows in doubt, failed or rejected"),
-        ("resolve", _resolve, "resolved", "take rows as delivered, with the session found in Halo"),
+        ("resolve", _resolve, "resolved", "take one row in doubt as delivered, with the session found in Halo"),
         ("reject", _reject, "rejected", "never send rows in doubt, failed or pending, unless their content changes"),
         ("prune", _prune, "forgotten", "forget old delivered and rejected rows: read again, they are sent again"),
     ):
         settling = commands.add_parser(name, help=explanation, description=explanation)
-        # One session is one row's: resolving takes rows by name only.
-        _add_filter(settling, namespace_required=True, row_keys="+" if name == "resolve" else "*")
+        # One session is one row's: resolving takes one row, by name.
+        _add_filter(settling, namespace_required=True, row_keys=1 if name == "resolve" else "*")
         settling.set_defaults(command=command, done=done)
         if name == "resolve":
             settling.add_argument("--session-id", required=True)
@@ -186,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_filter(
-    parser: argparse.ArgumentParser, *, namespace_required: bool = False, row_keys: Literal["*", "+"] = "*"
+    parser: argparse.ArgumentParser, *, namespace_required: bool = False, row_keys: Literal["*", 1] = "*"
 ) -> None:
     parser.add_argument("--namespace", required=namespace_required, help="<connection id>/<submission name>")
     parser.add_argument("--status", action="append", choices=[status.value for status in LedgerStatus])

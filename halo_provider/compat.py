@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
     from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
     from airflow.models.dag import DagModel
+    from airflow.models.log import Log as AuditLog
     from airflow.models.xcom import XCom
     from airflow.plugins_manager import AirflowPlugin
     from airflow.providers.common.compat.openlineage.facet import (
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from airflow.sdk.observability.stats import Stats
     from airflow.sdk.types import TaskInstanceKey
     from airflow.triggers.base import BaseTrigger, TriggerEvent
+    from airflow.utils.session import create_session
 
 __all__ = [
     "AirflowFailException",
@@ -66,6 +68,7 @@ __all__ = [
     "AirflowSkipException",
     "Asset",
     "AssetAlias",
+    "AuditLog",
     "BaseHook",
     "BaseNotifier",
     "BaseOperator",
@@ -95,6 +98,7 @@ __all__ = [
     "TriggerEvent",
     "XCom",
     "conf",
+    "create_session",
     "dag_details",
     "facts_log",
     "get_auth_manager",
@@ -117,6 +121,7 @@ _PLACES: dict[str, tuple[str, ...]] = {  # newest first; where a name was anothe
     "AirflowSkipException": ("airflow.sdk.exceptions", "airflow.exceptions"),
     "Asset": ("airflow.sdk", "airflow.datasets:Dataset"),
     "AssetAlias": ("airflow.sdk", "airflow.datasets:DatasetAlias"),
+    "AuditLog": ("airflow.models.log:Log",),
     "BaseHook": ("airflow.sdk", "airflow.hooks.base"),
     "BaseNotifier": ("airflow.sdk", "airflow.notifications.basenotifier"),
     "BaseOperator": ("airflow.sdk", "airflow.models.baseoperator"),
@@ -146,6 +151,7 @@ _PLACES: dict[str, tuple[str, ...]] = {  # newest first; where a name was anothe
     "TriggerEvent": ("airflow.triggers.base",),
     "XCom": ("airflow.models.xcom",),
     "conf": ("airflow.sdk.configuration", "airflow.configuration"),
+    "create_session": ("airflow.utils.session",),
     "get_auth_manager": ("airflow.api_fastapi.app",),
     "get_current_context": ("airflow.sdk", "airflow.operators.python"),
     "mask_secret": ("airflow.sdk.log", "airflow.utils.log.secrets_masker"),

@@ -23,6 +23,7 @@ HaloError
 ├── WithoutTicketError          more delivered rows without a ticket than max_without_ticket allows
 ├── OutputError                 a results or rejects file that cannot be written
 ├── LedgerError                 the ledger cannot be reached, or is not what it should be
+├── DecisionOutdatedError       other rows than a person confirmed match by now: none was changed
 └── DeliveryError               a run that ended without every row delivered
     ├── AccountingError         the sum of the statuses is not the number of rows read
     ├── IdentifyIncompleteError users or companies were not identified: another try may do it
@@ -335,6 +336,21 @@ class HaloServerError(HaloStatusError):
 
 class LedgerError(HaloError):
     """The ledger cannot be reached, or is not what it should be."""
+
+
+class DecisionOutdatedError(HaloError):
+    """A decision was about rows as they were shown; by now others match, or some have changed. None was changed."""
+
+    def __init__(self, *, matching: int, confirmed: int) -> None:
+        self.matching = matching
+        self.confirmed = confirmed
+        match = "matches" if matching == 1 else "match"
+        was = "was" if confirmed == 1 else "were"
+        if matching == confirmed:
+            fact = f"of the {confirmed:,} that {was} confirmed, some have changed since"
+        else:
+            fact = f"{matching:,} {match} now, {confirmed:,} {was} confirmed"
+        super().__init__(f"{fact}: look again; no row was changed")
 
 
 class DeliveryError(HaloError):

@@ -79,6 +79,16 @@ def get_provider_info() -> dict[str, Any]:
                         "paths, with a comma between them.",
                         "schema": {"type": ["string", "null"]},
                     },
+                    "user_url": {
+                        "label": "Address of a user",
+                        "description": "Where Halo's dashboard shows a user; {user_id} stands for the id.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "session_url": {
+                        "label": "Address of a session",
+                        "description": "Where Halo's dashboard shows a session; {session_id} stands for the id.",
+                        "schema": {"type": ["string", "null"]},
+                    },
                 },
             }
         ],

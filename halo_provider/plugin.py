@@ -13,7 +13,7 @@ from halo_provider.compat import AirflowPlugin
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
 
-    from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
     Message = MutableMapping[str, Any]
 
@@ -25,7 +25,7 @@ class Pages:
     """The pages as an ASGI application that is made when it is first asked."""
 
     def __init__(self) -> None:
-        self._app: FastAPI | None = None
+        self._app: ASGIApp | None = None
 
     async def __call__(
         self,

@@ -12,7 +12,8 @@ from halo_provider.delivery.ask import Asker, ConversationReader
 from halo_provider.delivery.doubts import NOT_THERE
 from halo_provider.delivery.lookup import Look, Question, Sight
 from halo_provider.ledger import Change, Ledger, TaskInstanceRef
-from halo_provider.ledger.admin import LedgerAdmin, RowCursor, RowFilter
+from halo_provider.ledger.admin import LedgerAdmin
+from halo_provider.ledger.row_filter import RowCursor, RowFilter, cursor_of
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.submission import reference_of
 
@@ -46,7 +47,7 @@ async def ask_later(
     in_doubt = replace(wanted, statuses=(LedgerStatus.IN_DOUBT, LedgerStatus.IN_FLIGHT))
     after: RowCursor | None = None
     while rows := admin.page(in_doubt, after=after, limit=TOGETHER):
-        after = RowCursor(rows[-1].namespace, rows[-1].row_key)
+        after = cursor_of(rows[-1])
         now, lease_now = ledger.transaction(ledger.times, read_only=True)
         free = [row for row in rows if row.lease_expires_at is None or row.lease_expires_at <= lease_now]
         ages = [max(0.0, (now - row.updated_at).total_seconds()) for row in free]
@@ -93,6 +94,6 @@ def _settle(admin: LedgerAdmin, row: Any, look: Look) -> None:
         namespace=row.namespace, row_keys=(row.row_key,), statuses=(row.status,), updated_at=row.updated_at
     )
     if look.sight is Sight.FOUND and look.session_id is not None:
-        admin.resolve(as_read, session_id=look.session_id, reason=f"found in Halo {look.reason}")
+        admin.resolve(as_read, session_ids={row.row_key: look.session_id}, reason=f"found in Halo {look.reason}")
     elif look.sight is Sight.ABSENT:
         admin.requeue(as_read, reason=NOT_THERE)

@@ -32,7 +32,7 @@ from halo_provider.client.reader import GET_TICKET, GET_TRANSCRIPT, SEARCH_TICKE
 from halo_provider.client.records import Conversation, Ticket, ticket_ids_of
 from halo_provider.client.tools import Argument, Tool
 from halo_provider.exceptions import HaloReadError
-from halo_provider.ledger.admin import RowCursor, RowFilter
+from halo_provider.ledger.row_filter import RowCursor, RowFilter
 from halo_provider.ledger.tables import MAX_TICKET_STATUS
 from halo_provider.ledger.tickets import (
     NO_TICKET,

@@ -6,8 +6,9 @@ from datetime import datetime
 from pathlib import Path
 
 from halo_provider.demo.airflow import Run
-from halo_provider.ledger.admin import LedgerAdmin, RowFilter
+from halo_provider.ledger.admin import LedgerAdmin
 from halo_provider.ledger.ledger import Ledger
+from halo_provider.ledger.row_filter import RowFilter
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 
 MAX_ROWS = 10_000  # rows of a DAG; the example files have some dozens

@@ -6,7 +6,8 @@ import asyncio
 import math
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
 
 from halo_provider.client.address import DEFAULT_BASE_URL
 from halo_provider.client.client import HaloClient
@@ -55,8 +56,9 @@ class HaloHook(BaseHook):
     Talks to Halo through an Airflow connection of type ``halo``.
 
     The connection's ``host`` is the base URL, ``password`` the widget key; its extra may hold ``identity_secret``,
-    ``agent_id``, ``timeout`` (seconds), ``dashboard_url``, ``mcp_url``, ``ca_file`` (PEM, the authorities that are
-    trusted) and ``client_cert`` (PEM, this side's certificate with its key, or a list of the two files). As a URI:
+    ``agent_id``, ``timeout`` (seconds), ``dashboard_url``, ``user_url`` and ``session_url`` (templates of addresses in
+    the dashboard), ``mcp_url``, ``ca_file`` (PEM, the authorities that are trusted) and ``client_cert`` (PEM, this
+    side's certificate with its key, or a list of the two files). As a URI:
     ``halo://:ab_live_…@host:port/http?identity_secret=…``, where ``http`` is the schema, else https.
 
     The methods below are for people's own tasks: each makes one call, one attempt, from synchronous code, and returns
@@ -116,6 +118,19 @@ class HaloHook(BaseHook):
         :param ledger: an open ledger, in whose database the sign-in is
         """
         return reader_of(ledger, self.halo_conn_id, url=self.mcp_url)
+
+    def page_url(self, page: Literal["user", "session"], identifier: str | None) -> str | None:
+        """
+        Where Halo's dashboard shows a user or a session, by the connection's ``user_url`` or ``session_url``.
+
+        :param page: which of both
+        :param identifier: the user's or the session's id, which takes the place of ``{user_id}`` or ``{session_id}``
+        :returns: None where the connection has no such template, or one that is neither http nor https
+        """
+        template = self._extra(f"{page}_url")
+        if not template or not identifier or not template.startswith(("https://", "http://")):
+            return None
+        return template.replace(f"{{{page}_id}}", quote(identifier, safe=""))
 
     def get_conn(self) -> HaloClient:
         """Return the client; it opens its connections when it is entered (``async with``)."""

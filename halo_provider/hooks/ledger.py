@@ -6,9 +6,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlalchemy.engine import URL
+
 from halo_provider.compat import conf, get_current_context
 from halo_provider.hooks.database import database_engine
 from halo_provider.ledger import Ledger, TaskInstanceRef
+from halo_provider.ledger.database import new_engine
 
 if TYPE_CHECKING:
     from halo_provider.compat import Context
@@ -41,6 +44,34 @@ def open_ledger(ledger_conn_id: str | None = None, *, create: bool = True) -> Le
         return ledger
     ledger.close()
     return Ledger.at(IN_MEMORY)
+
+
+def ledger_place() -> str:
+    """What tells the configured ledger from others: the connection as it is now, or the file's path."""
+    conn_id = ledger_connection_id(None)
+    if conn_id is None:
+        return str(airflow_home() / "halo_ledger.db")
+    return database_engine(conn_id).url.render_as_string()
+
+
+def open_ledger_to_read(ledger_conn_id: str | None = None) -> Ledger | None:
+    """
+    Open the ledger for people who look: nothing is created or written, and no writer is waited for.
+
+    :param ledger_conn_id: as for ``open_ledger``
+    :returns: None where there is no ledger yet
+    :raises LedgerError: if it cannot be reached, or is of another version
+    """
+    conn_id = ledger_connection_id(ledger_conn_id)
+    path = airflow_home() / "halo_ledger.db"
+    if conn_id is None and not path.exists():
+        return None
+    engine = new_engine(URL.create("sqlite", database=str(path))) if conn_id is None else database_engine(conn_id)
+    ledger = Ledger(engine)
+    if ledger.prepare_to_read():
+        return ledger
+    ledger.close()
+    return None
 
 
 def current_task_instance() -> TaskInstanceRef:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from halo_provider.exceptions import HaloConfigurationError
-from halo_provider.ledger.admin import LedgerAdmin, RowCursor, RowFilter
+from halo_provider.ledger.admin import LedgerAdmin
+from halo_provider.ledger.row_filter import RowCursor, RowFilter, cursor_of
 from halo_provider.ledger.rules import Change
 from halo_provider.ledger.statuses import LedgerStatus
 
@@ -87,7 +88,7 @@ def _pages(ledger: Ledger, wanted: RowFilter, *, halo_conn_id: str) -> Iterator[
         yield [_values(row) for row in rows if row.namespace.rpartition("/")[0] == halo_conn_id]
         if len(rows) < PAGE:
             return
-        after = RowCursor(rows[-1].namespace, rows[-1].row_key)
+        after = cursor_of(rows[-1])
 
 
 def _values(row: Any) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from halo_provider.delivery.tickets import TicketFollower
 from halo_provider.hooks.halo import HaloHook
 from halo_provider.hooks.ledger import open_ledger
-from halo_provider.ledger.admin import RowFilter
+from halo_provider.ledger.row_filter import RowFilter
 from halo_provider.ledger.tickets import TicketFact, TicketRows
 
 if TYPE_CHECKING:

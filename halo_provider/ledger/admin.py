@@ -1,35 +1,39 @@
-"""The ledger's rows for people: found, and settled by hand, which each row's history tells."""
+"""The ledger's rows for people: found, and settled by hand, which each row's history tells and which can be undone."""
 
 import getpass
 import os
+import time
+import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import and_, delete, func, insert, not_, or_, select, tuple_, update
+from sqlalchemy import and_, case, delete, false, func, insert, not_, or_, select, update
 from sqlalchemy.engine import Connection
 
+from halo_provider.exceptions import DecisionOutdatedError
 from halo_provider.ledger import rules
 from halo_provider.ledger.claims import count_changes
 from halo_provider.ledger.ledger import Ledger
+from halo_provider.ledger.row_filter import RowCursor, RowFilter, cursor_of, keys_of
 from halo_provider.ledger.rules import Change
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import events, submissions
 
-if TYPE_CHECKING:
-    from sqlalchemy.sql import Select
-
 PAGE = 100  # rows of a page, unless told otherwise
-SEARCHED = 50_000  # rows of a status that one page of a search reads
+SEARCH_STEP = 5_000  # rows that a search reads at a time
+SEARCH_TIME = 0.25  # seconds after which a page of a search ends, with what it has found
 CHUNK = 500  # rows changed in one transaction
+EXAMPLES = 5  # rows that a confirmation names
+MYSQL = ("mysql", "mariadb")  # dialects
 
 # The statuses from which a person may move a row whose lease is over. A row in flight whose lease ran out is in doubt,
 # though only the next claim would write that.
 PRUNE_FROM = (LedgerStatus.DELIVERED, LedgerStatus.REJECTED)
 REQUEUE_FROM = tuple(status for status in LedgerStatus if status not in {LedgerStatus.PENDING, LedgerStatus.DELIVERED})
-RESOLVE_FROM = tuple(status for status in LedgerStatus if status is not LedgerStatus.DELIVERED)
+RESOLVE_FROM = (LedgerStatus.IN_DOUBT, LedgerStatus.IN_FLIGHT)
 REJECT_FROM = tuple(status for status in LedgerStatus if status not in PRUNE_FROM)
 BY_URGENCY = (  # those that wait for a decision first
     LedgerStatus.IN_DOUBT,
@@ -39,6 +43,9 @@ BY_URGENCY = (  # those that wait for a decision first
     LedgerStatus.IN_FLIGHT,
     LedgerStatus.DELIVERED,
 )
+ROW_COLUMNS = tuple(submissions.c.keys())
+CURSOR_COLUMNS = ("status", "namespace", "row_key", "task_ref")
+DECISIONS = ("requeued", "resolved", "rejected")  # events that can be undone
 
 
 def current_user() -> str:
@@ -47,63 +54,6 @@ def current_user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # KeyError before Python 3.13
         return f"uid {os.getuid()}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowFilter:
-    """Which rows: every part given must hold. `search` is found in the row key, the user id or the session id.
-
-    `ticket_statuses` are Halo's words, or `NO_TICKET` and `NOT_FOUND` of `ledger.tickets`. `updated_at` is for a row
-    that must be as it was when it was read.
-    """
-
-    namespace: str | None = None
-    statuses: tuple[LedgerStatus, ...] = ()
-    row_keys: tuple[str, ...] = ()
-    dag_ids: tuple[str, ...] | None = None
-    run_id: str | None = None
-    task_id: str | None = None
-    map_index: int | None = None
-    session_ids: tuple[str, ...] = ()
-    ticket_statuses: tuple[str, ...] = ()
-    search: str | None = None
-    updated_at: datetime | None = None
-
-    def conditions(self) -> list[Any]:
-        """The same as SQL."""
-        columns = submissions.c
-        conditions: list[Any] = []
-        for column, wanted in (
-            (columns.namespace, self.namespace),
-            (columns.run_id, self.run_id),
-            (columns.task_id, self.task_id),
-            (columns.map_index, self.map_index),
-            (columns.updated_at, self.updated_at),
-        ):
-            if wanted is not None:
-                conditions.append(column == wanted)
-        if self.statuses:
-            conditions.append(columns.status.in_([status.value for status in self.statuses]))
-        if self.row_keys:
-            conditions.append(columns.row_key.in_(self.row_keys))
-        if self.session_ids:
-            conditions.append(columns.session_id.in_(self.session_ids))
-        if self.ticket_statuses:
-            conditions.append(columns.ticket_status.in_(self.ticket_statuses))
-        if self.dag_ids is not None:
-            conditions.append(columns.dag_id.in_(self.dag_ids))
-        if self.search:
-            found_in = (columns.row_key, columns.user_id, columns.session_id)
-            conditions.append(or_(*(column.contains(self.search, autoescape=True) for column in found_in)))
-        return conditions
-
-
-@dataclass(frozen=True, slots=True)
-class RowCursor:
-    """The last row of a page: the next page begins after it."""
-
-    namespace: str
-    row_key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +66,7 @@ class UrgencyCursor:
     @classmethod
     def of(cls, row: Any) -> "UrgencyCursor":
         """The cursor of this row."""
-        return cls(row.status, RowCursor(row.namespace, row.row_key))
+        return cls(row.status, cursor_of(row))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +77,54 @@ class UrgencyPage:
     following: UrgencyCursor | None
 
 
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """What a person was shown before a decision: so many rows, as they were at that time."""
+
+    count: int
+    as_of: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The rows that a decision would be about: how many of each status, some of them, and the time of the look.
+
+    `tasks` has the run and the task that took them last, or two of these where there are more.
+    """
+
+    counts: dict[LedgerStatus, int]
+    examples: list[Any]
+    tasks: list[Any]
+    as_of: datetime
+
+    @property
+    def confirmation(self) -> Confirmation:
+        """What is confirmed when a person agrees."""
+        return Confirmation(sum(self.counts.values()), self.as_of)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """A decision as the rows' histories tell it; `undoable` of its rows are still as it left them.
+
+    `undone` counts those that have been given back; a run or another decision has acted on the others.
+    """
+
+    id: str
+    event: str
+    actor: str
+    at: datetime
+    rows: int
+    undoable: int
+    undone: int
+
+
 class LedgerAdmin:
     """Finds rows and settles them; `actor` is the name of the person, for the rows' history.
 
     Every method raises LedgerError where the database cannot be used. A row with a live lease is never changed. Each
-    settling method returns how many rows it changed.
+    settling method returns how many rows it changed. With a `confirmation` it changes exactly the rows that a person
+    was shown, or raises DecisionOutdatedError and changes none. Its `decision` is the id by which it can be undone.
     """
 
     def __init__(self, ledger: Ledger, *, actor: str) -> None:
@@ -139,67 +132,141 @@ class LedgerAdmin:
         self._actor = actor
 
     def page(
-        self, wanted: RowFilter, *, after: RowCursor | None = None, until: RowCursor | None = None, limit: int = PAGE
+        self,
+        wanted: RowFilter,
+        *,
+        after: RowCursor | None = None,
+        until: RowCursor | None = None,
+        limit: int = PAGE,
+        columns: Sequence[str] = ROW_COLUMNS,
     ) -> list[Any]:
-        """One page of rows, in the order of namespace and key, none of them beyond `until`."""
-        columns = submissions.c
-        statement = select(submissions).where(*wanted.conditions())
+        """One page of rows, none of them beyond `until`: by namespace and key; of a run, by task instance first."""
+        fields = [submissions.c[name] for name in dict.fromkeys((*columns, *CURSOR_COLUMNS))]
+        places: list[Any] = []
         if after is not None:
-            statement = statement.where(self._behind(after, wanted))
+            places.append(self._behind(after, wanted))
         if until is not None:
-            statement = statement.where(not_(self._behind(until, wanted)))
-        return self._all(statement.order_by(columns.namespace, columns.row_key).limit(limit))
+            places.append(not_(self._behind(until, wanted)))
+        rows = select(*fields).where(*wanted.conditions())
+        scope = wanted.without_search()
+        if self._ledger.engine.dialect.name not in MYSQL or not scope.is_of_an_index:
+            return self._all(rows.where(*places).order_by(*wanted.order()).limit(limit))
+        # MySQL would sort whole rows where an index has their keys in this order: the keys are read first.
+        key = (submissions.c.namespace, submissions.c.row_key)
+        keys = select(*key).where(*scope.conditions(by_numbers=True), *places).order_by(*wanted.order())
+        page = keys.limit(limit if scope == wanted else SEARCH_STEP).subquery()
+        rows = rows.select_from(page.join(submissions, and_(*(page.c[column.name] == column for column in key))))
+        for dialect in MYSQL:
+            rows = rows.prefix_with("STRAIGHT_JOIN", dialect=dialect)
+        return self._all(rows.order_by(*wanted.order()).limit(limit))
 
-    def urgent_first(self, wanted: RowFilter, *, after: UrgencyCursor | None = None, limit: int = PAGE) -> UrgencyPage:
+    def urgent_first(
+        self,
+        wanted: RowFilter,
+        *,
+        after: UrgencyCursor | None = None,
+        limit: int = PAGE,
+        columns: Sequence[str] = ROW_COLUMNS,
+    ) -> UrgencyPage:
         """One page of rows, those that wait for a decision first, then in the order of namespace and key.
 
-        One query for each status: an index has the rows of one DAG, status and run in this order, however many they
-        are. A search reads `SEARCHED` rows of a status and leaves the rest to the next page, so that none takes long.
+        One query for each status: an index has the rows of one DAG, or run, and status in this order, however many
+        they are. A search ends after `SEARCH_TIME` and leaves the rest to the next page.
         """
-        statuses = [status for status in BY_URGENCY if status in wanted.statuses or not wanted.statuses]
+        search_ends = time.monotonic() + SEARCH_TIME
         found: list[Any] = []
-        for status in statuses[statuses.index(after.status) :] if after else statuses:
-            behind = after.row if after and status is after.status else None
-            one = replace(wanted, statuses=(status,))
-            until = (
-                self._cursor_after(replace(one, search=None), after=behind, distance=SEARCHED)
-                if wanted.search
-                else None
-            )
-            found += self.page(one, after=behind, until=until, limit=limit - len(found) + 1)
-            if len(found) > limit:
-                return UrgencyPage(found[:limit], UrgencyCursor.of(found[limit - 1]))
-            if until is not None:
-                return UrgencyPage(found, UrgencyCursor(status, until))
+        for status, one in self._scans(wanted):
+            behind = None
+            if after is not None:
+                place = (status, one.task_number) if one.is_of_one_task else (status, None)
+                if place != (after.status, after.row.task if one.is_of_one_task else None):
+                    continue
+                behind, after = after.row, None
+            while True:
+                until = self._end_of_step(one, after=behind) if wanted.is_search else None
+                found += self.page(one, after=behind, until=until, limit=limit - len(found) + 1, columns=columns)
+                if len(found) > limit:
+                    return UrgencyPage(found[:limit], UrgencyCursor.of(found[limit - 1]))
+                if until is None:
+                    break
+                if time.monotonic() >= search_ends:
+                    return UrgencyPage(found, UrgencyCursor(status, until))
+                behind = until
         return UrgencyPage(found, None)
 
-    def _cursor_after(self, wanted: RowFilter, *, after: RowCursor | None, distance: int) -> RowCursor | None:
-        """The cursor of the row that is `distance` rows further; None where there are fewer."""
+    def _scans(self, wanted: RowFilter) -> list[tuple[LedgerStatus, RowFilter]]:
+        """The filters, each of rows that stand together in an index, that make up the wanted one."""
+        statuses = [status for status in BY_URGENCY if status in wanted.statuses or not wanted.statuses]
+        if not wanted.is_of_some_tasks:
+            return [(status, replace(wanted, statuses=(status,))) for status in statuses]
+        tasks = self._tasks(wanted)
+        return [
+            (status, replace(wanted, statuses=(status,), task_id=task_id, map_index=map_index))
+            for status in statuses
+            for (known, _), (task_id, map_index) in sorted(tasks.items())
+            if known is status
+        ]
+
+    def _tasks(self, wanted: RowFilter) -> dict[tuple[LedgerStatus, int], tuple[str, int]]:
+        """Task and map index of the wanted task instances of one run, by status and number: a row of each is read."""
         columns = submissions.c
-        statement = select(columns.namespace, columns.row_key).where(*wanted.conditions())
+        run = RowFilter(dag_ids=wanted.dag_ids, run_id=wanted.run_id, statuses=wanted.statuses)
+        numbers = select(columns.status, columns.task_ref).where(*run.conditions(by_numbers=True)).distinct()
+        pairs = [tuple(pair) for pair in self._all(numbers)]
+        names: dict[int, tuple[str, int]] = {}
+        for status, number in pairs:
+            if number is not None and number not in names:
+                one = (*run.conditions(by_numbers=True), columns.status == status.value, columns.task_ref == number)
+                for row in self._all(select(columns.task_id, columns.map_index).where(*one).limit(1)):
+                    names[number] = (row.task_id, -1 if row.map_index is None else row.map_index)
+        return {
+            (status, number): names[number]
+            for status, number in pairs
+            if number in names
+            and wanted.task_id in {None, names[number][0]}
+            and wanted.map_index in {None, names[number][1]}
+        }
+
+    def _end_of_step(self, wanted: RowFilter, *, after: RowCursor | None) -> RowCursor | None:
+        """The cursor of the row that is `SEARCH_STEP` rows further; None where there are fewer."""
+        columns = submissions.c
+        scope = wanted.without_search()
+        statement = select(columns.namespace, columns.row_key, columns.task_ref)
+        statement = statement.where(*scope.conditions(by_numbers=True))
         if after is not None:
             statement = statement.where(self._behind(after, wanted))
-        statement = statement.order_by(columns.namespace, columns.row_key).offset(distance - 1).limit(1)
-        found = self._all(statement)
-        return RowCursor(*found[0]) if found else None
+        found = self._all(statement.order_by(*wanted.order()).offset(SEARCH_STEP - 1).limit(1))
+        return cursor_of(found[0]) if found else None
 
     def dag_ids(self) -> list[str]:
         """The DAGs that rows belong to. One query of the index for each, however many rows it has."""
         column = submissions.c.dag_id
-        found: list[str] = []
-        while True:
-            following = self._all(select(func.min(column)).where(column > found[-1] if found else column.is_not(None)))
-            if following[0][0] is None:
-                return found
-            found.append(following[0][0])
+        found: set[str] = set()
+        for status in LedgerStatus:
+            last: str | None = None
+            while True:
+                # Compared with a text also at first: MySQL reads all of the index where it looks for what is not NULL.
+                following = column > ("" if last is None else last)
+                last = self._all(select(func.min(column)).where(submissions.c.status == status.value, following))[0][0]
+                if last is None:
+                    break
+                found.add(last)
+        return sorted(found)
 
     def counts(self, wanted: RowFilter) -> dict[LedgerStatus, int]:
         """How many rows there are of each status."""
         columns = submissions.c
-        # Grouped by DAG as well, because MySQL would otherwise choose an index for the grouping that lacks the DAG.
-        statement = select(columns.status, func.count()).where(*wanted.conditions())
+        by_index = [columns.run_ref] if wanted.is_of_one_run else [columns.dag_id]
+        # Grouped by the index's other column as well, or MySQL chooses for the grouping an index that lacks it.
+        wanted = replace(wanted, statuses=wanted.statuses or tuple(LedgerStatus))  # which both indexes begin with
+        conditions = wanted.conditions(by_numbers=True)
+        if wanted.is_of_some_tasks:
+            numbers = {number for _, number in self._tasks(wanted)}
+            conditions = replace(wanted, task_id=None, map_index=None).conditions(by_numbers=True)
+            conditions.append(columns.task_ref.in_(sorted(numbers)) if numbers else false())
+        statement = select(columns.status, func.count()).where(*conditions)
         counts: Counter[LedgerStatus] = Counter()
-        for status, count in self._all(statement.group_by(columns.dag_id, columns.status)):
+        for status, count in self._all(statement.group_by(columns.status, *by_index)):
             counts[status] += count
         return dict(counts)
 
@@ -216,20 +283,166 @@ class LedgerAdmin:
             select(events).where(events.c.namespace == namespace, events.c.row_key == row_key).order_by(events.c.id)
         )
 
-    def requeue(self, wanted: RowFilter, *, reason: str | None = None) -> int:
-        """Let the next run send rows that are in doubt, failed or rejected; in doubt, that may be a second time."""
-        return self._settle(wanted, REQUEUE_FROM, "requeued", reason, status=LedgerStatus.PENDING)
+    def choice(self, wanted: RowFilter, before: Sequence[LedgerStatus]) -> Choice:
+        """The rows that a decision from these statuses would change now."""
+        columns = submissions.c
 
-    def resolve(self, wanted: RowFilter, *, session_id: str, reason: str | None = None) -> int:
-        """Take rows as delivered, with the session that was found in Halo: they are never sent again."""
-        detail = f"session {session_id}" + (f": {reason}" if reason else "")
+        def look(db: Connection) -> Choice:
+            times = self._ledger.times(db)
+            conditions = [*wanted.conditions(), *_changeable(before, lease_now=times.lease_now)]
+            counted = db.execute(select(columns.status, func.count()).where(*conditions).group_by(columns.status))
+            counts = {status: count for status, count in counted}  # noqa: C416 -- rows are no pairs to the type checker
+            some = db.execute(select(submissions).where(*conditions).order_by(*wanted.order()).limit(EXAMPLES))
+            tasks = db.execute(select(columns.run_id, columns.task_id).where(*conditions).distinct().limit(2))
+            return Choice(counts=counts, examples=list(some), tasks=list(tasks), as_of=times.now)
+
+        return self._ledger.transaction(look, read_only=True)
+
+    def requeue(
+        self,
+        wanted: RowFilter,
+        *,
+        reason: str | None = None,
+        confirmation: Confirmation | None = None,
+        decision: str | None = None,
+    ) -> int:
+        """Let the next run send rows that are in doubt, failed or rejected; in doubt, that may be a second time."""
+
+        def settled(_row: Any) -> dict[str, Any]:
+            return {"status": LedgerStatus.PENDING}
+
         return self._settle(
-            wanted, RESOLVE_FROM, "resolved", detail, status=LedgerStatus.DELIVERED, session_id=session_id, error=None
+            wanted, REQUEUE_FROM, "requeued", lambda _: reason, settled, confirmation=confirmation, decision=decision
         )
 
-    def reject(self, wanted: RowFilter, *, reason: str) -> int:
+    def resolve(
+        self,
+        wanted: RowFilter,
+        *,
+        session_ids: Mapping[str, str],
+        reason: str | None = None,
+        confirmation: Confirmation | None = None,
+        decision: str | None = None,
+    ) -> int:
+        """Take rows in doubt as delivered, each with the session that was found in Halo: they are never sent again.
+
+        `session_ids` has one for each row key that is wanted; rows of other keys are left alone.
+        """
+
+        def settled(row: Any) -> dict[str, Any]:
+            return {"status": LedgerStatus.DELIVERED, "session_id": session_ids[row.row_key], "error": None}
+
+        def detail(row: Any) -> str:
+            return f"session {session_ids[row.row_key]}" + (f": {reason}" if reason else "")
+
+        changed = 0
+        row_keys = sorted(session_ids)
+        if confirmation is not None:
+            self._check(replace(wanted, row_keys=tuple(row_keys)), RESOLVE_FROM, confirmation)
+        decision = decision or uuid.uuid4().hex
+        for start in range(0, len(row_keys), CHUNK):
+            some = replace(wanted, row_keys=tuple(row_keys[start : start + CHUNK]))
+            if confirmation is not None:
+                some = replace(some, unchanged_since=confirmation.as_of)
+            changed += self._settle(some, RESOLVE_FROM, "resolved", detail, settled, decision=decision)
+        return changed
+
+    def reject(
+        self,
+        wanted: RowFilter,
+        *,
+        reason: str,
+        confirmation: Confirmation | None = None,
+        decision: str | None = None,
+    ) -> int:
         """Take rows as rejected: they are sent again only when their content changes."""
-        return self._settle(wanted, REJECT_FROM, "rejected", reason, status=LedgerStatus.REJECTED, error=reason)
+
+        def settled(_row: Any) -> dict[str, Any]:
+            return {"status": LedgerStatus.REJECTED, "error": rules.shortened(reason)}
+
+        return self._settle(
+            wanted, REJECT_FROM, "rejected", lambda _: reason, settled, confirmation=confirmation, decision=decision
+        )
+
+    def decision(self, decision: str, *, dag_ids: Sequence[str]) -> Decision | None:
+        """What was decided under this id about rows of these DAGs; None where nothing was."""
+        counted = (
+            select(events.c.event, events.c.actor, events.c.at, events.c.id, submissions.c.updated_at)
+            .select_from(events.outerjoin(submissions, _row_as_decided()))
+            .where(events.c.decision == decision, events.c.dag_id.in_(dag_ids))
+        ).subquery()
+        made = counted.c.event.in_(DECISIONS)
+        statement = select(
+            func.max(case((made, counted.c.event))),
+            func.max(case((made, counted.c.actor))),
+            func.min(counted.c.at),
+            func.count(case((made, 1))),
+            func.count(case((made, counted.c.updated_at))),
+            func.count(case((not_(made), 1))),
+        )
+        event, actor, at, rows, undoable, undone = self._all(statement)[0]
+        if not rows:
+            return None
+        return Decision(id=decision, event=event, actor=actor, at=at, rows=rows, undoable=undoable, undone=undone)
+
+    def undo(self, decision: str, *, dag_ids: Sequence[str], row: RowCursor | None = None) -> int:
+        """Give rows back what a decision replaced, or only this one: those that no run and nobody changed since."""
+        undone = 0
+        conditions = [events.c.decision == decision, submissions.c.dag_id.in_(dag_ids), events.c.event.in_(DECISIONS)]
+        if row is not None:
+            conditions += [events.c.namespace == row.namespace, events.c.row_key == row.row_key]
+        told = select(
+            *(events.c[name] for name in ("id", "namespace", "row_key", "event", "before")),
+            *(submissions.c[name] for name in ("dag_id", "run_ref", "payload_hash")),
+        ).select_from(events.join(submissions, _row_as_decided()))
+        last = 0
+
+        def one_chunk(db: Connection) -> list[Any]:
+            statement = told.where(*conditions, events.c.id > last).order_by(events.c.id).limit(CHUNK)
+            some = list(db.execute(statement.with_for_update()))
+            if some:
+                self._undo(db, some, decision)
+            return some
+
+        while some := self._ledger.transaction(one_chunk):
+            undone += len(some)
+            last = some[-1].id
+        return undone
+
+    def _undo(self, db: Connection, some: Sequence[Any], decision: str) -> None:
+        now = self._ledger.times(db).now
+        for one in some:
+            before = one.before or {}
+            values = {name: before.get(name) for name in ("status", "session_id", "error")}
+            here = and_(submissions.c.namespace == one.namespace, submissions.c.row_key == one.row_key)
+            db.execute(update(submissions).where(here).values(**values, updated_at=now))
+            followed = Change.at(one.row_key, one.payload_hash)
+            if followed is not None and "changes" in before:
+                db.execute(
+                    update(submissions)
+                    .where(
+                        submissions.c.namespace == one.namespace,
+                        submissions.c.row_key == followed.row_key,
+                        submissions.c.changes == followed.number,
+                    )
+                    .values(changes=before["changes"], payload_hash=before["payload_hash"], updated_at=now)
+                )
+        db.execute(
+            insert(events),
+            [
+                rules.event(
+                    "undone",
+                    one.namespace,
+                    one.row_key,
+                    actor=self._actor,
+                    now=now,
+                    detail=f"{one.event} is undone",
+                    belongs_to={"dag_id": one.dag_id, "run_ref": one.run_ref},
+                    decision=decision,
+                )
+                for one in some
+            ],
+        )
 
     def prune(self, wanted: RowFilter, *, before: datetime) -> int:
         """Delete delivered and rejected rows unchanged since `before`; a deleted row that is read again is sent again.
@@ -244,32 +457,71 @@ class LedgerAdmin:
                 for number in range(1, (row.changes or 0) + 1)
             ]
             for table in (events, submissions):
-                db.execute(delete(table).where(_keys_of(table, [*some, *follow_ups])))
+                db.execute(delete(table).where(keys_of(table, [*some, *follow_ups])))
 
         return self._in_chunks(wanted, PRUNE_FROM, [submissions.c.updated_at < before], delete_rows)
 
     def _settle(
-        self, wanted: RowFilter, before: tuple[LedgerStatus, ...], event: str, detail: str | None, **values: Any
+        self,
+        wanted: RowFilter,
+        before: tuple[LedgerStatus, ...],
+        event: str,
+        detail_of: Callable[[Any], str | None],
+        settled: Callable[[Any], dict[str, Any]],
+        *,
+        confirmation: Confirmation | None = None,
+        decision: str | None = None,
     ) -> int:
-        def change(db: Connection, some: Sequence[Any], keys: Any) -> None:
+        """Change rows to what `settled` gives for each, and tell it in their histories."""
+        decision = decision or uuid.uuid4().hex
+        if confirmation is not None:
+            self._check(wanted, before, confirmation)
+            wanted = replace(wanted, unchanged_since=confirmation.as_of)
+
+        def change(db: Connection, some: Sequence[Any], _keys: Any) -> None:
             now = self._ledger.times(db).now
-            db.execute(update(submissions).where(keys).values(updated_at=now, lease_expires_at=None, **values))
-            told = [
-                rules.doubt_event(row.namespace, row.row_key, actor=self._actor, now=now)
-                for row in some
-                if row.status is LedgerStatus.IN_FLIGHT
-            ]
-            told += [
-                rules.event(event, row.namespace, row.row_key, actor=self._actor, now=now, detail=detail)
-                for row in some
-            ]
+            told: list[dict[str, Any]] = []
+            alike: dict[tuple[tuple[str, Any], ...], list[Any]] = {}
+            for row in some:
+                alike.setdefault(tuple(settled(row).items()), []).append(row)
+            for values, rows in alike.items():
+                changed = update(submissions).where(keys_of(submissions, rows))
+                db.execute(changed.values(updated_at=now, lease_expires_at=None, **dict(values)))
+            for row in some:
+                belongs_to = {"dag_id": row.dag_id, "run_ref": row.run_ref}
+                replaced = {"status": row.status.value, "session_id": row.session_id, "error": row.error}
+                if row.status is LedgerStatus.IN_FLIGHT:
+                    doubt = rules.doubt_event(
+                        row.namespace, row.row_key, actor=self._actor, now=now, belongs_to=belongs_to
+                    )
+                    told.append(doubt)
+                    replaced["status"] = LedgerStatus.IN_DOUBT.value
+                if event == "resolved":
+                    replaced |= _count_follow_up(db, row, now=now)
+                told.append(
+                    rules.event(
+                        event,
+                        row.namespace,
+                        row.row_key,
+                        actor=self._actor,
+                        now=now,
+                        detail=detail_of(row),
+                        belongs_to=belongs_to,
+                        decision=decision,
+                        before=replaced,
+                    )
+                )
             db.execute(insert(events), told)
-            if values["status"] is LedgerStatus.DELIVERED:
-                for row in some:
-                    if follow_up := Change.at(row.row_key, row.payload_hash):
-                        count_changes(db, row.namespace, [follow_up], now=now)
 
         return self._in_chunks(wanted, before, [], change)
+
+    def _check(self, wanted: RowFilter, before: Sequence[LedgerStatus], confirmation: Confirmation) -> None:
+        """Raise DecisionOutdatedError unless exactly the rows that were confirmed would change."""
+        matching = sum(self.choice(wanted, before).counts.values())
+        known = replace(wanted, unchanged_since=confirmation.as_of)
+        unchanged = sum(self.choice(known, before).counts.values())
+        if not matching == unchanged == confirmation.count:
+            raise DecisionOutdatedError(matching=matching, confirmed=confirmation.count)
 
     def _in_chunks(
         self,
@@ -281,49 +533,55 @@ class LedgerAdmin:
         """Change every row that is wanted, in one of these statuses and without a live lease, in chunks."""
         changed = 0
         after: RowCursor | None = None
+        names = ("namespace", "row_key", "task_ref", "status", "session_id", "error", "payload_hash", "changes")
 
         def one_chunk(db: Connection) -> list[Any]:
-            columns = submissions.c
-            now = self._ledger.times(db).lease_now
-            free = or_(columns.lease_expires_at.is_(None), columns.lease_expires_at <= now)
-            allowed = columns.status.in_([status.value for status in before])
-            statement = select(
-                columns.namespace, columns.row_key, columns.status, columns.payload_hash, columns.changes
-            ).where(*wanted.conditions(), *conditions, free, allowed)
+            allowed = _changeable(before, lease_now=self._ledger.times(db).lease_now)
+            fields = [submissions.c[name] for name in (*names, "dag_id", "run_ref")]
+            statement = select(*fields).where(*wanted.conditions(), *conditions, *allowed)
             if after is not None:
                 statement = statement.where(self._behind(after, wanted))
-            statement = statement.order_by(columns.namespace, columns.row_key).limit(CHUNK).with_for_update()
+            statement = statement.order_by(*wanted.order()).limit(CHUNK).with_for_update()
             some = list(db.execute(statement))
             if some:
-                change(db, some, _keys_of(submissions, some))
+                change(db, some, keys_of(submissions, some))
             return some
 
         while some := self._ledger.transaction(one_chunk):
             changed += len(some)
-            after = RowCursor(some[-1].namespace, some[-1].row_key)
+            after = cursor_of(some[-1])
         return changed
 
     def _behind(self, cursor: RowCursor, wanted: RowFilter) -> Any:
-        """The rows after the cursor: in the form with which each database begins there in its index."""
-        columns = submissions.c
-        if wanted.namespace is not None:
-            return columns.row_key > cursor.row_key
-        if self._ledger.engine.dialect.name in {"mysql", "mariadb"}:
-            behind = and_(columns.namespace == cursor.namespace, columns.row_key > cursor.row_key)
-            return or_(columns.namespace > cursor.namespace, behind)
-        return tuple_(columns.namespace, columns.row_key) > tuple_(cursor.namespace, cursor.row_key)
+        return wanted.behind(cursor, dialect=self._ledger.engine.dialect.name)
 
-    def _all(self, statement: "Select[Any]") -> list[Any]:
+    def _all(self, statement: Any) -> list[Any]:
         return self._ledger.transaction(lambda db: list(db.execute(statement)), read_only=True)
 
 
-def _keys_of(table: Any, rows: Sequence[Any]) -> Any:
-    by_namespace: dict[str, list[str]] = {}
-    for row in rows:
-        by_namespace.setdefault(row.namespace, []).append(row.row_key)
-    return or_(
-        *(
-            and_(table.c.namespace == namespace, table.c.row_key.in_(row_keys))
-            for namespace, row_keys in by_namespace.items()
-        )
+def _changeable(before: Sequence[LedgerStatus], *, lease_now: datetime) -> list[Any]:
+    """Rows in one of these statuses that no running task holds."""
+    columns = submissions.c
+    free = or_(columns.lease_expires_at.is_(None), columns.lease_expires_at <= lease_now)
+    return [free, columns.status.in_([status.value for status in before])]
+
+
+def _row_as_decided() -> Any:
+    """Joins a decision's event with its row while the row is as the decision left it: both were written at one time."""
+    return and_(
+        submissions.c.namespace == events.c.namespace,
+        submissions.c.row_key == events.c.row_key,
+        submissions.c.updated_at == events.c.at,
     )
+
+
+def _count_follow_up(db: Connection, row: Any, *, now: datetime) -> dict[str, Any]:
+    """Count a follow-up that is delivered by decision beside the row it follows; return what that replaced."""
+    follow_up = Change.at(row.row_key, row.payload_hash)
+    if follow_up is None:
+        return {}
+    columns = submissions.c
+    here = (columns.namespace == row.namespace, columns.row_key == follow_up.row_key)
+    replaced = db.execute(select(columns.changes, columns.payload_hash).where(*here)).one_or_none()
+    count_changes(db, row.namespace, [follow_up], now=now)
+    return {} if replaced is None else {"changes": replaced.changes, "payload_hash": replaced.payload_hash}

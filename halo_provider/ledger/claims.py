@@ -140,7 +140,15 @@ class LeaseHolder:
         writer = self._writer(db)
         if not db.execute(_CLEAR_DOUBT, self._rows([row_key]) | {"updated_at": writer.now}).rowcount:
             return False
-        told = rules.event(rules.NOT_FOUND, self.namespace, row_key, actor=writer.actor, now=writer.now, detail=detail)
+        told = rules.event(
+            rules.NOT_FOUND,
+            self.namespace,
+            row_key,
+            actor=writer.actor,
+            now=writer.now,
+            detail=detail,
+            belongs_to=writer.task_instance,
+        )
         db.execute(insert(events), [told])
         return True
 
@@ -213,7 +221,9 @@ class LeaseHolder:
         if (new_rows or claimed_rows) and db.dialect.name != "sqlite":  # whose transactions exclude other writers
             self._confirm(db, claims)
         doubts = [
-            rules.doubt_event(self.namespace, row.row_key, actor=writer.actor, now=writer.now)
+            rules.doubt_event(
+                self.namespace, row.row_key, actor=writer.actor, now=writer.now, belongs_to=writer.task_instance
+            )
             for row in claimed
             if rules.claim_finds_doubt(claims[row.row_key].result, row)
         ]
@@ -354,9 +364,7 @@ _CLAIM = (
         or_(submissions.c.lease_expires_at.is_(None), submissions.c.lease_expires_at <= bindparam("b_now")),
     )
     .values({name: bindparam(name) for name in ("status", "user_id", "payload_hash", "message_hash", "error", "owner")})
-    .values(
-        {name: bindparam(name) for name in ("lease_expires_at", "updated_at", *TaskInstanceRef.__dataclass_fields__)}
-    )
+    .values({name: bindparam(name) for name in ("lease_expires_at", "updated_at", *TaskInstanceRef().columns)})
 )
 
 # In this order: MySQL computes a value from those that stand before it.

@@ -60,6 +60,11 @@ class Database:
         self._calls.close()
         self.engine.dispose()
 
+    @property
+    def is_at_its_place(self) -> bool:
+        """Whether SQLite's file is still the one that was opened."""
+        return self._file is None or self._file.is_at_its_path()
+
     def configure_connections(self) -> None:
         """Set what every new connection of the engine begins with."""
         if self._is_sqlite:
@@ -68,16 +73,17 @@ class Database:
         else:
             _configure_server(self.engine)
 
-    def prepare_clock(self) -> None:
+    def prepare_clock(self, *, read_only: bool = False) -> None:
         """Learn when the host was booted, which SQLite's leases count from: the last step of opening.
 
+        With `read_only` it stays unknown where no process has recorded it: there is no live lease then.
         Raises LedgerError.
         """
         boot = clock.boot_id()
-        if self._is_sqlite and boot is not None:
-            self._booted_at = self.transaction(
-                lambda db: clock.recorded_boot(db, boot), read_only=True
-            ) or self.transaction(lambda db: clock.record_boot(db, boot))
+        if self._is_sqlite and boot is not None and self._booted_at is None:
+            self._booted_at = self.transaction(lambda db: clock.recorded_boot(db, boot), read_only=True)
+            if self._booted_at is None and not read_only:
+                self._booted_at = self.transaction(lambda db: clock.record_boot(db, boot))
         self._is_open = True
 
     def times(self, db: Connection) -> Times:

@@ -11,7 +11,7 @@ from halo_provider.exceptions import HaloConfigurationError, LedgerError
 from halo_provider.ledger.claims import LeaseHolder, find
 from halo_provider.ledger.database import Database, new_engine, reason_of
 from halo_provider.ledger.rules import KnownRow, TaskInstanceRef
-from halo_provider.ledger.tables import MAX_NAMESPACE, create_tables, submissions, tables_exist
+from halo_provider.ledger.tables import MAX_NAMESPACE, create_tables, submissions, tables_exist, tables_to_read
 
 LEASE = 60.0  # seconds a claim lives without being renewed
 
@@ -46,6 +46,21 @@ class Ledger(Database):
         except LedgerError:
             self.close()
             raise
+
+    def prepare_to_read(self) -> bool:
+        """Open it without a write, and without a lock that a writer would have to give up first.
+
+        False where the database has no ledger. Raises LedgerError.
+        """
+        try:
+            self.configure_connections()
+            if not self.transaction(tables_to_read, read_only=True):
+                return False
+            self.prepare_clock(read_only=True)
+        except LedgerError:
+            self.close()
+            raise
+        return True
 
     def exists(self) -> bool:
         """Whether the database has the table. Raises LedgerError where it cannot be reached."""

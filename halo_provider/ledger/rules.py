@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic_core import from_json, to_json
 
 from halo_provider.exceptions import redact
+from halo_provider.ledger.refs import run_ref, task_ref
 from halo_provider.ledger.statuses import LedgerStatus
 
 MAX_TEXT = 500  # characters kept of an error, a reply and an agent's id
@@ -60,7 +61,9 @@ class TaskInstanceRef:
     @property
     def columns(self) -> dict[str, Any]:
         """Its parts by their column names."""
-        return {name: getattr(self, name) for name in TaskInstanceRef.__dataclass_fields__}
+        columns = {name: getattr(self, name) for name in TaskInstanceRef.__dataclass_fields__}
+        refs = {"run_ref": run_ref(self.dag_id, self.run_id), "task_ref": task_ref(self.task_id, self.map_index)}
+        return columns | refs
 
 
 class Candidate(NamedTuple):
@@ -275,7 +278,8 @@ def claimed_row(result: ClaimResult, row: KnownRow, candidate: Candidate, writer
         "user_id": candidate.user_id or row.user_id,
         "payload_hash": row.payload_hash if result is ClaimResult.IN_DOUBT else candidate.payload_hash,
         "message_hash": candidate.message_hash if claimed else row.message_hash,
-        "error": shortened(candidate.error) or row.error,
+        # What a row was rejected for says nothing about its new content, and may be a person's word in another DAG.
+        "error": shortened(candidate.error) or (None if claimed and row.status is LedgerStatus.REJECTED else row.error),
         "owner": writer.owner if claimed else row.owner,
         "lease_expires_at": writer.lease_expires_at if claimed else None,
         "updated_at": writer.now,
@@ -331,16 +335,35 @@ def settlement_event(settlement: Settlement, writer: Writer) -> dict[str, Any]:
         actor=writer.actor,
         now=writer.now,
         detail=settlement.error if settlement.found is None else settlement.found,
+        belongs_to=writer.task_instance,
     )
 
 
-def doubt_event(namespace: str, row_key: str, *, actor: str, now: datetime) -> dict[str, Any]:
+def doubt_event(
+    namespace: str, row_key: str, *, actor: str, now: datetime, belongs_to: Mapping[str, Any]
+) -> dict[str, Any]:
     """The columns of the event that tells of a row in flight whose lease ran out."""
-    return event(LedgerStatus.IN_DOUBT.value, namespace, row_key, actor=actor, now=now, detail=LEASE_RAN_OUT)
+    doubt = LedgerStatus.IN_DOUBT.value
+    return event(doubt, namespace, row_key, actor=actor, now=now, detail=LEASE_RAN_OUT, belongs_to=belongs_to)
 
 
-def event(name: str, namespace: str, row_key: str, *, actor: str, now: datetime, detail: str | None) -> dict[str, Any]:
-    """The columns of an event of a row's history."""
+def event(
+    name: str,
+    namespace: str,
+    row_key: str,
+    *,
+    actor: str,
+    now: datetime,
+    detail: str | None,
+    belongs_to: Mapping[str, Any],
+    decision: str | None = None,
+    before: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The columns of an event of a row's history.
+
+    `belongs_to` is the task instance that it is about, by column names: its DAG says who may read the event. `before`
+    is what a person's `decision` replaced.
+    """
     return {
         "namespace": namespace,
         "row_key": row_key,
@@ -348,6 +371,10 @@ def event(name: str, namespace: str, row_key: str, *, actor: str, now: datetime,
         "actor": actor,
         "event": name,
         "detail": shortened(detail),
+        "dag_id": belongs_to["dag_id"],
+        "run_ref": belongs_to["run_ref"],
+        "decision": decision,
+        "before": to_json(before).decode() if before else None,
     }
 
 

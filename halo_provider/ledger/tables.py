@@ -29,10 +29,11 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection, Dialect
 
 from halo_provider.exceptions import LedgerError
+from halo_provider.ledger.refs import run_ref, task_ref
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.submission import MAX_ROW_KEY
 
-SCHEMA_VERSION = 6  # those before were never released
+SCHEMA_VERSION = 7  # those before were never released
 MAX_NAMESPACE = 250  # bytes of UTF-8
 # What a delivery counts: rows by their status; requests; and how many of these Halo refused for its load or for their
 # rate (429, and 503 with Retry-After), so that it certainly did not take them.
@@ -42,8 +43,9 @@ LOCK_WAIT = 15  # seconds for another process to create the tables
 KEY_WIDTH = MAX_ROW_KEY + 20  # characters: a row's key, and the mark of a follow-up
 
 # What indexes hold: MySQL's 3,072 bytes, counted as four for each character that a column may have; PostgreSQL's 2,704,
-# counted as stored. The widest is the one by DAG, with up to 1,000 bytes of a DAG's id and 250 of a run's, which leaves
-# 1,000 bytes for a row's key besides its mark and the namespace.
+# counted as stored. The widest is the one by status, with up to 1,000 bytes of a DAG's id, which leaves 1,000 bytes for
+# a row's key besides its mark and the namespace. Runs and task instances are indexed by a number made of their names
+# (`rules.run_ref`, `rules.task_ref`): the names do not fit.
 
 
 class UtcDateTime(TypeDecorator):  # type: ignore[type-arg]  # SQLAlchemy 1.4 has no generics at run time
@@ -92,6 +94,12 @@ class LedgerStatusType(TypeDecorator):  # type: ignore[type-arg]  # as above
     impl = String(16)
     cache_ok = True
 
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        """Ask MySQL for one byte a character: wider, no index that ends with the primary key would order by it."""
+        if dialect.name in {"mysql", "mariadb"}:
+            return dialect.type_descriptor(mysql.VARCHAR(16, charset="ascii", collation="ascii_bin"))
+        return dialect.type_descriptor(String(16))
+
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[str], LedgerStatus]:  # noqa: ARG002 -- SQLAlchemy's signature
         """Look the value up, without a Python call for each row."""
         return {status.value: status for status in LedgerStatus}.__getitem__
@@ -121,6 +129,17 @@ class JsonText(TypeDecorator):  # type: ignore[type-arg]  # as above
 _MYSQL_TEXT = mysql.LONGTEXT(charset="utf8mb4")
 _LONG_TEXT = Text().with_variant(_MYSQL_TEXT, "mysql").with_variant(_MYSQL_TEXT, "mariadb")
 
+
+def _run_ref_of(context: Any) -> int | None:
+    row = context.get_current_parameters()
+    return run_ref(row.get("dag_id"), row.get("run_id"))
+
+
+def _task_ref_of(context: Any) -> int | None:
+    row = context.get_current_parameters()
+    return task_ref(row.get("task_id"), row.get("map_index"))
+
+
 metadata = MetaData()
 submissions = Table(
     "halo_submissions",
@@ -148,17 +167,20 @@ submissions = Table(
     Column("run_id", String(250)),
     Column("task_id", String(250)),
     Column("map_index", Integer),
+    Column("run_ref", BigInteger, default=_run_ref_of),
+    Column("task_ref", BigInteger, default=_task_ref_of),
     Column("try_number", Integer),
     Column("logical_date", UtcDateTime()),
     Column("created_at", UtcDateTime(), nullable=False),
     Column("updated_at", UtcDateTime(), nullable=False),
-    Index("halo_submissions_by_status", "status", "namespace", "row_key"),
 )
-# For the pages: a DAG's counts, and a run's rows of one status in the order of their keys. MySQL, whose indexes hold
-# 3,072 bytes, ends every index with the primary key by itself. SQLAlchemy 1.4 knows no index of some databases only.
-BY_DAG = "halo_submissions_by_dag"
-BY_DAG_COLUMNS = ("dag_id", "status", "run_id", "namespace", "row_key")
-BY_DAG_COLUMNS_ON_MYSQL = BY_DAG_COLUMNS[:3]
+# For the pages: the rows of one status, of a DAG or of a run and a task instance, counted and in the order of their
+# keys. MySQL, whose indexes hold 3,072 bytes, ends every index with the primary key by itself. SQLAlchemy 1.4 knows no
+# index of some databases only.
+PAGE_INDEXES = {
+    "halo_submissions_by_status": ("status", "dag_id"),
+    "halo_submissions_by_run": ("run_ref", "status", "task_ref"),
+}
 events = Table(
     "halo_submission_events",
     metadata,
@@ -169,7 +191,13 @@ events = Table(
     Column("actor", _LONG_TEXT, nullable=False),  # a person's name, or a task instance's
     Column("event", String(32), nullable=False),
     Column("detail", _LONG_TEXT),
+    Column("dag_id", String(250)),  # whose people may read the event: the row may belong to another DAG by now
+    Column("run_ref", BigInteger),
+    Column("decision", String(32)),  # of a person: the same for all rows it was about
+    Column("before", JsonText()),  # what a decision replaced, to undo it
     Index("halo_submission_events_by_row", "namespace", "row_key", "id"),
+    Index("halo_submission_events_by_run", "run_ref"),
+    Index("halo_submission_events_by_decision", "decision", "id"),
 )
 deliveries = Table(
     "halo_deliveries",
@@ -220,6 +248,14 @@ version = Table("halo_ledger_version", metadata, Column("version", Integer, prim
 def tables_exist(db: Connection) -> bool:
     """Whether the database has a whole ledger of this version."""
     return _version(db) == SCHEMA_VERSION
+
+
+def tables_to_read(db: Connection) -> bool:
+    """The same, and false where there is no ledger. Raises LedgerError for one of another version."""
+    found = _version(db)
+    if found != SCHEMA_VERSION:
+        _refuse_another_version(db, found)
+    return found == SCHEMA_VERSION
 
 
 def create_tables(db: Connection) -> None:
@@ -286,12 +322,14 @@ def _version(db: Connection) -> int | None:
 
 
 def _create_missing_indexes(db: Connection) -> None:
-    """Create the index that differs by database, and what an interrupted creation left out: DDL ends transactions."""
+    """Create the indexes that differ by database, and what an interrupted creation left out: DDL ends transactions."""
     for table in metadata.sorted_tables:
         names = {index["name"] for index in inspect(db).get_indexes(table.name)}
         for index in table.indexes:
             if index.name not in names:
                 index.create(db)
-        if table is submissions and BY_DAG not in names:
-            columns = BY_DAG_COLUMNS_ON_MYSQL if db.dialect.name in {"mysql", "mariadb"} else BY_DAG_COLUMNS
-            db.execute(text(f"CREATE INDEX {BY_DAG} ON {table.name} ({', '.join(columns)})"))
+        if table is submissions:
+            key = () if db.dialect.name in {"mysql", "mariadb"} else ("namespace", "row_key")
+            for name in PAGE_INDEXES.keys() - names:
+                columns = ", ".join((*PAGE_INDEXES[name], *key))
+                db.execute(text(f"CREATE INDEX {name} ON {table.name} ({columns})"))

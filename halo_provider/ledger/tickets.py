@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 from sqlalchemy import and_, bindparam, func, not_, or_, select, update
 from sqlalchemy.engine import Connection
 
-from halo_provider.ledger.admin import RowCursor, RowFilter
 from halo_provider.ledger.ledger import Ledger
+from halo_provider.ledger.row_filter import RowCursor, RowFilter
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import MAX_TICKET_STATUS, submissions
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from halo_provider.delivery.stop import Stop
     from halo_provider.delivery.tickets import Round, TicketFollower
     from halo_provider.ledger import Ledger
-    from halo_provider.ledger.admin import RowCursor
+    from halo_provider.ledger.row_filter import RowCursor
     from halo_provider.ledger.tickets import TicketCounts, TicketFact, Until
 
 PAGE = 1_000  # rows read from the ledger together

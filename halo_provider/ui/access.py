@@ -1,15 +1,18 @@
 """Who may see rows and who may change them, by Airflow's own authentication and authorisation."""
 
-from collections.abc import Iterable
-from typing import Literal
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from fastapi import Depends, HTTPException, Request, status
 
 from halo_provider.compat import (
+    AuditLog,
     BaseUser,
     DagAccessEntity,
     conf,
+    create_session,
     dag_details,
     get_auth_manager,
     requires_access_dag,
@@ -30,7 +33,27 @@ def decides(dag_id: str, user: BaseUser) -> bool:
     return _is_allowed("POST", DagAccessEntity.RUN, dag_id, user)
 
 
-def _is_allowed(method: Literal["GET", "POST"], entity: DagAccessEntity, dag_id: str, user: BaseUser) -> bool:
+def audit(user: BaseUser, event: str, *, dag_id: str, run_id: str | None, details: Mapping[str, Any]) -> None:
+    """Write what a user is about to do into Airflow's audit log. What cannot be written there is not done."""
+    with create_session() as db:
+        db.add(
+            AuditLog(
+                event=event,
+                owner=user.get_name(),
+                owner_display_name=user.get_name(),
+                dag_id=dag_id,
+                run_id=run_id,
+                extra=json.dumps(details, ensure_ascii=False),
+            )
+        )
+
+
+def clears(dag_id: str, user: BaseUser) -> bool:
+    """Whether the user may clear the DAG's task instances."""
+    return _is_allowed("PUT", DagAccessEntity.TASK_INSTANCE, dag_id, user)
+
+
+def _is_allowed(method: Literal["GET", "POST", "PUT"], entity: DagAccessEntity, dag_id: str, user: BaseUser) -> bool:
     return get_auth_manager().is_authorized_dag(
         method=method, access_entity=entity, details=dag_details(dag_id), user=user
     )

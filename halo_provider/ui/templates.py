@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from halo_provider.ledger.delivery_records import duration
 from halo_provider.ui import charts
-from halo_provider.ui.queries import url
+from halo_provider.ui.queries import airflow_root, airflow_url, row_value, url
 
 
 def page(request: Request, template: str, code: int = status.HTTP_200_OK, **values: Any) -> HTMLResponse:
@@ -21,10 +21,23 @@ def page(request: Request, template: str, code: int = status.HTTP_200_OK, **valu
     def link(dag_id: str, name: str, query: Mapping[str, Any]) -> str:
         return url(root, dag_id, name, query)
 
+    def airflow(*place: Any) -> str:
+        return airflow_url(root, *place)
+
     html = (
         _environment()
         .get_template(template)
-        .render(root=root, link=link, duration=duration, chart=charts, query=request.query_params, **values)
+        .render(
+            root=root,
+            link=link,
+            duration=duration,
+            chart=charts,
+            row_value=row_value,
+            airflow=airflow,
+            api=f"{airflow_root(root)}/api/v2",
+            query=request.query_params,
+            **values,
+        )
     )
     return HTMLResponse(html, code)
 

@@ -29,7 +29,8 @@ from sqlalchemy import Connection, create_engine, make_url, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from halo_provider.ledger import Ledger, OnInDoubt
-from halo_provider.ledger.admin import LedgerAdmin, RowFilter
+from halo_provider.ledger.admin import LedgerAdmin
+from halo_provider.ledger.row_filter import RowFilter
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import events
 from halo_provider.simulator import Fault, Simulator, serving
@@ -168,7 +169,7 @@ class Stage:
             if row["status"] == LedgerStatus.IN_DOUBT:
                 wanted = RowFilter(namespace=NAMESPACE, row_keys=(key,))
                 if accepted[key]:
-                    admin.resolve(wanted, session_id="sess_found_in_halo")
+                    admin.resolve(wanted, session_ids={key: "sess_found_in_halo"})
                 else:
                     admin.requeue(wanted)
 

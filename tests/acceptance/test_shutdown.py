@@ -15,8 +15,9 @@ import pytest
 from halo_provider.demo.airflow import AirflowApi, Run
 from halo_provider.demo.processes import Home, Processes
 from halo_provider.demo.report import COUNTS
-from halo_provider.ledger.admin import LedgerAdmin, RowFilter
+from halo_provider.ledger.admin import LedgerAdmin
 from halo_provider.ledger.ledger import Ledger
+from halo_provider.ledger.row_filter import RowFilter
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Fault, Simulator, serving
 from tests.acceptance.airflows import running_airflow

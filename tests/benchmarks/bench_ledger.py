@@ -14,7 +14,8 @@ from contextlib import closing
 from sqlalchemy import text
 
 from halo_provider.ledger import Candidate, LeaseHolder, Ledger, Settlement, TaskInstanceRef
-from halo_provider.ledger.admin import LedgerAdmin, RowCursor, RowFilter
+from halo_provider.ledger.admin import LedgerAdmin
+from halo_provider.ledger.row_filter import RowCursor, RowFilter
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import submissions
 

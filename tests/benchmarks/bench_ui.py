@@ -8,6 +8,7 @@ third of the rows belongs to one run, the others to runs of 1,000 rows of twenty
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -21,14 +22,17 @@ from typing import Any
 from urllib.parse import urlencode
 
 import httpx
-from sqlalchemy import URL, create_engine, insert, make_url, text
+from sqlalchemy import create_engine, insert, text
+from sqlalchemy.engine import URL, make_url
 
 from halo_provider.ledger import Ledger
+from halo_provider.ledger.refs import task_ref
 from halo_provider.ledger.tables import DELIVERY_COUNTS, deliveries, metadata, submissions
 from halo_provider.simulator import serving
 
 DAGS = 20
 RUN_ROWS = 1_000
+MAPPED = 100  # task instances of the big run
 NAMESPACE = "halo_default/application"
 BIG_DAG, BIG_RUN = "history", "backfill__2026-01-01"
 CHUNK = 10_000  # rows inserted at a time
@@ -58,7 +62,7 @@ def rows(number: int) -> Iterator[dict[str, Any]]:
             "dag_id": BIG_DAG if big else f"applications_{run % DAGS}",
             "run_id": BIG_RUN if big else f"scheduled__{run}",
             "task_id": "tickets",
-            "map_index": -1,
+            "map_index": each % MAPPED if big else -1,
             "try_number": 1,
             "created_at": now,
             "updated_at": now + timedelta(seconds=each),
@@ -102,22 +106,44 @@ def fill(url: URL, *, number: int) -> None:
 def pages(number: int) -> dict[str, str]:
     """The addresses by what they show."""
     big = {"run_id": BIG_RUN}
+    task = {**big, "task_id": "tickets"}
     small = {"run_id": f"scheduled__{number // RUN_ROWS // DAGS * DAGS - 15}"}
-    middle = {**big, "after_status": "delivered", "after_namespace": NAMESPACE, "after_key": "APP-2026-05"}
-    decision = urlencode({**big, "action": "requeue", "status": "in_doubt"})
-    row = urlencode({"namespace": NAMESPACE, "row_key": f"APP-2026-{7919 % number:07}"})
+    one = {"namespace": NAMESPACE, "row_key": f"APP-2026-{7919 % number:07}"}
     found = f"APP-2026-{7919 * 2 % number:07}"
+    error = "POST /chat: no answer within 120 s; Halo may have it"
+
+    requeue = {**big, "action": "requeue", "status": "in_doubt"}
+
+    def rows_of(dag_id: str, query: dict[str, str | int]) -> str:
+        return f"dags/{dag_id}/rows?{urlencode(query)}"
+
+    middle = {
+        "after_status": "delivered",
+        "after_namespace": NAMESPACE,
+        "after_key": "APP-2026-05",
+        "after_task": task_ref("tickets", MAPPED // 2) or 0,
+    }
     return {
         "overview": "",
-        f"run of {number // 3:,} rows, first page": f"dags/{BIG_DAG}/rows?{urlencode(big)}",
-        "the same, in doubt": f"dags/{BIG_DAG}/rows?{urlencode({**big, 'status': 'in_doubt'})}",
-        "the same, page in the middle": f"dags/{BIG_DAG}/rows?{urlencode(middle)}",
-        "the same, search for a row key": f"dags/{BIG_DAG}/rows?{urlencode({**big, 'search': found})}",
-        "the same, search in vain": f"dags/{BIG_DAG}/rows?{urlencode({**big, 'search': 'not there'})}",
-        "the same, requeue?": f"dags/{BIG_DAG}/decision?{decision}",
-        "run of 1,000 rows": f"dags/applications_5/rows?{urlencode(small)}",
-        "DAG of 33,000 rows": "dags/applications_5/rows",
-        "one row": f"dags/{BIG_DAG}/row?{row}",
+        f"run of {number // 3:,} rows, first page": rows_of(BIG_DAG, big),
+        "the same, in doubt": rows_of(BIG_DAG, {**big, "status": "in_doubt"}),
+        "the same, delivered": rows_of(BIG_DAG, {**big, "status": "delivered"}),
+        "the same, page in the middle": rows_of(BIG_DAG, {**big, **middle}),
+        "the same, task": rows_of(BIG_DAG, task),
+        "the same, task instance": rows_of(BIG_DAG, {**task, "map_index": 42}),
+        "the same, map_index alone": rows_of(BIG_DAG, {**big, "map_index": 42}),
+        "the same, map_index of none": rows_of(BIG_DAG, {**big, "map_index": 4242}),
+        "the same, one error": rows_of(BIG_DAG, {**big, "error": error}),
+        "the same, an error of none": rows_of(BIG_DAG, {**big, "error": "another"}),
+        "the same, search for a row key": rows_of(BIG_DAG, {**big, "search": found}),
+        "the same, search for a user": rows_of(BIG_DAG, {**big, "search": "usr_4242"}),
+        "the same, search in vain": rows_of(BIG_DAG, {**big, "search": "not there"}),
+        "the same, requeue?": f"dags/{BIG_DAG}/decision?{urlencode(requeue)}",
+        "DAG of the same": rows_of(BIG_DAG, {}),
+        "DAG of the same, search in vain": rows_of(BIG_DAG, {"search": "not there"}),
+        "run of 1,000 rows": rows_of("applications_5", small),
+        "DAG of 33,000 rows": rows_of("applications_5", {}),
+        "one row": f"dags/{BIG_DAG}/row?{urlencode(one)}",
     }
 
 
@@ -164,6 +190,20 @@ def measure(number: int) -> None:
                 seconds.append(time.perf_counter() - started)
             middle, worst = statistics.median(seconds) * 1000, max(seconds) * 1000
             sys.stdout.write(f"{name:36}  {middle:10,.0f}  {worst:9,.0f}  {len(answer.content) / 1000:6,.1f}\n")
+        download(browser)
+
+
+def download(browser: httpx.Client) -> None:
+    """Print how long the big run's file takes, and how much memory it costs the server, which is this process."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    lines = 0
+    with browser.stream("GET", f"/halo/dags/{BIG_DAG}/rows.csv?{urlencode({'run_id': BIG_RUN})}") as answer:
+        for part in answer.raise_for_status().iter_bytes():
+            lines += part.count(b"\n")
+    seconds = time.perf_counter() - started
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000
+    sys.stdout.write(f"download of {lines - 1:,} rows: {seconds:.1f} s, peak memory +{grown:,.0f} MB\n")
 
 
 def main() -> None:

@@ -5,8 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from halo_provider.exceptions import DecisionOutdatedError
 from halo_provider.ledger import Candidate, Change, LeaseHolder, Ledger, Settlement, TaskInstanceRef
-from halo_provider.ledger.admin import CHUNK, LedgerAdmin, RowCursor, RowFilter
+from halo_provider.ledger.admin import CHUNK, REJECT_FROM, REQUEUE_FROM, Confirmation, LedgerAdmin
+from halo_provider.ledger.row_filter import RowCursor, RowFilter
 from halo_provider.ledger.rules import LEASE_RAN_OUT
 from halo_provider.ledger.statuses import LedgerStatus
 from tests.core.deliveries import NAMESPACE, rows_in
@@ -89,15 +91,18 @@ def test_requeue_lets_the_next_run_send_rows_that_may_not_be_with_halo(
 def test_resolve_marks_a_row_as_delivered_with_the_session_found(
     status: LedgerStatus, ledger: Ledger, admin: LedgerAdmin, bring: Bring
 ) -> None:
-    """From every status but delivered, whose own session stays."""
+    """From doubt, also of a process that died in flight: a failed or rejected row is certainly not with Halo."""
     bring(status, "k")
 
-    changed = admin.resolve(one("k"), session_id="sess_found", reason="seen in the inbox")
+    before = rows_in(ledger)["k"]
 
-    resolved = status is not LedgerStatus.DELIVERED
+    changed = admin.resolve(one("k"), session_ids={"k": "sess_found"}, reason="seen in the inbox")
+
+    resolved = status in {LedgerStatus.IN_DOUBT, LedgerStatus.IN_FLIGHT}
     assert changed == resolved
     row = rows_in(ledger)["k"]
-    assert (row["status"], row["session_id"]) == (LedgerStatus.DELIVERED, "sess_found" if resolved else "sess-k")
+    as_found = (before["status"], before["session_id"])
+    assert (row["status"], row["session_id"]) == ((LedgerStatus.DELIVERED, "sess_found") if resolved else as_found)
     event = ("resolved", "somebody@example.com", "session sess_found: seen in the inbox")
     assert (event in told(admin)) == resolved
 
@@ -168,7 +173,7 @@ def test_row_with_a_live_lease_is_not_settled_by_hand(
 
     changed = [
         admin.requeue(ALL),
-        admin.resolve(ALL, session_id="sess_found"),
+        admin.resolve(ALL, session_ids={"k": "sess_found"}),
         admin.reject(ALL, reason="a test row"),
         admin.prune(ALL, before=ledger.now() + timedelta(seconds=1)),
     ]
@@ -230,11 +235,11 @@ def test_row_settled_by_hand_after_its_lease_ran_out_was_in_doubt(
     bring(LedgerStatus.FAILED, "certain")
     settled = {
         "requeue": lambda: admin.requeue(ALL, reason="seen"),
-        "resolve": lambda: admin.resolve(ALL, session_id="s", reason="seen"),
+        "resolve": lambda: admin.resolve(ALL, session_ids={"k": "s", "certain": "s"}, reason="seen"),
         "reject": lambda: admin.reject(ALL, reason="seen"),
     }
 
-    assert settled[settle]() == 2
+    assert settled[settle]() == (1 if settle == "resolve" else 2)
 
     assert [event for event, _, _ in told(admin)] == ["in_doubt", told(admin)[-1][0]]
     assert told(admin)[0] == ("in_doubt", "somebody@example.com", LEASE_RAN_OUT)
@@ -312,3 +317,83 @@ def test_filter_finds_the_rows_for_which_all_of_it_holds(
 
     assert {row.row_key for row in admin.page(wanted)} == found
     assert sum(admin.counts(wanted).values()) == len(found)
+
+
+DECISION = "d" * 32
+
+
+@pytest.mark.parametrize("decide", ["requeue", "resolve", "reject"])
+def test_decision_is_undone_while_no_run_has_acted_on_it(
+    decide: str, ledger: Ledger, admin: LedgerAdmin, bring: Bring
+) -> None:
+    """The row has its status, its session and its error again, and the history says who gave them back."""
+    bring(LedgerStatus.IN_DOUBT, "k")
+    before = rows_in(ledger)["k"]
+    match decide:
+        case "requeue":
+            admin.requeue(ALL, decision=DECISION)
+        case "resolve":
+            admin.resolve(ALL, session_ids={"k": "sess_found"}, decision=DECISION)
+        case "reject":
+            admin.reject(ALL, reason="a test row", decision=DECISION)
+    made = admin.decision(DECISION, dag_ids=("applications",))
+    assert made is not None
+    assert (made.rows, made.undoable, made.undone) == (1, 1, 0)
+
+    assert admin.undo(DECISION, dag_ids=("applications",)) == 1
+
+    after = rows_in(ledger)["k"]
+    names = ("status", "session_id", "error", "payload_hash")
+    assert {name: after[name] for name in names} == {name: before[name] for name in names}
+    assert told(admin)[-1] == ("undone", "somebody@example.com", f"{made.event} is undone")
+    assert admin.undo(DECISION, dag_ids=("applications",)) == 0
+
+
+def test_decision_that_a_run_has_acted_on_stays(ledger: Ledger, admin: LedgerAdmin, bring: Bring) -> None:
+    """Only the rows that nobody has taken since are given back; another DAG's rows never are."""
+    bring(LedgerStatus.FAILED, "taken", "free")
+    admin.requeue(ALL, decision=DECISION)
+    run = ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef(dag_id="applications", run_id="run 2"))
+    run.claim([Candidate(row_key="taken", payload_hash=PAYLOAD)], on_in_doubt="resend")
+
+    assert admin.undo(DECISION, dag_ids=("another",)) == 0
+    assert admin.undo(DECISION, dag_ids=("applications",)) == 1
+
+    statuses = {key: row["status"] for key, row in rows_in(ledger).items()}
+    assert statuses == {"taken": LedgerStatus.PENDING, "free": LedgerStatus.FAILED}
+
+
+def test_confirmed_decision_changes_exactly_what_was_shown(admin: LedgerAdmin, bring: Bring) -> None:
+    """The rows of the look, and none that came after it."""
+    bring(LedgerStatus.FAILED, *(f"{number:02}" for number in range(7)))
+    choice = admin.choice(ALL, REQUEUE_FROM)
+
+    assert (choice.confirmation.count, [row.row_key for row in choice.examples]) == (7, ["00", "01", "02", "03", "04"])
+    assert admin.requeue(ALL, confirmation=choice.confirmation) == 7
+
+
+def test_decision_about_other_rows_than_were_shown_is_refused(admin: LedgerAdmin, bring: Bring) -> None:
+    """More rows, fewer rows, or rows that changed since: none is changed, and the error says how many there are."""
+    bring(LedgerStatus.FAILED, "1", "2")
+    shown = admin.choice(ALL, REJECT_FROM).confirmation
+    bring(LedgerStatus.FAILED, "3", "4")
+
+    with pytest.raises(DecisionOutdatedError, match="4 match now, 2 were confirmed: look again"):
+        admin.reject(ALL, reason="a test row", confirmation=shown)
+    with pytest.raises(DecisionOutdatedError, match="of the 4 that were confirmed, some have changed since"):
+        admin.reject(ALL, reason="a test row", confirmation=Confirmation(4, shown.as_of))
+
+    assert admin.counts(ALL) == {LedgerStatus.FAILED: 4}
+
+
+def test_event_says_which_dag_it_is_about(ledger: Ledger, admin: LedgerAdmin, bring: Bring) -> None:
+    """A row that another DAG took over has events of both, and no longer what people of the first said of it."""
+    bring(LedgerStatus.FAILED, "k")
+    admin.reject(one("k"), reason="our reason")
+    other = ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef(dag_id="other", run_id="run 1"))
+    other.claim([Candidate(row_key="k", payload_hash="b" * 64)], on_in_doubt="resend")
+    other.commit(intents=["k"])
+    other.commit(settlements=[Settlement(row_key="k", status=LedgerStatus.IN_DOUBT, error="no answer")])
+
+    assert [event.dag_id for event in admin.history(NAMESPACE, "k")] == ["applications", "applications", "other"]
+    assert rows_in(ledger)["k"]["error"] == "no answer"

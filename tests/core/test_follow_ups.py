@@ -11,7 +11,8 @@ from halo_provider.delivery.dry_run import dry_run
 from halo_provider.delivery.options import DeliveryOptions, OnChange
 from halo_provider.exceptions import RowsChangedError
 from halo_provider.ledger import Candidate, Ledger, Settlement, TaskInstanceRef
-from halo_provider.ledger.admin import LedgerAdmin, RowFilter
+from halo_provider.ledger.admin import LedgerAdmin
+from halo_provider.ledger.row_filter import RowFilter
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.simulator import Fault, Simulator
 from halo_provider.sources.lists import ListSource
@@ -200,7 +201,8 @@ def test_follow_up_resolved_by_hand_is_not_sent_again(deliveries: Deliveries, le
     halo.script(path="/chat", faults=[Fault.drop_after_acceptance()])
     deliveries.run(changed_to("B"), on_change="follow_up", on_in_doubt="hold")
     found = RowFilter(namespace=NAMESPACE, row_keys=("a\tchange 1",))
-    assert LedgerAdmin(ledger, actor="somebody").resolve(found, session_id=halo.chats[0].session_id) == 1
+    session_ids = {"a\tchange 1": halo.chats[0].session_id}
+    assert LedgerAdmin(ledger, actor="somebody").resolve(found, session_ids=session_ids) == 1
 
     same = deliveries.run(changed_to("B"), on_change="follow_up")
     other = deliveries.run(changed_to("C"), on_change="follow_up")

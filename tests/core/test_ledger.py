@@ -30,9 +30,11 @@ from halo_provider.ledger import (
     TaskInstanceRef,
     clock,
 )
-from halo_provider.ledger.admin import LedgerAdmin, RowFilter
+from halo_provider.ledger.admin import LedgerAdmin
 from halo_provider.ledger.database import TRANSACTION_ATTEMPTS
 from halo_provider.ledger.delivery_records import DeliveryRecords
+from halo_provider.ledger.refs import run_ref, task_ref
+from halo_provider.ledger.row_filter import RowFilter
 from halo_provider.ledger.rules import LEASE_RAN_OUT, MAX_SESSION_ID, MAX_TEXT, SESSION_UNUSABLE, TEXTS_REFUSED
 from halo_provider.ledger.tables import MAX_NAMESPACE, boots, events, submissions
 from tests.core.databases import mariadb_place, postgres_place
@@ -269,6 +271,8 @@ def test_claim_writes_a_new_row_with_every_known_column(
         "run_id": "run",
         "task_id": "task",
         "map_index": -1,
+        "run_ref": run_ref("dag", "run"),
+        "task_ref": task_ref("task", -1),
         "try_number": 2,
         "logical_date": logical_date,
         "created_at": row["created_at"],

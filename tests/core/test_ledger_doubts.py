@@ -9,7 +9,8 @@ from sqlalchemy import update
 
 from halo_provider.exceptions import HaloSignInError, LedgerError
 from halo_provider.ledger import Candidate, Ledger, LedgerStatus, Settlement, TaskInstanceRef
-from halo_provider.ledger.admin import LedgerAdmin, RowFilter
+from halo_provider.ledger.admin import LedgerAdmin
+from halo_provider.ledger.row_filter import RowFilter
 from halo_provider.ledger.sign_ins import SignIns
 from halo_provider.ledger.tables import submissions
 from halo_provider.models import SignIn

@@ -16,8 +16,9 @@ from sqlalchemy import delete, select
 
 import halo_provider.ledger.claims
 from halo_provider.ledger import Candidate, ClaimResult, LeaseHolder, Ledger, Settlement, TaskInstanceRef
-from halo_provider.ledger.admin import LedgerAdmin, RowFilter
+from halo_provider.ledger.admin import LedgerAdmin
 from halo_provider.ledger.clock import Times
+from halo_provider.ledger.row_filter import RowFilter
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import events, submissions
 from tests.core.deliveries import NAMESPACE, rows_in
@@ -237,7 +238,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 case "requeue":
                     admin.requeue(wanted)
                 case "resolve":
-                    admin.resolve(wanted, session_id="found")
+                    admin.resolve(wanted, session_ids={key: "found"})
                 case "reject":
                     admin.reject(wanted, reason="not wanted")
 

@@ -27,7 +27,7 @@ SAME, CHANGED = "a" * 64, "b" * 64
 VALID = Candidate("k", user_id="user-1", payload_hash=SAME)
 REPAIRED = Candidate("k", user_id="user-1", payload_hash=CHANGED)
 INVALID = Candidate("k", error="the message is empty")
-WRITER = Writer("halo_default/note", ME, "dag run task try 1", {"dag_id": "dag"}, NOW, NOW, LEASE_END)
+WRITER = Writer("halo_default/note", ME, "dag run task try 1", {"dag_id": "dag", "run_ref": 7}, NOW, NOW, LEASE_END)
 
 LIVE, OVER, NONE = LEASE_END, NOW, None  # ends of leases
 
@@ -258,10 +258,11 @@ def test_history_tells_attempts_that_went_wrong(status: LedgerStatus, *, final: 
 
 
 def test_event_names_the_actor_and_what_happened() -> None:
-    """The columns of the two events that a run writes."""
+    """The columns of the two events that a run writes: its DAG's people may read them, and nobody decided anything."""
     common = {"namespace": "halo_default/note", "row_key": "k", "at": NOW, "actor": "dag run task try 1"}
+    common |= {"dag_id": "dag", "run_ref": 7, "decision": None, "before": None}
 
-    doubt = rules.doubt_event("halo_default/note", "k", actor=WRITER.actor, now=NOW)
+    doubt = rules.doubt_event("halo_default/note", "k", actor=WRITER.actor, now=NOW, belongs_to=WRITER.task_instance)
     assert doubt == common | {"event": "in_doubt", "detail": rules.LEASE_RAN_OUT}
     failed = rules.settlement_event(Settlement("k", FAILED, error="ab_live_key refused"), WRITER)
     assert failed == common | {"event": "failed", "detail": "*** refused"}

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 import pytest
 
 from halo_provider.ledger import Ledger
-from halo_provider.ledger.admin import LedgerAdmin, RowFilter
+from halo_provider.ledger.admin import LedgerAdmin
+from halo_provider.ledger.row_filter import RowFilter
 from halo_provider.ledger.tickets import NO_TICKET, FollowedRow, TicketFact, TicketRows, with_others
 from tests.core.deliveries import NAMESPACE, Deliveries, notes, rows_in
 

@@ -13,7 +13,8 @@ from sqlalchemy.engine import Connection, Engine
 
 from halo_provider.exceptions import LedgerError
 from halo_provider.ledger import Candidate, Ledger, TaskInstanceRef
-from halo_provider.ledger.admin import LedgerAdmin, RowCursor, RowFilter
+from halo_provider.ledger.admin import LedgerAdmin
+from halo_provider.ledger.row_filter import RowCursor, RowFilter
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import SCHEMA_VERSION, metadata, submissions, version
 from tests.core.databases import mariadb_place, postgres_place

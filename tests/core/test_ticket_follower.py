@@ -14,7 +14,7 @@ from halo_provider.client.reader import HaloReader
 from halo_provider.delivery.tickets import Round, TicketFollower
 from halo_provider.exceptions import HaloReadError, HaloSignInError
 from halo_provider.ledger import Ledger
-from halo_provider.ledger.admin import RowFilter
+from halo_provider.ledger.row_filter import RowFilter
 from halo_provider.ledger.sign_ins import SignIns
 from halo_provider.ledger.tables import submissions
 from halo_provider.ledger.tickets import TicketFact, TicketRows, Until

@@ -19,8 +19,9 @@ from halo_provider import compat
 from halo_provider.demo.processes import CHECKOUT
 from halo_provider.demo.source import first_day
 from halo_provider.ledger import Ledger
-from halo_provider.ledger.admin import LedgerAdmin, RowFilter
+from halo_provider.ledger.admin import LedgerAdmin
 from halo_provider.ledger.delivery_records import DeliveryRecords
+from halo_provider.ledger.row_filter import RowFilter
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, TokenBucket, serving
 from tests.core.databases import own_database

@@ -5,10 +5,11 @@ import html
 import io
 import json
 import re
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,18 @@ from urllib.parse import urlencode
 
 import httpx
 import pytest
-from sqlalchemy import insert, update
+from sqlalchemy import insert, select, update
 
-from halo_provider.ledger import Ledger, TaskInstanceRef, admin
-from halo_provider.ledger.admin import LedgerAdmin, RowFilter
+from halo_provider.compat import AuditLog, create_session
+from halo_provider.ledger import Candidate, Ledger, TaskInstanceRef, admin
+from halo_provider.ledger.admin import LedgerAdmin
 from halo_provider.ledger.delivery_records import DeliveryCounts, DeliveryRecords
+from halo_provider.ledger.row_filter import RowFilter
 from halo_provider.ledger.statuses import LedgerStatus
-from halo_provider.ledger.tables import deliveries, submissions
+from halo_provider.ledger.tables import boots, deliveries, submissions
 from halo_provider.simulator import serving
+from halo_provider.ui import rows
+from halo_provider.ui.ledgers import MAX_LEDGER_REQUESTS
 
 DAG = "orders"
 RUN = "manual__2026-11-22T00:00:00+00:00"
@@ -39,6 +44,7 @@ ROUTES = (
     f"dags/{DAG}/decision?action=requeue",
 )
 FROM_OUR_PAGE = {"Sec-Fetch-Site": "same-origin"}
+UNPACKED = {"Accept-Encoding": "identity"}  # Airflow packs what a reader takes, and repeated letters to nothing
 
 
 @pytest.fixture(scope="module")
@@ -112,13 +118,15 @@ def ledger(no_ledger: Path) -> Iterator[Ledger]:
 
 def add_row(ledger: Ledger, row_key: str, status: LedgerStatus, **values: Any) -> None:
     """Write a row as some run may have left it."""
+    add_rows(ledger, [row_key], status, **values)
+
+
+def add_rows(ledger: Ledger, row_keys: Iterable[str], status: LedgerStatus, **values: Any) -> None:
+    """Write rows that are alike but for their key, their user and their session."""
     now = ledger.now()
-    row = {
+    common = {
         "namespace": NAMESPACE,
-        "row_key": row_key,
         "status": status,
-        "user_id": f"user_{row_key}",
-        "session_id": f"session_{row_key}" if status is LedgerStatus.DELIVERED else None,
         "attempts": 1,
         "dag_id": DAG,
         "run_id": RUN,
@@ -127,9 +135,23 @@ def add_row(ledger: Ledger, row_key: str, status: LedgerStatus, **values: Any) -
         "try_number": 1,
         "created_at": now,
         "updated_at": now,
-        **values,
     }
-    ledger.transaction(lambda db: db.execute(insert(submissions).values(row)))
+    rows = [
+        {
+            **common,
+            "row_key": row_key,
+            "user_id": f"user_{row_key}",
+            "session_id": f"session_{row_key}" if status is LedgerStatus.DELIVERED else None,
+            **values,
+        }
+        for row_key in row_keys
+    ]
+    ledger.transaction(lambda db: db.execute(insert(submissions), rows))
+
+
+def add_large_rows(ledger: Ledger) -> None:
+    """Thirty megabytes of rows: more than a connection holds whose reader has stopped."""
+    add_rows(ledger, (f"{each:04}" for each in range(300)), LedgerStatus.DELIVERED, error="e" * 100_000)
 
 
 def row_keys(page: httpx.Response) -> list[str]:
@@ -146,6 +168,27 @@ def rows_page(**query: Any) -> str:
 def decision(action: str, **query: str) -> str:
     """The address where a decision about rows of the DAG is confirmed."""
     return f"dags/{DAG}/decision?{urlencode({'action': action, **query})}"
+
+
+def form_of(page: httpx.Response) -> tuple[str, dict[str, str]]:
+    """Where a confirmation is sent, and what it carries."""
+    assert page.status_code == httpx.codes.OK, page.text
+    (form,) = re.findall(r'<form class="decision".*?</form>', page.text, re.DOTALL)
+    action = html.unescape(re.findall(r'action="([^"]*)"', form)[0]).removeprefix("/halo/")
+    hidden = dict(re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)">', form))
+    hidden |= dict(re.findall(r'<textarea name="([^"]*)" hidden>(.*?)</textarea>', form, re.DOTALL))
+    return action, {name: html.unescape(value) for name, value in hidden.items()}
+
+
+def confirm(browser: Browser, page: httpx.Response, **fields: str) -> httpx.Response:
+    """Agree to what the page shows."""
+    action, hidden = form_of(page)
+    return browser.post(action, data={**hidden, **fields}, headers=FROM_OUR_PAGE)
+
+
+def bound(ledger: Ledger, count: int = 1) -> dict[str, str]:
+    """What a confirmation of so many rows carries."""
+    return {"count": str(count), "as_of": ledger.now().isoformat()}
 
 
 def status_of(ledger: Ledger, row_key: str) -> str:
@@ -212,7 +255,8 @@ def test_rows_of_other_dags_stay_hidden(ledger: Ledger, op: Browser, only_orders
 def test_decision_reaches_no_row_of_another_dag(ledger: Ledger, op: Browser, only_orders: None) -> None:
     """Naming another DAG's row in an address of one's own DAG changes nothing."""
     add_row(ledger, "theirs", LedgerStatus.FAILED, dag_id="secret")
-    op.post(decision("requeue", namespace=NAMESPACE, row_key="theirs"), headers=FROM_OUR_PAGE)
+    named = decision("requeue", namespace=NAMESPACE, row_key="theirs")
+    assert op.post(named, data=bound(ledger), headers=FROM_OUR_PAGE).status_code == httpx.codes.CONFLICT
     assert status_of(ledger, "theirs") == LedgerStatus.FAILED
 
 
@@ -230,14 +274,16 @@ def test_decision_reaches_no_row_of_another_dag(ledger: Ledger, op: Browser, onl
 def test_post_from_elsewhere_is_refused(ledger: Ledger, op: Browser, headers: dict[str, str]) -> None:
     """The session's cookie alone is no proof that the user meant it."""
     add_row(ledger, "1", LedgerStatus.IN_DOUBT)
-    assert op.post(decision("requeue"), headers=headers).status_code == httpx.codes.FORBIDDEN
+    answer = op.post(decision("requeue", status="in_doubt"), data=bound(ledger), headers=headers)
+    assert answer.status_code == httpx.codes.FORBIDDEN
     assert status_of(ledger, "1") == LedgerStatus.IN_DOUBT
 
 
 def test_post_is_taken_from_our_own_origin(ledger: Ledger, op: Browser, airflow_url: str) -> None:
     """On plain HTTP browsers send Origin instead of Sec-Fetch-Site."""
     add_row(ledger, "1", LedgerStatus.IN_DOUBT)
-    assert op.post(decision("requeue"), headers={"Origin": airflow_url}).status_code == httpx.codes.SEE_OTHER
+    answer = op.post(decision("requeue", status="in_doubt"), data=bound(ledger), headers={"Origin": airflow_url})
+    assert answer.status_code == httpx.codes.SEE_OTHER
     assert status_of(ledger, "1") == LedgerStatus.PENDING
 
 
@@ -245,7 +291,8 @@ def test_post_is_taken_with_a_bearer_token(ledger: Ledger, nobody: Browser, toke
     """A program that holds the token is not a browser that was led astray."""
     add_row(ledger, "1", LedgerStatus.IN_DOUBT)
     headers = {"Authorization": f"Bearer {tokens['op']}"}
-    assert nobody.post(decision("requeue"), headers=headers).status_code == httpx.codes.SEE_OTHER
+    answer = nobody.post(decision("requeue", status="in_doubt"), data=bound(ledger), headers=headers)
+    assert answer.status_code == httpx.codes.SEE_OTHER
 
 
 def test_pages_forbid_scripts_of_other_origins(ledger: Ledger, viewer: Browser) -> None:
@@ -263,7 +310,12 @@ def test_hostile_text_shows_as_text(ledger: Ledger, op: Browser, hostile: str) -
     add_row(ledger, hostile, LedgerStatus.IN_DOUBT, user_id=hostile, session_id=hostile, error=hostile, task_id=hostile)
     LedgerAdmin(ledger, actor=hostile).reject(RowFilter(row_keys=(hostile,)), reason=hostile)
     url = f"dags/{DAG}/row?{urlencode({'namespace': NAMESPACE, 'row_key': hostile})}"
-    for page in ("", rows_page(search=hostile, task_id=hostile), url, decision("resolve", search=hostile)):
+    for page in (
+        "",
+        rows_page(search=hostile, run_id=RUN, task_id=hostile),
+        url,
+        decision("requeue", search=hostile, status="rejected"),
+    ):
         text = op.get(page).text
         assert "<script>alert" not in text
         assert "<img" not in text
@@ -329,7 +381,8 @@ def test_search_finds_a_row_by_key_user_and_session(ledger: Ledger, viewer: Brow
 
 def test_long_search_goes_on_where_it_ended(ledger: Ledger, viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     """Among very many rows a page searches a part of them, says so, and leads on; a whole key is found at once."""
-    monkeypatch.setattr(admin, "SEARCHED", 10)
+    monkeypatch.setattr(admin, "SEARCH_STEP", 10)
+    monkeypatch.setattr(admin, "SEARCH_TIME", 0.0)
     for each in range(25):
         add_row(ledger, f"{each:02}", LedgerStatus.DELIVERED)
     assert row_keys(viewer.get(rows_page(search="24"))) == ["24"]
@@ -420,15 +473,47 @@ def test_row_links_to_the_dashboard_of_its_connection(
     assert (f'href="{url}"' in text) is shown
 
 
+def test_row_links_to_its_user_and_session_in_halo(
+    ledger: Ledger, viewer: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the templates of the connection; what an id holds cannot change where the link leads."""
+    extra = {"user_url": "https://halo.example.com/u/{user_id}", "session_url": "javascript:alert('{session_id}')"}
+    connection = {"conn_type": "halo", "password": "ab_live_example", "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_HALO_DEFAULT", json.dumps(connection))
+    add_row(ledger, "1", LedgerStatus.DELIVERED, user_id="a/../b?c")
+    text = viewer.get(f"dags/{DAG}/row?namespace={NAMESPACE}&row_key=1").text
+    assert 'href="https://halo.example.com/u/a%2F..%2Fb%3Fc"' in text
+    assert "javascript:" not in text
+
+
+def test_row_leads_back_to_airflow(ledger: Ledger, viewer: Browser) -> None:
+    """To its DAG, its run and the log of the try that took it last."""
+    add_row(ledger, "1", LedgerStatus.FAILED, map_index=3, try_number=2)
+    text = viewer.get(f"dags/{DAG}/row?namespace={NAMESPACE}&row_key=1").text
+    run = "manual__2026-11-22T00%3A00%3A00%2B00%3A00"
+    for place in ("", f"/runs/{run}", f"/runs/{run}/tasks/tickets/mapped/3?try_number=2"):
+        assert f'href="/dags/{DAG}{place}"' in text
+
+
+@pytest.mark.parametrize(("runs", "clears"), [((RUN,), True), ((RUN, "another run"), False)])
+def test_requeue_offers_to_run_the_rows(ledger: Ledger, op: Browser, runs: tuple[str, ...], *, clears: bool) -> None:
+    """The task of their run, where it is one, or a new run of the DAG."""
+    for run_id in runs:
+        add_row(ledger, run_id, LedgerStatus.FAILED, run_id=run_id)
+    text = html.unescape(op.get(decision("requeue", status="failed")).text)
+    assert f"/api/v2/dags/{DAG}/dagRuns" in text
+    assert (f"/api/v2/dags/{DAG}/clearTaskInstances" in text) is clears
+    assert (f'"dag_run_id": "{RUN}"' in text) is clears
+
+
 def test_requeued_row_shows_who_did_it(ledger: Ledger, op: Browser) -> None:
     """After the confirmation the row is pending, and its history has the Airflow user's name and reason."""
     add_row(ledger, "1", LedgerStatus.IN_DOUBT)
     query = {"namespace": NAMESPACE, "row_key": "1"}
-    assert "they can arrive a second time" in op.get(decision("requeue", **query)).text
-    answer = op.post(
-        decision("requeue", **query), data={"reason": "not in Halo"}, headers=FROM_OUR_PAGE, follow_redirects=True
-    )
-    assert "1 row requeued" in answer.text
+    page = op.get(decision("requeue", **query))
+    assert "they can arrive a second time" in page.text
+    answer = confirm(op, page, reason="not in Halo")
+    assert "1 row requeued" in op.get(answer.headers["Location"].removeprefix("/halo/")).text
     assert status_of(ledger, "1") == LedgerStatus.PENDING
     (event,) = LedgerAdmin(ledger, actor="test").history(NAMESPACE, "1")
     assert (event.event, event.actor, event.detail) == ("requeued", "op", "not in Halo")
@@ -438,15 +523,16 @@ def test_decision_about_a_filter_changes_every_row_in_it(ledger: Ledger, op: Bro
     """Only the rows of the filter change, and only those in a state that allows it."""
     for row_key, status in (("a1", LedgerStatus.FAILED), ("a2", LedgerStatus.DELIVERED), ("b1", LedgerStatus.FAILED)):
         add_row(ledger, row_key, status)
-    assert "Reject 1 row?" in op.get(decision("reject", run_id=RUN, search="a")).text.replace("\n", " ")
-    op.post(decision("reject", run_id=RUN, search="a"), data={"reason": "test"}, headers=FROM_OUR_PAGE)
+    page = op.get(decision("reject", run_id=RUN, search="a", status="failed"))
+    assert "Reject 1 row?" in page.text
+    confirm(op, page, reason="test")
     assert [status_of(ledger, row_key) for row_key in ("a1", "a2", "b1")] == ["rejected", "delivered", "failed"]
 
 
 def test_resolved_row_has_the_session_that_was_found(ledger: Ledger, op: Browser) -> None:
     """Whoever found the ticket in Halo ends the doubt."""
     add_row(ledger, "1", LedgerStatus.IN_DOUBT)
-    op.post(decision("resolve", row_key="1"), data={"session_id": "ses_found"}, headers=FROM_OUR_PAGE)
+    confirm(op, op.get(decision("resolve", row_key="1")), session_id="ses_found")
     row = LedgerAdmin(ledger, actor="test").row(NAMESPACE, "1")
     assert (row.status, row.session_id) == ("delivered", "ses_found")
 
@@ -455,15 +541,274 @@ def test_resolved_row_has_the_session_that_was_found(ledger: Ledger, op: Browser
 def test_decision_without_what_it_needs_is_refused(ledger: Ledger, op: Browser, action: str) -> None:
     """A session to resolve with, a reason to reject for."""
     add_row(ledger, "1", LedgerStatus.IN_DOUBT)
-    assert op.post(decision(action), headers=FROM_OUR_PAGE).status_code == httpx.codes.BAD_REQUEST
+    answer = op.post(decision(action, status="in_doubt"), data=bound(ledger), headers=FROM_OUR_PAGE)
+    assert answer.status_code == httpx.codes.BAD_REQUEST
     assert status_of(ledger, "1") == LedgerStatus.IN_DOUBT
 
 
 def test_row_in_a_running_task_is_left_alone(ledger: Ledger, op: Browser) -> None:
     """A live lease keeps people away, too."""
     add_row(ledger, "1", LedgerStatus.IN_DOUBT, owner="somebody", lease_expires_at=ledger.now() + timedelta(minutes=1))
-    op.post(decision("requeue"), headers=FROM_OUR_PAGE)
+    answer = op.post(decision("requeue", status="in_doubt"), data=bound(ledger), headers=FROM_OUR_PAGE)
+    assert answer.status_code == httpx.codes.CONFLICT
     assert status_of(ledger, "1") == LedgerStatus.IN_DOUBT
+
+
+@pytest.mark.parametrize("status", [LedgerStatus.FAILED, LedgerStatus.REJECTED, LedgerStatus.PENDING])
+def test_row_that_is_certainly_not_with_halo_cannot_be_resolved(
+    ledger: Ledger, op: Browser, status: LedgerStatus
+) -> None:
+    """Or it would count as delivered, with a session that is not its own, and never be sent."""
+    add_row(ledger, "1", status)
+    assert "Nothing to resolve" in op.get(decision("resolve", row_key="1")).text
+    answer = op.post(
+        decision("resolve", row_key="1"), data={**bound(ledger), "session_id": "ses_1"}, headers=FROM_OUR_PAGE
+    )
+    assert answer.status_code == httpx.codes.CONFLICT
+    assert status_of(ledger, "1") == status
+
+
+def test_one_session_is_never_given_to_every_row_of_a_filter(ledger: Ledger, op: Browser) -> None:
+    """A filter cannot be resolved: each row needs a session of its own."""
+    for row_key in ("1", "2"):
+        add_row(ledger, row_key, LedgerStatus.IN_DOUBT)
+    fields = {**bound(ledger, 2), "session_id": "ses_1"}
+    answer = op.post(decision("resolve", status="in_doubt"), data=fields, headers=FROM_OUR_PAGE)
+    assert answer.status_code == httpx.codes.BAD_REQUEST
+    assert status_of(ledger, "1") == LedgerStatus.IN_DOUBT
+
+
+@pytest.mark.parametrize("way", ["pasted", "uploaded"])
+def test_list_gives_each_row_in_doubt_its_own_session(ledger: Ledger, op: Browser, way: str) -> None:
+    """Pasted or uploaded; rows that are not in doubt are named and left alone."""
+    add_row(ledger, "1", LedgerStatus.IN_DOUBT)
+    add_row(ledger, "2", LedgerStatus.IN_DOUBT)
+    add_row(ledger, "3", LedgerStatus.FAILED)
+    text = "row_key,session_id\n1,ses_one\n2,ses_two\n3,ses_three\n"
+    address = f"dags/{DAG}/sessions?run_id={urlencode({'': RUN})[1:]}"
+    if way == "pasted":
+        page = op.post(address, data={"pasted": text}, headers=FROM_OUR_PAGE)
+    else:
+        page = op.post(address, files={"file": ("found.csv", text, "text/csv")}, headers=FROM_OUR_PAGE)
+    assert "Resolve 2 rows?" in page.text
+    assert "1 of the 3 rows in the list are left alone" in page.text
+    confirm(op, page)
+    rows = {row.row_key: (row.status, row.session_id) for row in LedgerAdmin(ledger, actor="test").page(RowFilter())}
+    assert rows == {"1": ("delivered", "ses_one"), "2": ("delivered", "ses_two"), "3": ("failed", None)}
+
+
+def test_list_that_cannot_be_read_is_explained(ledger: Ledger, op: Browser) -> None:
+    """With the number of the line."""
+    page = op.post(f"dags/{DAG}/sessions", data={"pasted": "1,ses_one\nno session\n"}, headers=FROM_OUR_PAGE)
+    assert page.status_code == httpx.codes.BAD_REQUEST
+    assert "line 2: a row key, a comma and a session id are expected" in page.text
+
+
+def test_decision_is_undone_from_its_note(ledger: Ledger, op: Browser) -> None:
+    """The note says who decided what, and its button gives the rows back."""
+    for row_key in ("1", "2"):
+        add_row(ledger, row_key, LedgerStatus.FAILED, error="why")
+    location = confirm(op, op.get(decision("requeue", status="failed"))).headers["Location"].removeprefix("/halo/")
+    note = op.get(location).text
+    assert "2 rows requeued" in note
+    undo = html.unescape(re.findall(r'action="([^"]*undo[^"]*)"', note)[0]).removeprefix("/halo/")
+    op.post(undo, headers=FROM_OUR_PAGE)
+    assert [status_of(ledger, row_key) for row_key in ("1", "2")] == ["failed", "failed"]
+    after = op.get(location).text
+    assert "2 undone" in after
+    assert "/undo?" not in after
+    assert "undone" in op.get(f"dags/{DAG}/row?namespace={NAMESPACE}&row_key=1").text
+
+
+def test_undo_needs_our_own_origin_and_the_right_to_decide(ledger: Ledger, op: Browser, viewer: Browser) -> None:
+    """It changes rows as any decision does."""
+    add_row(ledger, "1", LedgerStatus.FAILED)
+    LedgerAdmin(ledger, actor="op").requeue(RowFilter(), decision="d" * 32)
+    undo = f"dags/{DAG}/undo?decision={'d' * 32}"
+    assert op.post(undo, headers={"Sec-Fetch-Site": "cross-site"}).status_code == httpx.codes.FORBIDDEN
+    assert viewer.post(undo, headers=FROM_OUR_PAGE).status_code == httpx.codes.FORBIDDEN
+    assert status_of(ledger, "1") == LedgerStatus.PENDING
+
+
+def test_what_was_confirmed_is_what_happens(ledger: Ledger, op: Browser) -> None:
+    """Rows that came after the page was shown are not changed with it: the person looks again."""
+    for each in range(15):
+        add_row(ledger, f"{each:02}", LedgerStatus.FAILED)
+    page = op.get(decision("reject", status="failed"))
+    assert "Reject 15 rows?" in page.text
+    assert all(f">{each:02}<" in page.text for each in range(5))
+    assert "and 10 more" in page.text
+    for each in range(15, 30):
+        add_row(ledger, f"{each:02}", LedgerStatus.FAILED)
+    answer = confirm(op, page, reason="test")
+    assert answer.status_code == httpx.codes.CONFLICT
+    assert "30 match now, 15 were confirmed: look again" in answer.text
+    assert LedgerAdmin(ledger, actor="test").counts(RowFilter()) == {LedgerStatus.FAILED: 30}
+
+
+def test_decision_about_several_statuses_asks_for_one(ledger: Ledger, op: Browser) -> None:
+    """Failed rows and rows in doubt are not the same decision."""
+    add_row(ledger, "1", LedgerStatus.IN_DOUBT)
+    add_row(ledger, "2", LedgerStatus.FAILED)
+    assert "Requeue which rows?" in op.get(decision("requeue")).text
+    answer = op.post(decision("requeue"), data=bound(ledger, 2), headers=FROM_OUR_PAGE)
+    assert answer.status_code == httpx.codes.BAD_REQUEST
+
+
+def test_chosen_rows_are_decided_and_no_others(ledger: Ledger, op: Browser) -> None:
+    """By their check boxes."""
+    for row_key in ("1", "2", "3"):
+        add_row(ledger, row_key, LedgerStatus.FAILED)
+    boxes = [html.unescape(value) for value in re.findall(r'name="row" value="([^"]*)"', op.get(rows_page()).text)]
+    page = op.post(f"dags/{DAG}/selection?action=requeue", data={"row": boxes[:2]}, headers=FROM_OUR_PAGE)
+    assert "Requeue 2 rows?" in page.text
+    action, hidden = form_of(page)
+    op.post(action, data={**hidden, "row": boxes[:2]}, headers=FROM_OUR_PAGE)
+    assert [status_of(ledger, row_key) for row_key in ("1", "2", "3")] == ["pending", "pending", "failed"]
+
+
+def test_readers_that_stall_stop_nobody(
+    ledger: Ledger, viewer: Browser, monkeypatch: pytest.MonkeyPatch, airflow_url: str, tokens: dict[str, str]
+) -> None:
+    """More downloads than there are seats, of which nobody reads on: the pages answer."""
+    monkeypatch.setattr(rows, "CSV_PAGE", 10)
+    add_large_rows(ledger)
+    with ExitStack() as stack:
+        for _ in range(MAX_LEDGER_REQUESTS + 1):
+            browser = stack.enter_context(Browser(airflow_url, tokens["viewer"]))
+            answer = stack.enter_context(browser.stream("GET", f"dags/{DAG}/rows.csv", headers=UNPACKED))
+            next(answer.iter_raw(1))
+        assert viewer.get("").status_code == httpx.codes.OK
+
+
+def test_download_that_cannot_go_on_says_so(
+    ledger: Ledger, no_ledger: Path, viewer: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last line says that it is incomplete, and why."""
+    monkeypatch.setattr(rows, "CSV_PAGE", 10)
+    add_large_rows(ledger)
+    received = bytearray()
+    with viewer.stream("GET", f"dags/{DAG}/rows.csv", headers=UNPACKED) as answer:
+        parts = answer.iter_raw(1000)
+        received += next(parts)
+        for file in no_ledger.parent.glob("halo_ledger.db*"):
+            file.unlink()
+        no_ledger.write_bytes(b"this is no database" * 100)
+        for part in parts:
+            received += part
+    assert b"INCOMPLETE: only" in received.splitlines()[-1]
+
+
+def test_pages_answer_while_a_writer_holds_the_ledger(ledger: Ledger, no_ledger: Path, viewer: Browser) -> None:
+    """Looking takes no lock: also not for the record of a new boot of the host, which the next task writes."""
+    add_row(ledger, "1", LedgerStatus.FAILED)
+    ledger.transaction(lambda db: db.execute(boots.delete()))
+    with closing(sqlite3.connect(no_ledger, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        for route in ("", rows_page(), f"dags/{DAG}/row?namespace={NAMESPACE}&row_key=1", f"dags/{DAG}/rows.csv"):
+            assert viewer.get(route).status_code == httpx.codes.OK
+        writer.execute("ROLLBACK")
+
+
+def test_ledger_is_opened_once(ledger: Ledger, viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its schema is checked by the first page, and not again."""
+    opened: list[Ledger] = []
+    prepare = Ledger.prepare_to_read
+
+    def counted(self: Ledger) -> bool:
+        opened.append(self)
+        return prepare(self)
+
+    monkeypatch.setattr(Ledger, "prepare_to_read", counted)
+    for _ in range(3):
+        viewer.get("")
+    assert len(opened) == 1
+
+
+def test_row_that_moved_tells_nothing_of_a_dag_that_the_user_may_not_see(
+    ledger: Ledger, op: Browser, only_orders: None
+) -> None:
+    """Its history has the run ids and the reasons of those DAGs only that the user may see."""
+    add_row(ledger, "1", LedgerStatus.FAILED, dag_id="secret", run_id="secret run", owner="somebody")
+    LedgerAdmin(ledger, actor="their admin").reject(RowFilter(), reason="their reason")
+    now_ours = {"dag_id": DAG, "run_id": RUN}
+    holder = ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef(**now_ours, task_id="tickets", map_index=-1))
+    holder.claim([Candidate(row_key="1", payload_hash="b" * 64)], on_in_doubt="resend")
+    holder.release(["1"])
+    text = op.get(f"dags/{DAG}/row?namespace={NAMESPACE}&row_key=1").text
+    assert "1 entry belongs to a DAG that you may not see" in text
+    for theirs in ("secret", "their admin", "their reason"):
+        assert theirs not in text
+
+
+def test_decision_is_in_airflows_audit_log(ledger: Ledger, op: Browser) -> None:
+    """Who, which DAG and run, what, and how many; the undoing as well."""
+    add_row(ledger, "1", LedgerStatus.FAILED)
+    answer = confirm(op, op.get(decision("requeue", status="failed", run_id=RUN)), reason="Halo is back")
+    made = re.findall(r"decision=([0-9a-f]{32})", answer.headers["Location"])[0]
+    op.post(f"dags/{DAG}/undo?decision={made}", headers=FROM_OUR_PAGE)
+    with create_session() as db:
+        logged = db.scalars(select(AuditLog).where(AuditLog.extra.contains(made)).order_by(AuditLog.id)).all()
+        facts = [(each.event, each.owner, each.dag_id, each.run_id) for each in logged]
+        assert facts == [("halo_requeue", "op", DAG, RUN), ("halo_undo", "op", DAG, None)]
+        assert json.loads(logged[0].extra)["reason"] == "Halo is back"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"map_index": "9" * 30},
+        {"map_index": "one"},
+        {"map_index": "1"},
+        {"after_status": "failed"},
+        {"after_status": "failed", "after_key": "1"},
+        {"after_status": "nonsense"},
+        {"after_status": "delivered", "after_namespace": "n", "after_key": "k", "status": "failed"},
+        {"search": "x" * 50_000},
+        {"run_id": "x" * 1_000},
+        {"error": "x" * 1_000},
+        {"status": "nonsense"},
+        {"decision": "forged"},
+    ],
+    ids=",".join,
+)
+def test_query_beyond_its_limits_is_refused_with_a_page(ledger: Ledger, viewer: Browser, query: dict[str, str]) -> None:
+    """It is neither an error of the server nor a ledger that is away; and the page is as safe as any other."""
+    answer = viewer.get(rows_page(**query))
+    assert answer.status_code == httpx.codes.BAD_REQUEST
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    assert "<h1>" in answer.text
+
+
+def test_reason_beyond_its_limit_is_refused(ledger: Ledger, op: Browser) -> None:
+    """The ledger holds no novels."""
+    add_row(ledger, "1", LedgerStatus.FAILED)
+    answer = confirm(op, op.get(decision("reject", status="failed")), reason="x" * 200_000)
+    assert answer.status_code == httpx.codes.BAD_REQUEST
+    assert status_of(ledger, "1") == LedgerStatus.FAILED
+
+
+def test_address_cannot_forge_the_note_of_a_decision(ledger: Ledger, viewer: Browser) -> None:
+    """The note comes from the ledger: who follows a made-up link sees none."""
+    add_row(ledger, "1", LedgerStatus.FAILED)
+    for query in ({"done": "requeue", "changed": "60"}, {"decision": "0" * 32}):
+        assert 'class="note"' not in viewer.get(rows_page(**query)).text
+
+
+def test_unexpected_error_has_the_security_headers(
+    ledger: Ledger, viewer: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer that no page made is as safe as the pages, and says nothing of the error."""
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("a detail")
+
+    monkeypatch.setattr(LedgerAdmin, "counts", broken)
+    answer = viewer.get(rows_page())
+    assert answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert "a detail" not in answer.text
 
 
 def test_run_shows_its_progress(ledger: Ledger, viewer: Browser) -> None:
