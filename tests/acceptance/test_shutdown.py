@@ -208,8 +208,12 @@ def test_task_whose_time_is_over_tells_its_counts_and_leaves_nothing_in_flight(s
 
     assert seconds < EXECUTION_TIMEOUT + STOP_LIMIT
     assert summary["read"] == ROWS == sum(summary[count] for count in COUNTS)
-    assert summary["delivered"] == statuses[LedgerStatus.DELIVERED] == accepted.total() - 1
-    assert summary["in_doubt"] == statuses[LedgerStatus.IN_DOUBT] == 1
+    in_doubt = summary["in_doubt"]  # the slow one, and what a machine that stood still had under way at the end
+    assert 1 <= in_doubt <= CONCURRENCY
+    assert summary["in_doubt"] == statuses[LedgerStatus.IN_DOUBT]
+    assert summary["delivered"] == statuses[LedgerStatus.DELIVERED] == accepted.total() - in_doubt
     assert LedgerStatus.IN_FLIGHT not in statuses
     assert (rest["already_delivered"], rest["delivered"]) == (summary["delivered"], ROWS - summary["delivered"])
-    assert stage.accepted("timed_out") == Counter(map(str, range(ROWS))) + Counter("1")
+    again = stage.accepted("timed_out") - Counter(map(str, range(ROWS)))
+    assert again["1"] == 1
+    assert again.total() == in_doubt  # a row in doubt is sent again, by the default
