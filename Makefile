@@ -3,16 +3,23 @@ ARGS ?=
 BIN := .venv/bin
 UV := $(BIN)/uv
 
-.PHONY: demo test matrix bench proof soak lint types constraints clean
+.PHONY: demo test test-quick test-acceptance test-again matrix bench proof soak lint types constraints clean
 
 demo: .venv  ## run the main job: simulator, Airflow, both example DAGs
 	@$(BIN)/python -m halo_provider.demo $(ARGS)
 
-test: .venv  ## every test, the acceptance tests included
+test: test-quick test-acceptance  ## every test, the acceptance tests included
+
+test-quick: .venv
 	$(BIN)/python -m pytest -m "not acceptance" --ignore tests/matrix --numprocesses 2 --dist loadfile $(ARGS)
+
+test-acceptance: .venv
 	$(BIN)/python -m pytest -m acceptance --numprocesses 2 --dist loadfile $(ARGS)
 
-matrix: .venv  ## every Airflow from 2.11 on, each in an environment of its own; ARGS=2.11 for one
+test-again: .venv  ## what failed in the last `make test`, once more and by itself
+	$(BIN)/python -m pytest --last-failed --last-failed-no-failures=none --ignore tests/matrix $(ARGS)
+
+matrix: .venv  ## every Airflow from 2.11 on, and Python 3.12 and 3.13, in environments of their own; ARGS=2.11 for one
 	$(BIN)/python -m tests.matrix $(ARGS)
 
 bench: .venv  ## the benchmarks: ratios within one run, against a bare loop and others
