@@ -2,22 +2,38 @@
 
 import argparse
 import asyncio
-import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from datetime import timedelta
-from typing import Any, Literal
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, Literal, get_args
 
 from halo_provider.delivery.lookup import Look, Sight
-from halo_provider.exceptions import HaloError
+from halo_provider.exceptions import HaloConfigurationError, HaloError
 from halo_provider.ledger import Ledger
-from halo_provider.ledger.admin import PAGE, LedgerAdmin, current_user
+from halo_provider.ledger.admin import (
+    PAGE,
+    PRUNE_FROM,
+    REJECT_FROM,
+    REQUEUE_FROM,
+    Confirmation,
+    LedgerAdmin,
+    current_user,
+)
+from halo_provider.ledger.overview import StatusSummary, by_namespace, summary
 from halo_provider.ledger.row_filter import RowFilter, cursor_of
 from halo_provider.ledger.statuses import LedgerStatus
+from halo_provider.printing import Format, Record, write
 
+# Scripts read these: new columns go to the end.
 COLUMNS = ("namespace", "row_key", "status", "user_id", "session_id", "attempts", "updated_at", "error")
+NAMESPACE_COLUMNS = ("namespace", "rows", *(status.value for status in LedgerStatus), "last_change")
+
+
+class _NotAgreed(Exception):  # noqa: N818 -- an answer, not an error
+    """The person said no, or nobody could be asked."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,30 +43,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with closing(_ledger(parsed)) as ledger:
             admin = LedgerAdmin(ledger, actor=parsed.actor)
             return int(parsed.command(parsed, admin, ledger))
-    except HaloError as error:
+    except (HaloError, _NotAgreed) as error:
         print(f"halo-ledger: {error}", file=sys.stderr)
         return 1
 
 
 def _ledger(parsed: argparse.Namespace) -> Ledger:
     if parsed.url:
-        return Ledger.at(parsed.url)
+        return Ledger.at(parsed.url, create=False)
     from halo_provider.hooks.ledger import open_ledger  # noqa: PLC0415 -- --url needs no Airflow
 
-    return open_ledger(parsed.ledger_conn_id)
+    return open_ledger(parsed.ledger_conn_id, create=False)
 
 
 def _list(parsed: argparse.Namespace, admin: LedgerAdmin, _ledger: Ledger) -> int:
-    after = None
-    left = parsed.limit
-    while left > 0 and (rows := admin.page(_wanted(parsed), after=after, limit=min(PAGE, left))):
-        for row in rows:
-            _print_row(row, as_json=parsed.json)
-        left -= len(rows)
-        after = cursor_of(rows[-1])
-    counts = admin.counts(_wanted(parsed))
-    total = ", ".join(f"{count:,} {status.value}" for status, count in counts.items()) or "no rows"
-    print(total, file=sys.stderr)
+    def records() -> Iterator[Record]:
+        after = None
+        left = parsed.limit
+        while left > 0 and (rows := admin.page(_wanted(parsed), after=after, limit=min(PAGE, left))):
+            yield from (row._mapping for row in rows)
+            left -= len(rows)
+            after = cursor_of(rows[-1])
+
+    write(COLUMNS, records(), form=parsed.format, stream=sys.stdout)
+    print(_told(admin.counts(_wanted(parsed))) or "no rows", file=sys.stderr)
+    return 0
+
+
+def _namespaces(parsed: argparse.Namespace, _admin: LedgerAdmin, ledger: Ledger) -> int:
+    write(NAMESPACE_COLUMNS, by_namespace(summary(ledger, RowFilter())), form=parsed.format, stream=sys.stdout)
+    return 0
+
+
+def _summary(parsed: argparse.Namespace, _admin: LedgerAdmin, ledger: Ledger) -> int:
+    found = summary(ledger, _wanted(parsed))
+    write(StatusSummary._fields, (each._asdict() for each in found), form=parsed.format, stream=sys.stdout)
     return 0
 
 
@@ -68,7 +95,8 @@ def _show(parsed: argparse.Namespace, admin: LedgerAdmin, _ledger: Ledger) -> in
 
 
 def _requeue(parsed: argparse.Namespace, admin: LedgerAdmin, _ledger: Ledger) -> int:
-    return _changed(admin.requeue(_wanted(parsed), reason=parsed.reason), parsed)
+    confirmation = _agreed(parsed, admin, REQUEUE_FROM)
+    return _changed(admin.requeue(_wanted(parsed), reason=parsed.reason, confirmation=confirmation), parsed)
 
 
 def _resolve(parsed: argparse.Namespace, admin: LedgerAdmin, _ledger: Ledger) -> int:
@@ -78,12 +106,38 @@ def _resolve(parsed: argparse.Namespace, admin: LedgerAdmin, _ledger: Ledger) ->
 
 
 def _reject(parsed: argparse.Namespace, admin: LedgerAdmin, _ledger: Ledger) -> int:
-    return _changed(admin.reject(_wanted(parsed), reason=parsed.reason), parsed)
+    confirmation = _agreed(parsed, admin, REJECT_FROM)
+    return _changed(admin.reject(_wanted(parsed), reason=parsed.reason, confirmation=confirmation), parsed)
 
 
 def _prune(parsed: argparse.Namespace, admin: LedgerAdmin, ledger: Ledger) -> int:
-    before = ledger.now() - timedelta(days=parsed.older_than)
-    return _changed(admin.prune(_wanted(parsed), before=before), parsed)
+    before = ledger.now() - timedelta(days=_retention_days(parsed))
+    wanted = _wanted(parsed)
+    if not parsed.row_key:
+        _agree(parsed, _prunable(admin, wanted, before))
+    return _changed(admin.prune(wanted, before=before), parsed)
+
+
+def _prunable(admin: LedgerAdmin, wanted: RowFilter, before: datetime) -> dict[LedgerStatus, int]:
+    """How many rows are old enough, and at their end."""
+    statuses = tuple(status for status in PRUNE_FROM if status in wanted.statuses or not wanted.statuses)
+    return admin.counts(replace(wanted, statuses=statuses, unchanged_since=before)) if statuses else {}
+
+
+def _retention_days(parsed: argparse.Namespace) -> float:
+    """The days given, else those of the policy."""
+    if parsed.older_than is not None:
+        return float(parsed.older_than)
+    days = None
+    if not parsed.url:
+        from halo_provider.hooks.ledger import retention_days  # noqa: PLC0415 -- --url needs no Airflow
+
+        days = retention_days()
+    if days is None:
+        raise HaloConfigurationError(
+            "how old? give --older-than DAYS, or set [halo] retention_days in Airflow's configuration"
+        )
+    return days
 
 
 def _ask(parsed: argparse.Namespace, admin: LedgerAdmin, ledger: Ledger) -> int:
@@ -111,6 +165,32 @@ def _ask(parsed: argparse.Namespace, admin: LedgerAdmin, ledger: Ledger) -> int:
     return 1 if counts[Sight.UNCLEAR] else 0
 
 
+def _agreed(parsed: argparse.Namespace, admin: LedgerAdmin, before: Sequence[LedgerStatus]) -> Confirmation | None:
+    """What the person agreed to, where rows are not named one by one. Raises _NotAgreed."""
+    if parsed.row_key or parsed.yes:
+        return None
+    choice = admin.choice(_wanted(parsed), before)
+    _agree(parsed, choice.counts)
+    return choice.confirmation
+
+
+def _agree(parsed: argparse.Namespace, counts: dict[LedgerStatus, int]) -> None:
+    """Say how many rows would change, and ask. Raises _NotAgreed."""
+    number = sum(counts.values())
+    if parsed.yes or not number:
+        return
+    print(f"{number:,} rows would be {parsed.done}: {_told(counts)}", file=sys.stderr)
+    if not sys.stdin.isatty():
+        raise _NotAgreed("nothing was changed; --yes does it without a question")
+    print("Go on? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        raise _NotAgreed("nothing was changed")
+
+
+def _told(counts: dict[LedgerStatus, int]) -> str:
+    return ", ".join(f"{count:,} {status.value}" for status, count in counts.items())
+
+
 def _changed(count: int, parsed: argparse.Namespace) -> int:
     """Say how many; with keys named one by one, fewer than named is a failure."""
     print(f"{count:,} rows {parsed.done}")
@@ -134,14 +214,6 @@ def _wanted(parsed: argparse.Namespace) -> RowFilter:
     )
 
 
-def _print_row(row: Any, *, as_json: bool) -> None:
-    values = {name: getattr(row, name) for name in COLUMNS}
-    if as_json:
-        print(json.dumps(values, default=str, ensure_ascii=False))
-    else:
-        print("  ".join(str(value) for value in values.values() if value is not None))
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="halo-ledger", description=__doc__)
     place = parser.add_mutually_exclusive_group()
@@ -153,8 +225,17 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list", help="rows, and how many there are of each status")
     _add_filter(listing)
     listing.add_argument("--limit", type=int, default=PAGE, help=f"most rows printed (default {PAGE})")
-    listing.add_argument("--json", action="store_true", help="one JSON object a line")
+    _add_format(listing)
     listing.set_defaults(command=_list)
+
+    spaces = commands.add_parser("namespaces", help="the namespaces, and how many rows of each status they have")
+    _add_format(spaces)
+    spaces.set_defaults(command=_namespaces)
+
+    summing = commands.add_parser("summary", help="rows counted by namespace and status, and when they changed")
+    _add_filter(summing)
+    _add_format(summing)
+    summing.set_defaults(command=_summary)
 
     show = commands.add_parser("show", help="everything about one row, with its history")
     show.add_argument("namespace", help="<connection id>/<submission name>")
@@ -177,15 +258,29 @@ def _parser() -> argparse.ArgumentParser:
     ):
         settling = commands.add_parser(name, help=explanation, description=explanation)
         # One session is one row's: resolving takes one row, by name.
-        _add_filter(settling, namespace_required=True, row_keys=1 if name == "resolve" else "*")
+        _add_filter(settling, namespace_required=name != "prune", row_keys=1 if name == "resolve" else "*")
         settling.set_defaults(command=command, done=done)
+        if name != "resolve":
+            _add_yes(settling)
         if name == "resolve":
             settling.add_argument("--session-id", required=True)
         if name == "prune":
-            settling.add_argument("--older-than", type=float, required=True, metavar="DAYS")
+            settling.add_argument(
+                "--older-than", type=float, metavar="DAYS", help="by default [halo] retention_days of Airflow"
+            )
         else:
             settling.add_argument("--reason", required=name == "reject")
     return parser
+
+
+def _add_format(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format", choices=get_args(Format), default="table", help="json is one object a line (default: %(default)s)"
+    )
+
+
+def _add_yes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _add_filter(

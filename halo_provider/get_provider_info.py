@@ -104,6 +104,15 @@ def get_provider_info() -> dict[str, Any]:
                         "example": "halo_ledger",
                         "default": "",
                     },
+                    "retention_days": {
+                        "description": "Days after its last change that a delivered or rejected row is kept when "
+                        "somebody, or a cron job, runs halo-ledger prune without --older-than. A row that a source "
+                        "still has after that is sent again. Unset: rows are kept.",
+                        "version_added": "0.2.0",
+                        "type": "float",
+                        "example": "730",
+                        "default": "",
+                    },
                 },
             }
         },

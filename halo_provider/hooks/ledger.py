@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import URL
 
 from halo_provider.compat import conf, get_current_context
+from halo_provider.exceptions import HaloConfigurationError
 from halo_provider.hooks.database import database_engine
 from halo_provider.ledger import Ledger, TaskInstanceRef
 from halo_provider.ledger.database import new_engine
@@ -23,6 +26,21 @@ DEFAULT_LEDGER = "default"  # the name of the SQLite ledger in reports
 def ledger_connection_id(ledger_conn_id: str | None) -> str | None:
     """The connection that holds the ledger: the one given, else ``[halo] ledger_conn_id``, else none."""
     return ledger_conn_id or conf.get("halo", "ledger_conn_id", fallback=None) or None
+
+
+def retention_days() -> float | None:
+    """How long delivered and rejected rows are kept: ``[halo] retention_days``; None for ever.
+
+    :raises HaloConfigurationError: if it is no number of days
+    """
+    written = conf.get("halo", "retention_days", fallback=None)
+    if not written:
+        return None
+    with suppress(ValueError):
+        days = float(written)
+        if 0 < days < math.inf:
+            return days
+    raise HaloConfigurationError(f"[halo] retention_days must be a number of days, and more than 0, not {written!r}")
 
 
 def open_ledger(ledger_conn_id: str | None = None, *, create: bool = True) -> Ledger:

@@ -20,14 +20,25 @@ class Ledger(Database):
     """The table on one database. Open it by URL (`at`) or by path (`at_path`), or `prepare` it over an engine."""
 
     @classmethod
-    def at(cls, url: str | URL) -> "Ledger":
-        """Open the ledger at a SQLAlchemy URL and create what is missing. Raises LedgerError."""
+    def at(cls, url: str | URL, *, create: bool = True) -> "Ledger":
+        """Open the ledger at a SQLAlchemy URL and create what is missing, with `create=False` only in a ledger.
+
+        Raises LedgerError.
+        """
         try:
-            ledger = cls(new_engine(make_url(url)))
+            address = make_url(url)
+            if not create and _is_missing_file(address):
+                raise LedgerError(f"there is no ledger: no file {address.database}")
+            ledger = cls(new_engine(address))
         except ArgumentError:  # quotes the URL, and with it the password
             raise LedgerError("the ledger cannot be opened: its address is no SQLAlchemy URL") from None
         except (SQLAlchemyError, ImportError) as error:
             raise LedgerError(f"the ledger cannot be opened: {reason_of(error)}") from error
+        if not create and not ledger.exists():
+            ledger.close()
+            raise LedgerError(
+                f"there is no ledger: {address.database or 'the database'} has no table {submissions.name}"
+            )
         ledger.prepare()
         return ledger
 
@@ -79,3 +90,10 @@ class Ledger(Database):
                 "shorten one"
             )
         return LeaseHolder(self, namespace, task_instance=task_instance, lease=lease)
+
+
+def _is_missing_file(url: URL) -> bool:
+    """Whether SQLite would make the file by opening it."""
+    path = url.database or ""
+    in_memory_or_uri = not path or path.startswith((":memory:", "file:"))
+    return url.get_backend_name() == "sqlite" and not in_memory_or_uri and not Path(path).exists()

@@ -44,6 +44,7 @@ from halo_provider.operators.parameters import (
     check_choice,
     check_context,
     check_flag,
+    check_limit,
     check_outputs,
     check_positive,
     check_results_path,
@@ -419,14 +420,20 @@ class HaloTicketOperator(_RowsOperator):
         twice lands in one conversation. Off by default: whether Halo takes ids that it did not make is not documented
     :param results_path: where every row's row_key, user_id, session_id, status and attempts go, as ``.csv``,
         ``.jsonl`` or ``.parquet``, whole or not at all
-    :param max_submissions: refuse, before the first send, to send more rows than this
+    :param max_submissions: refuse, before the first send, to send more rows than this; a template may render to it
     :param dry_run: read, map, validate and look the ledger up; send nothing, write nothing
     :param xcom_limit: rows whose session_id goes to XCom
     :param shard: ``"i/n"``: this task's share of the rows, by their users; with ``.partial(…).expand(shard=[…])`` many
         workers share one source. ``requests_per_second`` is then for all shares together.
     """
 
-    template_fields: Sequence[str] = (*_RowsOperator.template_fields, "ledger_conn_id", "results_path", "shard")
+    template_fields: Sequence[str] = (
+        *_RowsOperator.template_fields,
+        "ledger_conn_id",
+        "results_path",
+        "max_submissions",
+        "shard",
+    )
     operator_extra_links = (HaloDeliveriesLink(),)
 
     def __init__(
@@ -440,7 +447,7 @@ class HaloTicketOperator(_RowsOperator):
         on_change: OnChange = "skip",
         own_session_ids: bool = False,
         results_path: str | None = None,
-        max_submissions: int | None = None,
+        max_submissions: int | str | None = None,
         xcom_limit: int = 1000,
         shard: str | None = None,
         **kwargs: Any,
@@ -455,6 +462,7 @@ class HaloTicketOperator(_RowsOperator):
         self.own_session_ids = own_session_ids
         self.results_path = results_path
         self.max_submissions = max_submissions
+        self._is_limited = max_submissions is not None
         self.xcom_limit = xcom_limit
         self.shard = shard
         self._counts: dict[str, int] | None = None
@@ -561,10 +569,11 @@ class HaloTicketOperator(_RowsOperator):
         """Count before the first send. Raises TooManySubmissionsError."""
         if self.max_submissions is None:
             return
+        most = int(self.max_submissions)
         started = time.monotonic()
         planned = dry_run(source, submission=self.submission, lease_holder=lease_holder, options=self._options())
-        if planned.would_send > self.max_submissions:
-            error = TooManySubmissionsError(would_send=planned.would_send, max_submissions=self.max_submissions)
+        if planned.would_send > most:
+            error = TooManySubmissionsError(would_send=planned.would_send, max_submissions=most)
             seconds = time.monotonic() - started
             summary = self._summary(planned.summary(), SessionIds(0), seconds=seconds, results_path=None)
             self._finish(context, summary, error)
@@ -634,8 +643,7 @@ class HaloTicketOperator(_RowsOperator):
         super()._check()
         check_whole_number("batch_size", self.batch_size, least=1, most=MAX_BATCH)
         check_whole_number("xcom_limit", self.xcom_limit, least=0)
-        if self.max_submissions is not None:
-            check_whole_number("max_submissions", self.max_submissions, least=0)
+        check_limit("max_submissions", self.max_submissions, is_given=self._is_limited)
         check_choice("on_in_doubt", self.on_in_doubt, get_args(OnInDoubt))
         check_choice("ask_else", self.ask_else, get_args(AskElse))
         check_positive("ask_after", self.ask_after)

@@ -196,6 +196,25 @@ def check_shard(shard: Any) -> None:
         Shard.parse(str(shard))
 
 
+def check_limit(name: str, value: Any, *, is_given: bool) -> None:
+    """Raise HaloConfigurationError where it is no number of rows, as an int or as the text a template renders to.
+
+    None is no limit; one that was given and has become None is refused, since its author wanted one.
+    """
+    if value is None and is_given:
+        raise HaloConfigurationError(
+            f"{name}: its template, or the upstream task, gave nothing (None), and no number is no limit"
+        )
+    if value is None or is_template(value):
+        return
+    check_whole_number(name, int(value) if is_whole_number(value) else value, least=0)
+
+
+def is_whole_number(value: Any) -> bool:
+    """Whether it is a text of digits."""
+    return isinstance(value, str) and value.strip().isdecimal()
+
+
 def refuse_unknown(operator: str, given: Iterable[str], known: Sequence[str]) -> None:
     """Raise HaloConfigurationError that says what the first unknown parameter was meant to be."""
     for name in given:

@@ -1,21 +1,26 @@
 """halo-ledger, as a person uses it."""
 
+import csv
 import json
 import os
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
-from halo_provider.cli import main
+from halo_provider.cli import COLUMNS, NAMESPACE_COLUMNS, main
 from halo_provider.ledger import Ledger
 from halo_provider.ledger.admin import LedgerAdmin
+from halo_provider.ledger.row_filter import RowFilter
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.simulator import Fault, Simulator
 from halo_provider.sources.csv_file import CsvOptions, CsvSource
 from halo_provider.sources.rejects import RejectsFile
 from tests.core.deliveries import NAMESPACE, Deliveries, note, notes, rows_in
+
+THREE_STATUSES = [("0", "delivered"), ("1", "in_doubt"), ("2", "delivered")]
 
 
 class Command:
@@ -34,8 +39,20 @@ class Command:
         return code
 
 
+class Terminal(StringIO):
+    """Somebody who answers with this line; None is no terminal."""
+
+    def __init__(self, answer: str | None) -> None:
+        super().__init__(answer)
+        self._answer = answer
+
+    def isatty(self) -> bool:
+        """Whether somebody is there."""
+        return self._answer is not None
+
+
 @pytest.fixture
-def halo_ledger(sqlite_ledger_url: str, capsys: pytest.CaptureFixture[str]) -> Command:
+def halo_ledger(sqlite_ledger_url: str, ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> Command:
     """The command over this test's ledger."""
     return Command(sqlite_ledger_url, capsys)
 
@@ -52,14 +69,16 @@ def test_list_prints_the_rows_wanted_and_how_many_there_are(one_in_doubt: Simula
     """The rows on standard output, for grep; the counts beside it."""
     assert halo_ledger("list", "--status", "in_doubt") == 0
 
-    (line,) = halo_ledger.said.splitlines()
-    assert line.startswith(f"{NAMESPACE}  1  in_doubt  user-1")
+    header, line = halo_ledger.said.splitlines()
+    assert header.split() == list(COLUMNS)
+    assert line.split()[:6] == [NAMESPACE, "1", "in_doubt", "user-1", "-", "1"]
+    assert line.index("in_doubt") == header.index("status")
     assert halo_ledger.warned.strip() == "1 in_doubt"
 
 
 def test_list_prints_json_lines(one_in_doubt: Simulator, halo_ledger: Command) -> None:
     """For jq: one object a row, and nothing else on standard output."""
-    assert halo_ledger("list", "--json") == 0
+    assert halo_ledger("list", "--format", "json") == 0
 
     rows = [json.loads(line) for line in halo_ledger.said.splitlines()]
     statuses = {row["row_key"]: row["status"] for row in rows}
@@ -72,14 +91,61 @@ def test_list_stops_at_its_limit(deliveries: Deliveries, halo_ledger: Command) -
 
     assert halo_ledger("list", "--limit", "120") == 0
 
-    assert len(halo_ledger.said.splitlines()) == 120
+    assert len(halo_ledger.said.splitlines()) == 1 + 120
     assert halo_ledger.warned.strip() == "250 delivered"
 
 
 def test_list_of_an_empty_ledger_says_so(halo_ledger: Command) -> None:
     """No rows is an answer."""
     assert halo_ledger("list") == 0
-    assert (halo_ledger.said, halo_ledger.warned.strip()) == ("", "no rows")
+    assert (halo_ledger.said.split(), halo_ledger.warned.strip()) == (list(COLUMNS), "no rows")
+
+
+def test_list_prints_csv(one_in_doubt: Simulator, halo_ledger: Command) -> None:
+    """With the same columns, and nothing where there is nothing."""
+    halo_ledger("list", "--format", "csv")
+
+    header, *rows = csv.reader(halo_ledger.said.splitlines())
+    assert header == list(COLUMNS)
+    assert [row[:3] for row in rows] == [[NAMESPACE, key, status] for key, status in THREE_STATUSES]
+    assert rows[1][header.index("session_id")] == ""
+
+
+def test_text_that_a_terminal_would_obey_stays_on_its_line(
+    one_in_doubt: Simulator, halo_ledger: Command, ledger: Ledger
+) -> None:
+    """A reason is a person's text."""
+    LedgerAdmin(ledger, actor="x").reject(RowFilter(row_keys=("1",)), reason="first\nsecond \x1b[2J")
+    halo_ledger("list", "--status", "rejected")
+
+    assert len(halo_ledger.said.splitlines()) == 2
+    assert "first second  [2J" in halo_ledger.said
+
+
+def test_namespaces_are_listed_with_their_rows(
+    one_in_doubt: Simulator, halo_ledger: Command, deliveries: Deliveries
+) -> None:
+    """One line each, every status a column."""
+    halo_ledger("namespaces", "--format", "csv")
+
+    header, line = csv.reader(halo_ledger.said.splitlines())
+    assert header == list(NAMESPACE_COLUMNS)
+    assert dict(zip(header[:-1], line, strict=False)) == {
+        "namespace": NAMESPACE, "rows": "3", "pending": "0", "in_flight": "0", "delivered": "2", "rejected": "0",
+        "in_doubt": "1", "failed": "0",
+    }  # fmt: skip
+
+
+def test_summary_counts_what_the_options_name(one_in_doubt: Simulator, halo_ledger: Command) -> None:
+    """One line for each namespace and status, with the first and the last change."""
+    halo_ledger("summary", "--format", "json")
+    every = [json.loads(line) for line in halo_ledger.said.splitlines()]
+    halo_ledger("summary", "--status", "in_doubt", "--format", "json")
+    (some,) = [json.loads(line) for line in halo_ledger.said.splitlines()]
+
+    assert [(each["status"], each["rows"]) for each in every] == [("delivered", 2), ("in_doubt", 1)]
+    assert all(each["oldest"] <= each["newest"] for each in every)
+    assert some == every[1]
 
 
 def test_show_tells_everything_about_a_row_with_its_history(one_in_doubt: Simulator, halo_ledger: Command) -> None:
@@ -114,7 +180,7 @@ def test_requeued_row_is_sent_by_the_next_run(
     one_in_doubt: Simulator, halo_ledger: Command, deliveries: Deliveries
 ) -> None:
     """Even by one that holds back doubt."""
-    code = halo_ledger("requeue", "--namespace", NAMESPACE, "--status", "in_doubt")
+    code = halo_ledger("requeue", "--namespace", NAMESPACE, "--status", "in_doubt", "--yes")
     run = deliveries.run(notes(3), on_in_doubt="hold")
 
     assert (code, halo_ledger.said) == (0, "1 rows requeued\n")
@@ -125,11 +191,57 @@ def test_prune_forgets_rows_older_than_so_many_days(
     one_in_doubt: Simulator, halo_ledger: Command, ledger: Ledger
 ) -> None:
     """Only those that have come to their end."""
-    young = halo_ledger("prune", "--namespace", NAMESPACE, "--older-than", "1"), halo_ledger.said
-    old = halo_ledger("prune", "--namespace", NAMESPACE, "--older-than", "0"), halo_ledger.said
+    young = halo_ledger("prune", "--namespace", NAMESPACE, "--older-than", "1", "--yes"), halo_ledger.said
+    old = halo_ledger("prune", "--namespace", NAMESPACE, "--older-than", "0", "--yes"), halo_ledger.said
 
     assert (young, old) == ((0, "0 rows forgotten\n"), (0, "2 rows forgotten\n"))
     assert rows_in(ledger).keys() == {"1"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "question"),
+    [
+        (["requeue"], "1 rows would be requeued: 1 in_doubt"),
+        (["reject", "--reason", "test"], "1 rows would be rejected: 1 in_doubt"),
+        (["prune", "--older-than", "0"], "2 rows would be forgotten: 2 delivered"),
+    ],
+    ids=["requeue", "reject", "prune"],
+)
+@pytest.mark.parametrize("answer", [None, "", "n", "yes"])
+def test_what_changes_many_rows_asks_first(
+    *,
+    arguments: list[str],
+    question: str,
+    answer: str | None,
+    one_in_doubt: Simulator,
+    halo_ledger: Command,
+    ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It says how many, and takes no answer for no; where nobody can be asked, it wants --yes."""
+    before = rows_in(ledger)
+    monkeypatch.setattr("sys.stdin", Terminal(answer))
+
+    code = halo_ledger(arguments[0], "--namespace", NAMESPACE, *arguments[1:])
+
+    assert halo_ledger.warned.startswith(f"{question}\n")
+    assert code == (0 if answer == "yes" else 1)
+    assert (rows_in(ledger) != before) == (answer == "yes")
+    assert ("--yes does it without a question" in halo_ledger.warned) == (answer is None)
+
+
+def test_nothing_to_change_is_nothing_to_ask(one_in_doubt: Simulator, halo_ledger: Command) -> None:
+    """No row is old enough."""
+    assert halo_ledger("prune", "--older-than", "1") == 0
+    assert (halo_ledger.said, halo_ledger.warned) == ("0 rows forgotten\n", "")
+
+
+def test_prune_without_an_age_asks_for_one(one_in_doubt: Simulator, halo_ledger: Command) -> None:
+    """Beside a URL there is no configuration of Airflow's."""
+    assert halo_ledger("prune", "--yes") == 1
+    assert halo_ledger.warned == (
+        "halo-ledger: how old? give --older-than DAYS, or set [halo] retention_days in Airflow's configuration\n"
+    )
 
 
 def test_row_named_but_not_changed_is_a_failure(one_in_doubt: Simulator, halo_ledger: Command) -> None:
@@ -147,7 +259,6 @@ def test_row_named_but_not_changed_is_a_failure(one_in_doubt: Simulator, halo_le
         ["resolve", "--namespace", NAMESPACE, "1"],
         ["resolve", "--namespace", NAMESPACE, "--session-id", "sess_found"],
         ["reject", "--namespace", NAMESPACE, "1"],
-        ["prune", "--namespace", NAMESPACE],
         ["list", "--status", "lost"],
     ],
     ids=" ".join,
@@ -175,6 +286,28 @@ def test_ledger_that_cannot_be_reached_is_one_line_of_error(capsys: pytest.Captu
     assert "hunter2-example" not in warned
 
 
+@pytest.mark.parametrize("command", ["list", "namespaces", "prune"])
+def test_missing_file_is_no_empty_ledger(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A path that is wrong says so, and makes no file."""
+    path = tmp_path / "halo_leger.db"
+
+    assert main(["--url", f"sqlite:///{path}", command]) == 1
+
+    assert capsys.readouterr().err == f"halo-ledger: there is no ledger: no file {path}\n"
+    assert not path.exists()
+
+
+def test_database_of_something_else_is_no_ledger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is created in it."""
+    path = tmp_path / "other.db"
+    path.touch()
+
+    assert main(["--url", f"sqlite:///{path}", "list"]) == 1
+
+    assert capsys.readouterr().err == f"halo-ledger: there is no ledger: {path} has no table halo_submissions\n"
+    assert path.read_bytes() == b""
+
+
 def test_actor_is_whoever_is_logged_in_or_the_number_of_who_has_no_name(
     one_in_doubt: Simulator, sqlite_ledger_url: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,7 +330,7 @@ def test_installed_command_works_on_its_own(one_in_doubt: Simulator, sqlite_ledg
         [script, "--url", sqlite_ledger_url, "list", "--status", "in_doubt"], capture_output=True, text=True, check=True
     )
 
-    assert "in_doubt" in ended.stdout
+    assert "in_doubt" in ended.stdout.splitlines()[1]
     assert ended.stderr == "1 in_doubt\n"
 
 

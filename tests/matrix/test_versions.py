@@ -29,6 +29,7 @@ from tests.example_keys import IDENTITY_SECRET
 from tests.matrix.airflows import HAS_SDK, AnyAirflow, any_airflow, errors
 
 EXAMPLES = {
+    "halo_applications_approved",
     "halo_applications_csv",
     "halo_applications_daily",
     "halo_cancellations_csv",

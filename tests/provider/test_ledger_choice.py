@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from airflow.sdk import DAG
 
+from halo_provider.cli import main
 from halo_provider.operators.halo import HaloTicketOperator
 from halo_provider.simulator import Simulator
 from halo_provider.submission import Submission
@@ -99,3 +100,44 @@ def test_ledger_on_a_connection_that_is_no_database_fails_at_once(
     assert run(dag).task("tickets").try_number == 1
     assert "'halo_default'" in str(errors[0])
     assert halo.requests == []
+
+
+@pytest.fixture
+def old_rows(dag: DAG, run: RunDag) -> None:
+    """Two delivered rows, in the default ledger."""
+    HaloTicketOperator(task_id="tickets", dag=dag, submission=NOTE, rows=rows(2))
+    run(dag)
+
+
+def test_prune_goes_by_the_policy(
+    old_rows: None, statuses: Statuses, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows younger than [halo] retention_days stay; the option of the command comes before it."""
+    monkeypatch.setenv("AIRFLOW__HALO__RETENTION_DAYS", "730")
+    assert main(["prune", "--yes"]) == 0
+    assert len(statuses()) == 2
+    monkeypatch.setenv("AIRFLOW__HALO__RETENTION_DAYS", "0.000000001")
+    assert main(["prune", "--yes"]) == 0
+    assert statuses() == {}
+
+
+@pytest.mark.parametrize("days", ["0", "-1", "nan", "two years"])
+def test_policy_that_is_no_age_prunes_nothing(
+    days: str, old_rows: None, statuses: Statuses, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says what it has to be."""
+    monkeypatch.setenv("AIRFLOW__HALO__RETENTION_DAYS", days)
+    assert main(["prune", "--yes"]) == 1
+    assert capsys.readouterr().err == (
+        f"halo-ledger: [halo] retention_days must be a number of days, and more than 0, not {days!r}\n"
+    )
+    assert len(statuses()) == 2
+
+
+def test_looking_into_a_default_ledger_that_is_not_there_makes_none(
+    airflow_home: Path, statuses: Statuses, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No rows is an answer."""
+    assert main(["list"]) == 0
+    assert capsys.readouterr().err == "no rows\n"
+    assert not (airflow_home / "halo_ledger.db").exists()

@@ -50,6 +50,7 @@ def test_anything_but_one_source_is_refused_when_the_dag_is_parsed(given: dict[s
         ({"batch_size": 10_001}, "batch_size must be a whole number, between 1 and 10,000, not 10001"),
         ({"min_rows": -1}, "min_rows must be a whole number, at least 0, not -1"),
         ({"max_submissions": 1.5}, "max_submissions must be a whole number, at least 0, not 1.5"),
+        ({"max_submissions": "ten"}, "max_submissions must be a whole number, at least 0, not 'ten'"),
         ({"xcom_limit": None}, "xcom_limit must be a whole number, at least 0, not None"),
         ({"timeout": 0}, "timeout must be a number, and more than 0, not 0"),
         ({"requests_per_second": "many"}, "requests_per_second must be a number, and more than 0, not 'many'"),

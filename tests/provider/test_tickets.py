@@ -4,7 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from airflow.sdk import DAG
+from airflow.sdk import DAG, task
 
 from halo_provider.delivery.place import own_session_id
 from halo_provider.hooks.halo import HaloHook
@@ -181,3 +181,34 @@ def test_own_session_ids_are_the_same_for_operator_and_hook(
 
     assert sessions == {key: own_session_id("halo_default/note", key) for key in "123"}
     assert set(sessions.values()) == halo.sessions.keys()
+
+
+@pytest.mark.parametrize(("planned", "delivered"), [(3, 3), (2, 0)])
+@pytest.mark.parametrize("as_text", [True, False])
+def test_limit_may_be_what_an_upstream_task_returned(
+    *, dag: DAG, run: RunDag, halo: Simulator, planned: int, delivered: int, as_text: bool
+) -> None:
+    """As a number, or as the text that a template renders to."""
+    with dag:
+        plan = task(lambda: planned, task_id="plan")()
+        tickets = HaloTicketOperator(
+            task_id="tickets",
+            submission=NOTE,
+            rows=rows(3),
+            max_submissions="{{ ti.xcom_pull(task_ids='plan') }}" if as_text else plan,
+        )
+        plan >> tickets
+    run(dag)
+    assert len(halo.chats) == delivered
+
+
+def test_limit_that_an_upstream_task_did_not_return_is_no_permission(
+    dag: DAG, run: RunDag, halo: Simulator, errors: list[BaseException]
+) -> None:
+    """None would mean no limit."""
+    with dag:
+        forgets = task(lambda: None, task_id="plan")()
+        HaloTicketOperator(task_id="tickets", submission=NOTE, rows=rows(3), max_submissions=forgets)
+    run(dag)
+    assert str(errors[0]).startswith("max_submissions: its template, or the upstream task, gave nothing (None)")
+    assert halo.chats == []
