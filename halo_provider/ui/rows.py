@@ -79,9 +79,9 @@ def overview(request: Request, user: GetUserDep) -> HTMLResponse:
         board=board,
         stuck=stuck,
         stuck_count=sum(sum(line.counts.values()) for line, _ in board),
-        statuses=charts.statuses(shown, slots=DELIVERIES_SHOWN),
-        throughput=charts.throughput(shown, slots=DELIVERIES_SHOWN),
-        errors=charts.errors(shown, slots=DELIVERIES_SHOWN),
+        statuses=charts.statuses(shown),
+        throughput=charts.throughput(shown),
+        errors=charts.errors(shown),
         running=any(delivery.is_running(now) for delivery in shown),
         now=now,
     )

@@ -1,8 +1,6 @@
 """A person at the browser: watches a run, finds the row that got stuck, requeues it, and sees it delivered."""
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from halo_provider.demo.processes import Home, Processes
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, serving
 from halo_provider.simulator.faults import Fault
 from tests.acceptance.airflows import running_airflow
+from tests.acceptance.browsers import CHROMIUM_FLAGS, chromium
 
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -52,24 +51,6 @@ with DAG("{AGAIN}", schedule=None, start_date=datetime(2026, 1, 1)):
         retries=0,
     )
 """
-CHROMIUM_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-def chromium() -> str:
-    """Where Debian's Chromium is; skips where it is not, and fails in CI."""
-    if found := shutil.which("chromium"):
-        return found
-    if os.environ.get("CI"):
-        pytest.fail("CI needs Debian's chromium: apt-get install chromium")
-    pytest.skip("Debian's chromium is not installed")
 
 
 class PasswordApi(AirflowApi):

@@ -954,7 +954,7 @@ def test_run_shows_its_progress(ledger: Ledger, viewer: Browser) -> None:
     DeliveryRecords(ledger).update("owner", counts)
     text = viewer.get(rows_page(run_id=RUN)).text
     assert "data-running" in text
-    assert '<progress max="1000" value="250">' in text
+    assert '<rect class="left"' in text, "the bar has the rows that are left"
     assert "250 of 1,000 rows; 240 delivered, 10 in doubt; 5 rows/s, about 2 min left" in text
     assert "Last error: Halo answered 500" in text
 

@@ -61,6 +61,7 @@ async function update() {
     const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
     if (answer.ok) {
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+      localTimes(fresh);
       morph(document.querySelector("main"), fresh.querySelector("main"));
       document.body.toggleAttribute("data-running", fresh.body.hasAttribute("data-running"));
       updated = Date.now();
@@ -80,12 +81,41 @@ async function refresh() {
 }
 
 function showAge() {
-  const line = document.querySelector("#age");
+  const line = document.querySelector("#fresh");
   if (!line) return;
-  const seconds = Math.round((Date.now() - updated) / 1000);
-  const age = seconds < 60 ? `${seconds} s` : `${Math.round(seconds / 60)} min`;
-  line.textContent = lost ? `${lost}: this page is ${age} old` : `updated ${age} ago`;
-  line.classList.toggle("bad", Boolean(lost));
+  line.textContent = `updated ${howLong(Date.now() - updated)} ago, times in ${zone()}`;
+  const alert = document.querySelector("#lost"); // read aloud when it changes, and only then
+  if (alert.textContent !== lost) alert.textContent = lost;
+}
+
+function howLong(milliseconds) {
+  const seconds = Math.max(0, Math.round(milliseconds / 1000));
+  if (seconds < 60) return `${seconds} s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
+  return seconds < 172800 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86400)} days`;
+}
+
+// The time zone that is chosen in Airflow.
+function zone() {
+  const chosen = localStorage.getItem("timezone");
+  try {
+    return JSON.parse(chosen) || "UTC";
+  } catch {
+    return chosen;
+  }
+}
+
+function localTimes(root) {
+  let format;
+  try {
+    format = new Intl.DateTimeFormat("sv", { dateStyle: "short", timeStyle: "medium", timeZone: zone() });
+  } catch {
+    return; // no such zone: the times stay in UTC, and say so
+  }
+  for (const each of root.querySelectorAll("time")) {
+    const at = new Date(each.dateTime);
+    each.textContent = `${format.format(at)}, ${howLong(Date.now() - at)} ago`;
+  }
 }
 
 function stayCurrent() {
@@ -100,6 +130,7 @@ if (window.parent !== window && outerLook()) {
   new MutationObserver(followLook).observe(window.parent.document.documentElement, { attributeFilter: ["class"] });
 }
 addEventListener("storage", followLook);
+addEventListener("DOMContentLoaded", () => localTimes(document));
 addEventListener("DOMContentLoaded", stayCurrent);
 
 // Airflow frames these pages in a sandbox that lets no link leave it. A link in the outer page may.
