@@ -3,7 +3,7 @@ ARGS ?=
 BIN := .venv/bin
 UV := $(BIN)/uv
 
-.PHONY: demo test test-quick test-acceptance test-again matrix bench proof soak lint types constraints clean
+.PHONY: demo test test-quick test-acceptance test-again matrix bench proof soak screenshots lint types constraints clean
 
 demo: .venv  ## run the main job: simulator, Airflow, both example DAGs
 	@$(BIN)/python -m halo_provider.demo $(ARGS)
@@ -31,6 +31,9 @@ proof: .venv  ## kill, cut off and overlap deliveries in every way, and print th
 
 soak: .venv  ## kill, stop and cut off three workers again and again, for 10 minutes, before an independent judge
 	$(BIN)/python -m tests.soak $(ARGS)
+
+screenshots: .venv  ## renew the README's pictures of the pages; ARGS=FOLDER takes every page, light and dark, wide and narrow
+	$(BIN)/python -m tests.acceptance.sample_pages $(ARGS)
 
 .venv: pyproject.toml constraints.txt
 	test -x $(UV) || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --constraint constraints.txt uv; }

@@ -278,6 +278,7 @@ class _Delivery:
                     status=place.status,
                     session_id=place.session_id,
                     error=place.error,
+                    is_listed=prepared.is_candidate,
                 )
             )
             return []

@@ -18,7 +18,11 @@ from halo_provider.sources.rows import Row
 
 
 class Outcome(NamedTuple):
-    """One row's end in this run. `error` says why, where it is not delivered."""
+    """One row's end in this run. `error` says why, where it is not delivered.
+
+    `is_listed` is false for a row that cannot have a line of its own in the ledger: without a key, or with another
+    row's.
+    """
 
     row: Row
     row_key: str | None
@@ -27,6 +31,7 @@ class Outcome(NamedTuple):
     session_id: str | None = None
     attempts: int = 0
     error: RowError | None = None
+    is_listed: bool = True
 
 
 @dataclass(slots=True, kw_only=True)

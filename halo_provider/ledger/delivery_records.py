@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import insert, select, update
+from pydantic_core import to_json
+from sqlalchemy import and_, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from halo_provider.ledger.ledger import Ledger
@@ -19,6 +20,7 @@ from halo_provider.ledger.tables import DELIVERY_COUNTS, deliveries
 if TYPE_CHECKING:
     from sqlalchemy.sql import ColumnElement
 
+MAX_UNLISTED = 50  # rows
 SILENCE_TIMEOUT = 60.0  # seconds without an update after which a delivery that has not ended counts as lost
 MINUTE = 60.0  # seconds
 HOUR = 3600.0  # seconds
@@ -31,6 +33,8 @@ class DeliveryCounts:
     `refused` counts the answers by which Halo certainly did not take a request, for its load or for the rate: 429, and
     503 with Retry-After. `request_seconds` is the time of all requests together, `total` how many rows the source has,
     where that is known, `error` the last one, of a request, a row or the run, and `pace` what limits the sending.
+    `unlisted` has the place and the reason of rejected rows that the ledger has not, the first `MAX_UNLISTED` of them:
+    rows without a key, and those whose key is another row's.
     """
 
     delivered: int = 0
@@ -47,6 +51,7 @@ class DeliveryCounts:
     total: int | None = None
     error: str | None = None
     pace: str | None = None
+    unlisted: Sequence[Sequence[str]] | None = None
 
     @property
     def settled(self) -> int:
@@ -151,6 +156,7 @@ class DeliveryRecords:
             update(deliveries)
             .where(deliveries.c.owner == owner)
             .values(**values, total=counts.total, error=shortened(counts.error), pace=counts.pace)
+            .values(unlisted=to_json(counts.unlisted).decode() if counts.unlisted else None)
         )
 
         def write(db: Connection) -> None:
@@ -163,6 +169,19 @@ class DeliveryRecords:
         """The DAGs that have delivered."""
         statement = select(deliveries.c.dag_id).distinct().where(deliveries.c.dag_id.is_not(None))
         return self._ledger.transaction(lambda db: list(db.scalars(statement)), read_only=True)
+
+    def last_of_each(self, *, dag_ids: Sequence[str]) -> list[DeliveryRecord]:
+        """The last delivery of each submission of these DAGs."""
+        columns = deliveries.c
+        place = (columns.dag_id, columns.namespace)
+        last = select(*place, func.max(columns.started_at).label("started_at")).where(columns.dag_id.in_(dag_ids))
+        newest = last.group_by(*place).subquery()
+        fields = [columns[name] for name in DeliveryRecord.__dataclass_fields__]
+        same = and_(*(columns[name] == newest.c[name] for name in ("dag_id", "namespace", "started_at")))
+        statement = select(*fields).select_from(newest.join(deliveries, same))
+        return self._ledger.transaction(
+            lambda db: [DeliveryRecord(**row) for row in db.execute(statement).mappings()], read_only=True
+        )
 
     def latest(
         self,

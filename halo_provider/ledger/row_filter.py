@@ -29,8 +29,9 @@ class RowFilter:
     """Which rows: every part given must hold. `search` is found in the row key, the user id or the session id.
 
     `rows` names rows one by one, `row_keys` those of these keys in any namespace. `unchanged_since` leaves out what
-    was changed later; `updated_at` is for a row that must be as it was when it was read. `ticket_statuses` are Halo's
-    words, or `NO_TICKET` and `NOT_FOUND` of `ledger.tickets`.
+    was changed later; `changed_since` and `changed_before` are for people who look for a time, `updated_at` for a row
+    that must be as it was when it was read. `ticket_statuses` are Halo's words, or `NO_TICKET` and `NOT_FOUND` of
+    `ledger.tickets`.
     """
 
     namespace: str | None = None
@@ -47,6 +48,8 @@ class RowFilter:
     error: str | None = None
     unchanged_since: datetime | None = None
     updated_at: datetime | None = None
+    changed_since: datetime | None = None
+    changed_before: datetime | None = None
 
     @property
     def is_of_one_run(self) -> bool:
@@ -60,15 +63,16 @@ class RowFilter:
 
     def without_search(self) -> "RowFilter":
         """The same without what only the rows themselves tell."""
-        return replace(self, search=None, error=None)
+        return replace(self, search=None, error=None, changed_since=None, changed_before=None)
 
     @property
     def is_of_an_index(self) -> bool:
         """Whether an index has the rows of each status in the order of the pages, and knows which are wanted."""
         others = (self.row_keys, self.rows, self.session_ids, self.ticket_statuses, self.search, self.error)
         is_of_dags = self.dag_ids is not None and len(self.dag_ids) == 1
-        times = (self.unchanged_since, self.updated_at)
-        return is_of_dags and len(self.statuses) == 1 and not any(others) and times == (None, None)
+        times = (self.unchanged_since, self.updated_at, self.changed_since, self.changed_before)
+        is_plain = not any(others) and not any(time is not None for time in times)
+        return is_of_dags and len(self.statuses) == 1 and is_plain
 
     @property
     def is_of_one_task(self) -> bool:
@@ -107,21 +111,33 @@ class RowFilter:
                 conditions.append(column == wanted)
         if self.statuses:
             conditions.append(_one_of(columns.status, [status.value for status in self.statuses]))
-        if self.row_keys:
-            conditions.append(columns.row_key.in_(self.row_keys))
-        if self.session_ids:
-            conditions.append(columns.session_id.in_(self.session_ids))
-        if self.ticket_statuses:
-            conditions.append(columns.ticket_status.in_(self.ticket_statuses))
-        if self.rows:
-            conditions.append(keys_of(submissions, self.rows))
         if self.dag_ids is not None and not run_is_known:
             conditions.append(_one_of(columns.dag_id, self.dag_ids) if self.dag_ids else false())
+        return conditions + self._conditions_on_rows()
+
+    def _conditions_on_rows(self) -> list[Any]:
+        """Those about single rows, and what only they tell."""
+        columns = submissions.c
+        conditions: list[Any] = [
+            column.in_(wanted)
+            for column, wanted in (
+                (columns.row_key, self.row_keys),
+                (columns.session_id, self.session_ids),
+                (columns.ticket_status, self.ticket_statuses),
+            )
+            if wanted
+        ]
+        if self.rows:
+            conditions.append(keys_of(submissions, self.rows))
         if self.search:
             found_in = (columns.row_key, columns.user_id, columns.session_id)
             conditions.append(or_(*(column.contains(self.search, autoescape=True) for column in found_in)))
         if self.unchanged_since is not None:
             conditions.append(columns.updated_at <= self.unchanged_since)
+        if self.changed_since is not None:
+            conditions.append(columns.updated_at >= self.changed_since)
+        if self.changed_before is not None:
+            conditions.append(columns.updated_at < self.changed_before)
         return conditions
 
     def order(self) -> list[Any]:

@@ -217,6 +217,7 @@ deliveries = Table(
     Column("request_seconds", Float, nullable=False),  # of all requests together
     Column("seconds", Float, nullable=False),
     Column("error", _LONG_TEXT),  # the last one
+    Column("unlisted", JsonText()),  # rejected rows that `submissions` has not: [place, reason], some of them
     Column("pace", String(200)),  # what limits the sending, in words; at the end, what limited most requests
     Index("halo_deliveries_by_start", "started_at"),
     Index("halo_deliveries_by_run", "dag_id", "run_id"),

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from halo_provider.delivery.observer import DeliveryObserver
 from halo_provider.exceptions import HaloStatusError, Verdict
-from halo_provider.ledger.delivery_records import DeliveryCounts, duration
+from halo_provider.ledger.delivery_records import MAX_UNLISTED, DeliveryCounts, duration
+from halo_provider.ledger.rules import MAX_TEXT
+from halo_provider.ledger.statuses import RowStatus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -58,6 +60,7 @@ class Progress(DeliveryObserver):
         self._counts: Counter[str] = Counter()
         self._request_seconds = 0.0
         self._error: str | None = None
+        self._unlisted: list[tuple[str, str]] = []
         self._pace: Pace | None = None
         self._started = time.monotonic()
         self._logged = DeliveryCounts()
@@ -74,6 +77,9 @@ class Progress(DeliveryObserver):
         self._unlogged += 1
         if outcome.error is not None:
             self._error = str(outcome.error)
+        is_missing = outcome.status is RowStatus.REJECTED and not outcome.is_listed
+        if is_missing and len(self._unlisted) < MAX_UNLISTED:
+            self._unlisted.append((f"row {outcome.row.place}", str(outcome.error)[:MAX_TEXT]))
         if self._unlogged >= self._batch_size or self._elapsed - self._logged.seconds >= LOG_INTERVAL:
             self._log_batch()
 
@@ -133,6 +139,7 @@ class Progress(DeliveryObserver):
             seconds=self._elapsed,
             total=self._total,
             error=self._error,
+            unlisted=tuple(self._unlisted),
             pace=self._pace.sentence if self._pace is not None else None,
         )
 

@@ -7,7 +7,8 @@ from halo_provider.ledger.delivery_records import DeliveryRecord
 
 WIDTH = 400  # units of the SVG's own coordinates
 HEIGHT = 96  # of the same
-GAP = 2  # between columns
+FILLED = 0.92  # share of a column's place that it fills
+STATUSES = ("delivered", "already_delivered", "duplicate", "not_attempted", "rejected", "failed", "in_doubt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +24,16 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """Boxes on top of each other, and their tooltip."""
+    """One delivery: boxes on top of each other, and the same in words."""
 
+    delivery: DeliveryRecord
     title: str
     boxes: list[Box]
+
+    @property
+    def place(self) -> tuple[float, float]:
+        """Where it begins from the left, and how wide it is; nothing may have been counted."""
+        return (self.boxes[0].x, self.boxes[0].width) if self.boxes else (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +44,23 @@ class Chart:
     top: float
 
 
-def stacked_columns(series: Sequence[tuple[str, Mapping[str, float]]], *, slots: int) -> Chart:
-    """One column for each title, made of its values by kind; the last `slots` of them, aligned to the right."""
-    shown = series[-slots:]
-    top = max((sum(values.values()) for _, values in shown), default=0.0)
-    step = WIDTH / slots
+def stacked_columns(deliveries: Sequence[DeliveryRecord], names: Sequence[str]) -> Chart:
+    """One column for each delivery, made of these values; of `deliveries`, the first is the newest and on the right."""
+    values = [{name: getattr(each, name) for name in names} for each in reversed(deliveries)]
+    top = max((sum(each.values()) for each in values), default=0.0)
+    step = WIDTH / max(len(deliveries), 1)
     columns = []
-    for slot, (title, values) in enumerate(shown, start=slots - len(shown)):
+    for slot, (delivery, counts) in enumerate(zip(reversed(deliveries), values, strict=True)):
         boxes = []
         floor = float(HEIGHT)
-        for kind, value in values.items():
+        for kind, value in counts.items():
             if value:
                 height = value / top * HEIGHT
                 floor -= height
-                boxes.append(Box(kind, round(slot * step, 2), round(floor, 2), round(step - GAP, 2), round(height, 2)))
-        columns.append(Column(title, boxes))
+                boxes.append(
+                    Box(kind, round(slot * step, 2), round(floor, 2), round(step * FILLED, 2), round(height, 2))
+                )
+        columns.append(Column(delivery, _title(delivery), boxes))
     return Chart(columns, top)
 
 
@@ -69,30 +78,26 @@ def share_bar(counts: Mapping[str, int]) -> list[Box]:
     return boxes
 
 
-def statuses(deliveries: Sequence[DeliveryRecord], *, slots: int) -> Chart:
-    """Rows by their status, the newest delivery on the right. `deliveries` has the newest first."""
-    names = ("delivered", "already_delivered", "duplicate", "not_attempted", "rejected", "failed", "in_doubt")
-    return stacked_columns([(_title(each), _values(each, names)) for each in reversed(deliveries)], slots=slots)
+def progress_bar(delivery: DeliveryRecord) -> list[Box]:
+    """How far a delivery is: its rows by their status, and those that are left, as far as their number is known."""
+    left = max(0, (delivery.total or 0) - delivery.settled)
+    return share_bar({**{name: getattr(delivery, name) for name in STATUSES}, "left": left})
 
 
-def throughput(deliveries: Sequence[DeliveryRecord], *, slots: int) -> Chart:
+def statuses(deliveries: Sequence[DeliveryRecord]) -> Chart:
+    """Rows by their status."""
+    return stacked_columns(deliveries, STATUSES)
+
+
+def throughput(deliveries: Sequence[DeliveryRecord]) -> Chart:
     """Rows a second."""
-    series = [
-        (f"{_title(each)}: {each.rows_per_second:,.1f} rows a second", {"throughput": each.rows_per_second})
-        for each in reversed(deliveries)
-    ]
-    return stacked_columns(series, slots=slots)
+    return stacked_columns(deliveries, ("rows_per_second",))
 
 
-def errors(deliveries: Sequence[DeliveryRecord], *, slots: int) -> Chart:
+def errors(deliveries: Sequence[DeliveryRecord]) -> Chart:
     """Rows that were not delivered, and answers of 429."""
-    names = ("rejected", "failed", "in_doubt", "not_attempted", "refused")
-    return stacked_columns([(_title(each), _values(each, names)) for each in reversed(deliveries)], slots=slots)
+    return stacked_columns(deliveries, ("rejected", "failed", "in_doubt", "not_attempted", "refused"))
 
 
 def _title(delivery: DeliveryRecord) -> str:
-    return f"{delivery.dag_id} · {delivery.started_at:%d %b %H:%M} UTC: {delivery.sentence(ended=True)}"
-
-
-def _values(delivery: DeliveryRecord, names: Sequence[str]) -> dict[str, float]:
-    return {name: getattr(delivery, name) for name in names}
+    return f"{delivery.dag_id}, {delivery.started_at:%d %b %H:%M} UTC: {delivery.sentence(ended=True)}"

@@ -4,16 +4,19 @@ import csv
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
 from fastapi import HTTPException, Query, status
 
-from halo_provider.ledger.admin import UrgencyCursor
+from halo_provider.ledger.admin import MAX_SORTED, UrgencyCursor
 from halo_provider.ledger.row_filter import RowCursor, RowFilter
 from halo_provider.ledger.rules import MAX_TEXT
 from halo_provider.ledger.statuses import LedgerStatus
 
+SORTED_BY = ("row_key", "user_id", "session_id", "attempts", "error", "updated_at")
+WITHIN = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
 NOT_MAPPED = -1  # the map index of a task that is not mapped
 MAX_ID = 250  # characters of a DAG's, a run's or a task's id, and of a namespace
 MAX_KEY = 520  # characters of a row's key, with the mark of a follow-up
@@ -39,8 +42,11 @@ class RowQuery:
     status: LedgerStatus | Literal[""] = ""
     search: Annotated[str, Query(max_length=MAX_SEARCH)] = ""
     error: Annotated[str, Query(max_length=MAX_TEXT)] = ""
+    changed: Literal["", "hour", "day", "week", "before_day"] = ""
     namespace: Id = ""
     row_key: Key = ""
+    went_on: Literal["", "yes"] = ""
+    sort: Annotated[str, Query(pattern=rf"^-?({'|'.join(SORTED_BY)})?$")] = ""
 
     @property
     def map_index_number(self) -> int | None:
@@ -51,11 +57,14 @@ class RowQuery:
 
     def filter(self, dag_id: str) -> RowFilter:
         """The ledger's filter for these rows, within the DAG for which the user's permission was checked."""
+        now = datetime.now(UTC)
         return replace(
             self.scope(dag_id),
             statuses=(self.status,) if self.status else (),
             search=self.search.strip() or None,
             error=self.error or None,
+            changed_since=now - WITHIN[self.changed] if self.changed in WITHIN else None,
+            changed_before=now - WITHIN["day"] if self.changed == "before_day" else None,
         )
 
     def scope(self, dag_id: str) -> RowFilter:
@@ -81,12 +90,13 @@ class RowQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageCursor:
-    """Where the page before ended; all parts are empty on the first page."""
+    """Where the page before ended; all parts are empty on the first page. `offset` is for sorted rows."""
 
     after_status: LedgerStatus | Literal[""] = ""
     after_namespace: Id = ""
     after_key: Key = ""
     after_task: Annotated[str, Query(pattern=r"^(-?[0-9]{1,19})?$")] = ""
+    offset: Annotated[int, Query(ge=0, le=MAX_SORTED)] = 0
 
     def cursor(self, wanted: RowFilter) -> UrgencyCursor | None:
         """The ledger's cursor for this filter; None on the first page. Raises HTTPException 400 for half of one."""

@@ -2,19 +2,21 @@
 
 import csv
 import io
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, status
 from fastapi.responses import HTMLResponse, StreamingResponse
 
-from halo_provider.compat import GetUserDep
+from halo_provider.compat import BaseUser, GetUserDep
 from halo_provider.exceptions import LedgerError
 from halo_provider.hooks.halo import HaloHook
+from halo_provider.ledger import Ledger
 from halo_provider.ledger.admin import (
     BY_URGENCY,
     DECISIONS,
+    MAX_SORTED,
     PAGE,
     REJECT_FROM,
     REQUEUE_FROM,
@@ -23,9 +25,10 @@ from halo_provider.ledger.admin import (
     UrgencyCursor,
     UrgencyPage,
 )
-from halo_provider.ledger.delivery_records import DeliveryRecords
+from halo_provider.ledger.delivery_records import DeliveryRecord, DeliveryRecords
 from halo_provider.ledger.row_filter import RowFilter
 from halo_provider.ledger.statuses import LedgerStatus
+from halo_provider.ledger.triage import STUCK, StuckRows, Triage, WentOn
 from halo_provider.ui import charts
 from halo_provider.ui.access import SEES_ROWS, decides, visible
 from halo_provider.ui.ledgers import DOWNLOAD_WAIT, reading
@@ -35,7 +38,6 @@ from halo_provider.ui.templates import page
 DELIVERIES_SHOWN = 40  # in the charts of the overview
 STUCK_SHOWN = 5  # rows on the overview
 CSV_PAGE = 5_000  # rows read from the ledger at a time for a download
-STUCK = (LedgerStatus.IN_DOUBT, LedgerStatus.FAILED, LedgerStatus.REJECTED)  # not delivered: shown first
 CSV_COLUMNS = (
     "namespace",
     "row_key",
@@ -67,19 +69,19 @@ def overview(request: Request, user: GetUserDep) -> HTMLResponse:
         admin, deliveries = LedgerAdmin(ledger, actor=user.get_name()), DeliveryRecords(ledger)
         dag_ids = tuple(visible(sorted({*admin.dag_ids(), *deliveries.dag_ids()}), user))
         shown = deliveries.latest(dag_ids=dag_ids, limit=DELIVERIES_SHOWN)
-        counts = admin.counts(RowFilter(dag_ids=dag_ids, statuses=STUCK))
-        stuck = admin.urgent_first(RowFilter(dag_ids=dag_ids, statuses=STUCK), limit=STUCK_SHOWN).rows
         now = ledger.now()
+        board = _board(Triage(ledger).stuck(dag_ids, now=now), deliveries.last_of_each(dag_ids=dag_ids))
+        stuck = admin.urgent_first(RowFilter(dag_ids=dag_ids, statuses=STUCK), limit=STUCK_SHOWN).rows
     return page(
         request,
         "overview.html",
         deliveries=shown,
-        counts={each: counts.get(each, 0) for each in STUCK},
+        board=board,
         stuck=stuck,
-        stuck_count=sum(counts.values()),
-        statuses=charts.statuses(shown, slots=DELIVERIES_SHOWN),
-        throughput=charts.throughput(shown, slots=DELIVERIES_SHOWN),
-        errors=charts.errors(shown, slots=DELIVERIES_SHOWN),
+        stuck_count=sum(sum(line.counts.values()) for line, _ in board),
+        statuses=charts.statuses(shown),
+        throughput=charts.throughput(shown),
+        errors=charts.errors(shown),
         running=any(delivery.is_running(now) for delivery in shown),
         now=now,
     )
@@ -100,7 +102,10 @@ def rows(  # noqa: PLR0917 -- FastAPI passes by name
     with reading() as ledger:
         admin = LedgerAdmin(ledger, actor=user.get_name())
         counts = admin.counts(scope)
-        found = _found(admin, chosen, after=cursor)
+        matching = sum(counts.get(each, 0) for each in chosen.statuses or LedgerStatus)
+        listing = _listing(admin, wanted, chosen, after=cursor, offset=page_cursor.offset, matching=matching)
+        gone = _gone_on(ledger, user, scope, wanted, search=chosen.search, offset=page_cursor.offset)
+        causes = Triage(ledger).causes(scope) if not wanted.row_key else None
         deliveries = DeliveryRecords(ledger).latest(
             dag_ids=(dag_id,), run_id=scope.run_id, task_id=scope.task_id, map_index=scope.map_index, limit=PAGE
         )
@@ -113,10 +118,11 @@ def rows(  # noqa: PLR0917 -- FastAPI passes by name
         wanted=wanted,
         counts={each: counts.get(each, 0) for each in BY_URGENCY},
         shares=charts.share_bar({each.value: counts.get(each, 0) for each in reversed(BY_URGENCY)}),
-        rows=found.rows,
-        following=following_page(found.following) if found.following else None,
-        searched_in_part=bool((chosen.search or chosen.error) and found.following and len(found.rows) < PAGE),
-        is_first=cursor is None,
+        listing=listing,
+        gone=gone,
+        causes=causes,
+        max_sorted=MAX_SORTED,
+        is_first=cursor is None and not page_cursor.offset,
         deliveries=deliveries,
         decided=decided,
         running=any(delivery.is_running(now) for delivery in deliveries),
@@ -190,12 +196,92 @@ def row(  # noqa: PLR0917 -- FastAPI passes by name
         history=[event for event in history if event.dag_id in seen],
         hidden=sum(event.dag_id not in seen for event in history),
         decisions=DECISIONS,
+        running=found.status is LedgerStatus.IN_FLIGHT,
         decided=decided,
         pages=_pages_in_halo(found),
         actions=[name for name, allowed in ACTIONS_FROM.items() if found.status in allowed and not is_held],
         may_decide=decides(dag_id, user),
         wanted=RowQuery(namespace=namespace, row_key=row_key),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """Rows of a page. `following` is the query of the next one; `is_part` says that a search has not read all rows."""
+
+    rows: list[Any]
+    following: Mapping[str, Any] | None
+    is_part: bool = False
+    is_sorted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoneOn:
+    """Rows that had trouble in a run and are another one's by now; `hidden` are of DAGs that the user may not see."""
+
+    to: list[WentOn]
+    hidden: int
+    listing: Listing | None
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.hidden + sum(each.total for each in self.to)
+
+
+def _listing(
+    admin: LedgerAdmin,
+    wanted: RowQuery,
+    chosen: RowFilter,
+    *,
+    after: UrgencyCursor | None,
+    offset: int,
+    matching: int,
+) -> Listing:
+    """The rows of the page: sorted where that is asked for and they are not too many, else the most urgent first."""
+    if wanted.sort and matching <= MAX_SORTED:
+        by = wanted.sort.removeprefix("-")
+        rows = admin.sorted_page(chosen, by=by, descending=wanted.sort.startswith("-"), limit=PAGE + 1, offset=offset)
+        return Listing(rows=rows[:PAGE], following=_next_offset(rows, offset), is_sorted=True)
+    found = _found(admin, chosen, after=after)
+    following = following_page(found.following) if found.following else None
+    is_part = chosen.is_search and following is not None and len(found.rows) < PAGE
+    return Listing(rows=found.rows, following=following, is_part=is_part)
+
+
+def _gone_on(
+    ledger: Ledger, user: BaseUser, scope: RowFilter, wanted: RowQuery, *, search: str | None, offset: int
+) -> GoneOn | None:
+    """What became of a run's rows in later runs: counted, and listed where they are asked for or searched."""
+    if not scope.is_of_one_run or scope.dag_ids is None or scope.run_id is None:
+        return None
+    dag_id, run_id = scope.dag_ids[0], scope.run_id
+    triage = Triage(ledger)
+    to = triage.went_on(dag_id, run_id)
+    if not to:
+        return None
+    seen = visible({each.dag_id for each in to if each.dag_id}, user)
+    listing = None
+    if wanted.went_on or search:
+        offset = offset if wanted.went_on else 0
+        rows = triage.rows_that_went_on(dag_id, run_id, dag_ids=seen, search=search, limit=PAGE + 1, offset=offset)
+        listing = Listing(rows=rows[:PAGE], following=_next_offset(rows, offset))
+    shown = [each for each in to if each.dag_id in seen]
+    return GoneOn(to=shown, hidden=sum(each.total for each in to if each.dag_id not in seen), listing=listing)
+
+
+def _next_offset(rows: Sequence[Any], offset: int) -> dict[str, Any] | None:
+    return {"offset": offset + PAGE} if len(rows) > PAGE else None
+
+
+def _board(stuck: Sequence[StuckRows], last: Sequence[DeliveryRecord]) -> list[tuple[StuckRows, DeliveryRecord | None]]:
+    """Every submission of every DAG with its last delivery: those with stuck rows first."""
+    by_place = {(each.dag_id, each.namespace): each for each in last}
+    lines = [(line, by_place.pop((line.dag_id, line.namespace), None)) for line in stuck]
+    return lines + [
+        (StuckRows(dag_id=each.dag_id, namespace=each.namespace), each)
+        for each in sorted(by_place.values(), key=lambda each: each.started_at, reverse=True)
+    ]
 
 
 def _found(admin: LedgerAdmin, wanted: RowFilter, *, after: UrgencyCursor | None) -> UrgencyPage:

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import Request, status
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from halo_provider.ledger.delivery_records import duration
 from halo_provider.ui import charts
@@ -57,5 +58,9 @@ def _environment() -> Environment:
     return environment
 
 
-def _timestamp(value: datetime | None) -> str:
-    return f"{value:%Y-%m-%d %H:%M:%S} UTC" if value is not None else ""
+def _timestamp(value: datetime | None) -> Markup:
+    """A time that the script turns into the person's own time zone; without the script it is UTC."""
+    if value is None:
+        return Markup()
+    iso = value.isoformat(timespec="seconds")
+    return Markup('<time datetime="{}" title="{}">{} UTC</time>').format(iso, iso, f"{value:%Y-%m-%d %H:%M:%S}")

@@ -1,8 +1,6 @@
 """A person at the browser: watches a run, finds the row that got stuck, requeues it, and sees it delivered."""
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +13,14 @@ from halo_provider.demo.processes import Home, Processes
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, serving
 from halo_provider.simulator.faults import Fault
 from tests.acceptance.airflows import running_airflow
+from tests.acceptance.browsers import CHROMIUM_FLAGS, chromium
 
 playwright = pytest.importorskip("playwright.sync_api")
 
 pytestmark = pytest.mark.acceptance
 
 DAG = "orders"
+AGAIN = "orders_again"
 ROWS = 40
 STUCK = "order-7"
 PASSWORD = "password of admin"
@@ -41,25 +41,16 @@ with DAG("{DAG}", schedule=None, start_date=datetime(2026, 1, 1)):
         on_in_doubt="hold",
         retries=0,
     )
+
+with DAG("{AGAIN}", schedule=None, start_date=datetime(2026, 1, 1)):
+    HaloTicketOperator(
+        task_id="tickets",
+        submission=Submission(name="again", key="id", user=User(id="user"), message="Order {{id}}"),
+        rows=[{{"id": f"order-{{each}}", "user": f"again_{{each}}"}} for each in range({ROWS})],
+        on_in_doubt="hold",
+        retries=0,
+    )
 """
-CHROMIUM_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-def chromium() -> str:
-    """Where Debian's Chromium is; skips where it is not, and fails in CI."""
-    if found := shutil.which("chromium"):
-        return found
-    if os.environ.get("CI"):
-        pytest.fail("CI needs Debian's chromium: apt-get install chromium")
-    pytest.skip("Debian's chromium is not installed")
 
 
 class PasswordApi(AirflowApi):
@@ -85,25 +76,25 @@ class Airflow:
         """Where its pages are."""
         return self.api.url
 
-    def trigger(self) -> str:
+    def trigger(self, dag_id: str = DAG) -> str:
         """Start a run, and return its id."""
-        return self.api.trigger(DAG).run_id
+        return self.api.trigger(dag_id).run_id
 
-    def task(self, run_id: str) -> Any:
+    def task(self, run_id: str, *, dag_id: str = DAG) -> Any:
         """The one task instance of a run."""
-        return self.get(f"/dagRuns/{run_id}/taskInstances/tickets")
+        return self.get(f"/dagRuns/{run_id}/taskInstances/tickets", dag_id=dag_id)
 
-    def reaches(self, run_id: str, state: str) -> None:
+    def reaches(self, run_id: str, state: str, *, dag_id: str = DAG) -> None:
         """Wait for the task's state."""
         self.processes.wait(
-            lambda: self.task(run_id)["state"] == state or None,
+            lambda: self.task(run_id, dag_id=dag_id)["state"] == state or None,
             stage=f"the task of {run_id} is to be {state}",
             timeout=PATIENCE,
         )
 
-    def get(self, path: str) -> Any:
+    def get(self, path: str, *, dag_id: str = DAG) -> Any:
         """What the API answers."""
-        return self.api.request("GET", f"/api/v2/dags/{DAG}{path}").json()
+        return self.api.request("GET", f"/api/v2/dags/{dag_id}{path}").json()
 
 
 @contextmanager
@@ -129,7 +120,7 @@ def serving_orders(home: Home, *, metadata_url: str | None) -> Iterator[Airflow]
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
         }
         with running_airflow(
-            home, dag_ids=[DAG], settings=settings, metadata_url=metadata_url, api=PasswordApi
+            home, dag_ids=[DAG, AGAIN], settings=settings, metadata_url=metadata_url, api=PasswordApi
         ) as running:
             api, processes = running
             yield Airflow(api=api, processes=processes, simulator=simulator)
@@ -182,13 +173,13 @@ def test_stuck_row_is_found_requeued_and_delivered(airflow: Airflow, page: Any) 
     expect(sentence).to_contain_text(f"{ROWS} rows; {ROWS - 1} delivered, 1 in doubt")
     assert airflow.task(first_run)["state"] == "failed"
 
-    tab.get_by_role("link", name="in doubt 1").click()
+    tab.get_by_role("link", name="in doubt 1", exact=True).click()
     expect(tab.locator("table.rows tbody tr")).to_have_count(1)
     tab.get_by_role("link", name=STUCK, exact=True).click()
     expect(tab.get_by_text("It was sent, and no trustworthy answer came")).to_be_visible()
     tab.get_by_role("link", name="Requeue…").click()
     tab.get_by_label("Reason (optional)").fill("not in Halo")
-    tab.get_by_role("button", name="Requeue").click()
+    tab.get_by_role("button", name="Requeue only").click()
     expect(tab.get_by_role("status")).to_contain_text("1 row requeued")
     expect(tab.locator(".history")).to_contain_text("not in Halo by admin")
 
@@ -198,6 +189,61 @@ def test_stuck_row_is_found_requeued_and_delivered(airflow: Airflow, page: Any) 
     expect(tab.locator("p.sentence").first).to_contain_text(f"{ROWS} rows; 1 delivered, {ROWS - 1} already delivered")
     tab.get_by_role("link", name=STUCK, exact=True).click()
     expect(tab.get_by_role("heading", name=f"{STUCK} delivered")).to_be_visible()
+
+
+def test_stuck_rows_are_requeued_and_run_in_one_go(airflow: Airflow, page: Any) -> None:
+    """By keyboard: the rows in doubt, the decision, and the same run again, on a page that shows them delivered."""
+    expect = playwright.expect
+    for number in (3, 4, 5):
+        airflow.simulator.script_for(user_id=f"again_{number}", faults=[Fault.status(500)])
+    run_id = airflow.trigger(AGAIN)
+    airflow.reaches(run_id, "failed", dag_id=AGAIN)
+    tab = open_tab(page, airflow, run_id, dag_id=AGAIN)
+    actions = (
+        tab.get_by_role("link", name="in doubt 3", exact=True),
+        tab.get_by_role("link", name="Requeue all in doubt…"),
+        tab.get_by_role("button", name="Requeue and run again in this run"),
+    )
+    for each in actions:
+        each.focus()
+        page.keyboard.press("Enter")
+    expect(tab.get_by_role("status")).to_contain_text("3 rows requeued")
+    expect(tab.locator("p.sentence").first).to_contain_text(f"{ROWS} rows; 3 delivered, {ROWS - 3} already delivered")
+    expect(tab.get_by_role("link", name=f"delivered {ROWS}", exact=True)).to_be_visible()
+    airflow.reaches(run_id, "success", dag_id=AGAIN)
+
+
+def test_refresh_keeps_focus_boxes_and_what_is_typed(airflow: Airflow, page: Any) -> None:
+    """A page that keeps itself current takes nothing out of a person's hands, and says when it cannot."""
+    expect = playwright.expect
+    airflow.reaches(airflow.trigger(), "success")
+    page.goto(f"{airflow.url}/halo/dags/{DAG}/rows")
+    box = page.locator("input[name=row]").nth(2)
+    box.check()
+    page.get_by_role("searchbox").fill("order-3")
+    page.evaluate("update()")
+    expect(page.get_by_role("searchbox")).to_be_focused()
+    expect(page.get_by_role("searchbox")).to_have_value("order-3")
+    expect(box).to_be_checked()
+    expect(page.locator("#age")).to_contain_text("updated")
+    page.context.set_offline(True)
+    page.evaluate("update()")
+    expect(page.locator("#age")).to_contain_text("connection lost")
+    page.context.set_offline(False)
+    page.evaluate("update()")
+    expect(page.locator("#age")).to_contain_text("updated")
+
+
+def test_links_leave_airflows_frame(airflow: Airflow, page: Any) -> None:
+    """To the task's log in Airflow, in place of the page that frames the rows; Halo's dashboard is linked."""
+    run_id = airflow.trigger()
+    airflow.reaches(run_id, "success")
+    tab = open_tab(page, airflow, run_id)
+    tab.locator(".out").get_by_role("link", name="task log").first.click()
+    page.wait_for_url(lambda url: "/tasks/tickets" in url and "/plugin/" not in url)
+    row = page.goto(f"{airflow.url}/halo/dags/{DAG}/row?namespace=halo_default/order&row_key={STUCK}")
+    assert row.ok
+    playwright.expect(page.get_by_role("link", name="https://dashboard.example.com")).to_be_visible()
 
 
 def test_task_shows_progress_and_link_in_airflows_own_pages(airflow: Airflow, page: Any) -> None:
@@ -239,7 +285,7 @@ def test_connection_form_explains_every_field(airflow: Airflow, page: Any) -> No
     expect(page.locator("input[type=password]")).to_have_count(len(("widget key", "identity secret")))
 
 
-def open_tab(page: Any, airflow: Airflow, run_id: str) -> Any:
+def open_tab(page: Any, airflow: Airflow, run_id: str, *, dag_id: str = DAG) -> Any:
     """The plugin's tab on the run's page."""
-    page.goto(f"{airflow.url}/dags/{DAG}/runs/{run_id}/plugin/halo-run")
+    page.goto(f"{airflow.url}/dags/{dag_id}/runs/{run_id}/plugin/halo-run")
     return page.frame_locator("iframe[title=Halo]")

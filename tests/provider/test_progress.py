@@ -86,6 +86,22 @@ def task_state(run: Run, task_id: str) -> Any:
     return json.loads(found.value) if found else None
 
 
+def test_report_names_the_rejected_rows_that_the_ledger_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many of them that a record stays small."""
+    monkeypatch.setattr(module, "MAX_UNLISTED", 2)
+    watcher = Watcher()
+    running = progress(Log(), watcher=watcher)
+
+    async def deliver() -> None:
+        async with running.reported():
+            running.row_ended(outcome(RowStatus.REJECTED, "listed"))
+            for _ in range(3):
+                running.row_ended(outcome(RowStatus.REJECTED, "no key")._replace(row_key=None, is_listed=False))
+
+    asyncio.run(deliver())
+    assert watcher.tallies[-1].unlisted == (("row 1", "no key"),) * 2
+
+
 def test_watchers_see_the_counts_grow_and_the_end_once() -> None:
     """Reports come while the delivery runs, all in one thread that is not the loop's, and a last one after it."""
     watcher = Watcher()

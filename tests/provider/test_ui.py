@@ -811,6 +811,139 @@ def test_unexpected_error_has_the_security_headers(
     assert "a detail" not in answer.text
 
 
+def test_errors_are_grouped_by_cause_and_filter_the_rows(ledger: Ledger, op: Browser) -> None:
+    """Each cause with its number of rows; behind it are these rows, and a decision about just them."""
+    add_rows(ledger, ("1", "2", "3"), LedgerStatus.REJECTED, error="422 invalid e-mail")
+    add_row(ledger, "4", LedgerStatus.REJECTED, error="400 no such agent")
+    add_row(ledger, "5", LedgerStatus.DELIVERED)
+    page = op.get(rows_page(run_id=RUN))
+    causes = page.text.partition('<ul class="causes">')[2].partition("</ul>")[0]
+    assert re.findall(r"<b>(\d+) [^<]*</b> <span class=\"error\">([^<]*)</span>", causes) == [
+        ("3", "422 invalid e-mail"),
+        ("1", "400 no such agent"),
+    ]
+    behind = html.unescape(re.findall(r'href="/halo/([^"]*)"', causes)[0])
+    filtered = op.get(behind)
+    assert row_keys(filtered) == ["1", "2", "3"]
+    assert "Requeue all rejected with this error" in filtered.text
+    assert filtered.text.count("422 invalid e-mail") < 5, "a repeated error stands once"
+    confirm(op, op.get(decision("requeue", run_id=RUN, status="rejected", error="422 invalid e-mail")))
+    assert [status_of(ledger, row_key) for row_key in "1234"] == ["pending"] * 3 + ["rejected"]
+
+
+@pytest.mark.parametrize(
+    ("sort", "expected"), [("attempts", ["2", "1", "3"]), ("-attempts", ["3", "1", "2"]), ("user_id", ["3", "2", "1"])]
+)
+def test_rows_are_sorted_by_a_column(ledger: Ledger, viewer: Browser, sort: str, expected: list[str]) -> None:
+    """Whatever their status is."""
+    add_row(ledger, "1", LedgerStatus.DELIVERED, attempts=2, user_id="c")
+    add_row(ledger, "2", LedgerStatus.FAILED, attempts=1, user_id="b")
+    add_row(ledger, "3", LedgerStatus.IN_DOUBT, attempts=3, user_id="a")
+    page = viewer.get(rows_page(sort=sort))
+    assert row_keys(page) == expected
+    assert 'aria-sort="descending"' if sort.startswith("-") else 'aria-sort="ascending"' in page.text
+
+
+def test_sorted_rows_are_shown_once_each(ledger: Ledger, viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Page after page, also where many have the same value."""
+    monkeypatch.setattr(rows, "PAGE", 4)
+    keys = [f"{each:02}" for each in range(10)]
+    add_rows(ledger, keys, LedgerStatus.FAILED)
+    seen: list[str] = []
+    address: str | None = rows_page(sort="-attempts")
+    while address:
+        page = viewer.get(address)
+        seen += row_keys(page)
+        following = re.findall(r'rel="next" href="/halo/([^"]*)"', page.text)
+        address = html.unescape(following[0]) if following else None
+    assert seen == keys
+
+
+def test_too_many_rows_are_not_sorted(ledger: Ledger, viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page says so, and shows them in its own order."""
+    monkeypatch.setattr(rows, "MAX_SORTED", 1)
+    add_rows(ledger, ("1", "2"), LedgerStatus.FAILED)
+    page = viewer.get(rows_page(sort="-row_key"))
+    assert row_keys(page) == ["1", "2"]
+    assert "So many rows are not sorted" in page.text
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"), [("hour", ["now"]), ("week", ["now", "old"]), ("before_day", ["old"])]
+)
+def test_rows_are_filtered_by_time(ledger: Ledger, viewer: Browser, changed: str, expected: list[str]) -> None:
+    """By when they changed last."""
+    add_row(ledger, "now", LedgerStatus.FAILED)
+    add_row(ledger, "old", LedgerStatus.FAILED, updated_at=ledger.now() - timedelta(days=2))
+    assert row_keys(viewer.get(rows_page(changed=changed))) == expected
+
+
+def test_rejected_rows_that_the_ledger_has_not_are_listed_too(ledger: Ledger, viewer: Browser) -> None:
+    """Without a usable key there is no line in the ledger: the delivery's record tells of them."""
+    task_instance = TaskInstanceRef(dag_id=DAG, run_id=RUN, task_id="tickets", map_index=-1, try_number=1)
+    DeliveryRecords(ledger).begin("owner", namespace=NAMESPACE, task_instance=task_instance, total=2)
+    counts = DeliveryCounts(rejected=2, total=2, unlisted=[("row 7", "order_id: the key is empty")])
+    DeliveryRecords(ledger).update("owner", counts, ended=True)
+    text = viewer.get(rows_page(run_id=RUN)).text
+    assert "1 rejected row is not in the list below" in text
+    assert 'row 7</b>: <span class="error">order_id: the key is empty' in text
+
+
+def take(ledger: Ledger, row_keys: Iterable[str], *, dag_id: str, run_id: str) -> None:
+    """Let another run have the rows."""
+    task_instance = TaskInstanceRef(dag_id=dag_id, run_id=run_id, task_id="tickets", map_index=-1)
+    holder = ledger.lease_holder(NAMESPACE, task_instance=task_instance)
+    holder.claim([Candidate(row_key=each, payload_hash="b" * 64) for each in row_keys], on_in_doubt="resend")
+    holder.release(list(row_keys))
+
+
+def test_row_is_found_in_the_run_it_failed_in(ledger: Ledger, viewer: Browser) -> None:
+    """After another run took it: counted with where it is, listed, and found by a search."""
+    add_rows(ledger, ("1", "2", "3"), LedgerStatus.FAILED, owner="their run")
+    LedgerAdmin(ledger, actor="somebody").requeue(RowFilter(row_keys=("1", "2", "3")))
+    take(ledger, ["1", "2"], dag_id=DAG, run_id="later")
+    page = viewer.get(rows_page(run_id=RUN))
+    assert row_keys(page) == ["3"]
+    assert "2 rows that had trouble in this run went on" in page.text
+    assert re.search(r'run_id=later">later</a>: <a href="[^"]*status=pending">2 pending</a>', page.text)
+    assert row_keys(viewer.get(rows_page(run_id=RUN, went_on="yes"))) == ["1", "2"]
+    found = viewer.get(rows_page(run_id=RUN, search="2"))
+    assert row_keys(found) == ["2"]
+    assert "Found among the rows that went on to another run" in found.text
+
+
+def test_row_that_went_on_to_a_hidden_dag_is_counted_only(ledger: Ledger, op: Browser, only_orders: None) -> None:
+    """Its run and its keys are that DAG's."""
+    add_row(ledger, "1", LedgerStatus.FAILED, owner="their run")
+    LedgerAdmin(ledger, actor="somebody").requeue(RowFilter(row_keys=("1",)))
+    take(ledger, ["1"], dag_id="secret", run_id="secret run")
+    for page in (op.get(rows_page(run_id=RUN, went_on="yes")), op.get(rows_page(run_id=RUN, search="1"))):
+        assert row_keys(page) == []
+        assert "1 to a DAG that you may not see" in page.text
+        assert "secret" not in page.text
+
+
+def test_overview_tells_where_to_begin(ledger: Ledger, viewer: Browser) -> None:
+    """One line for each DAG and submission: counts that are links, the oldest, what is new, and the last run."""
+    day_before = ledger.now() - timedelta(days=2)
+    add_rows(ledger, ("1", "2"), LedgerStatus.IN_DOUBT)
+    add_row(ledger, "3", LedgerStatus.FAILED, updated_at=day_before)
+    add_row(ledger, "4", LedgerStatus.DELIVERED, dag_id="fine")
+    for dag_id in (DAG, "fine"):
+        task_instance = TaskInstanceRef(dag_id=dag_id, run_id=RUN, task_id="tickets", map_index=-1, try_number=1)
+        DeliveryRecords(ledger).begin(dag_id, namespace=NAMESPACE, task_instance=task_instance, total=1)
+        DeliveryRecords(ledger).update(dag_id, DeliveryCounts(delivered=1), ended=True)
+    page = viewer.get("")
+    first, second = re.findall(r'<tr data-key="\w+ halo.*?</tr>', page.text, re.DOTALL)
+    numbers = re.findall(r'<a class="bad" href="/halo/([^"]*)">(\d+)</a>', first)
+    assert [count for _, count in numbers] == ["2", "1"]
+    assert row_keys(viewer.get(html.unescape(numbers[0][0]))) == ["1", "2"]
+    assert f"{day_before:%Y-%m-%d %H:%M}" in first
+    assert re.search(r"changed=day[^>]*>2</a>", first), "two are new"
+    assert "complete" in second
+    assert f"run_id={RUN.replace(':', '%3A').replace('+', '%2B')}" in second
+
+
 def test_run_shows_its_progress(ledger: Ledger, viewer: Browser) -> None:
     """Counts, pace, time left and the last error of a running delivery are on its tab, which keeps itself current."""
     task_instance = TaskInstanceRef(dag_id=DAG, run_id=RUN, task_id="tickets", map_index=-1, try_number=2)
@@ -821,7 +954,7 @@ def test_run_shows_its_progress(ledger: Ledger, viewer: Browser) -> None:
     DeliveryRecords(ledger).update("owner", counts)
     text = viewer.get(rows_page(run_id=RUN)).text
     assert "data-running" in text
-    assert '<progress max="1000" value="250">' in text
+    assert '<rect class="left"' in text, "the bar has the rows that are left"
     assert "250 of 1,000 rows; 240 delivered, 10 in doubt; 5 rows/s, about 2 min left" in text
     assert "Last error: Halo answered 500" in text
 

@@ -1,8 +1,11 @@
-// Follows the look that is chosen in Airflow, whose page frames this one, keeps a running delivery's page current, and
+// Follows the look that is chosen in Airflow, whose page frames this one, keeps the page current, and
 // does what a form or a link cannot: start a run with the person's own rights, leave the frame, copy.
 "use strict";
 
-const REFRESH = 2000; // milliseconds
+const REFRESH = 2000; // milliseconds, while a delivery runs
+const IDLE_REFRESH = 10000; // milliseconds, otherwise: a run may begin at any time
+let updated = Date.now();
+let lost = "";
 
 function outerLook() {
   try {
@@ -18,21 +21,108 @@ function followLook() {
   document.documentElement.dataset.look = ["dark", "light"].includes(chosen) ? chosen : "system";
 }
 
-async function refresh() {
-  if (!("running" in document.body.dataset)) return;
-  if (!document.hidden && !document.querySelector("main :focus")) {
-    try {
-      const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
-      if (answer.ok) {
-        const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-        document.querySelector("main").replaceWith(fresh.querySelector("main"));
-        if (!("running" in fresh.body.dataset)) delete document.body.dataset.running;
-      }
-    } catch {
-      // the server is away for a moment
-    }
+// Change what differs and leave the rest: focus, selection, chosen boxes and what is being typed stay.
+function morph(old, fresh) {
+  if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName) {
+    old.replaceWith(fresh);
+  } else if (old.nodeType !== Node.ELEMENT_NODE) {
+    if (old.data !== fresh.data) old.data = fresh.data;
+  } else {
+    for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+    for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+    morphChildren(old, fresh);
   }
+}
+
+function morphChildren(old, fresh) {
+  const keyed = new Map([...old.children].filter((each) => each.dataset.key).map((each) => [each.dataset.key, each]));
+  let place = old.firstChild;
+  for (const wanted of [...fresh.childNodes]) {
+    const key = wanted.dataset?.key;
+    let found = key ? keyed.get(key) : place;
+    if (found && !key && found.dataset?.key) found = null; // an element with a key is only ever itself
+    if (!found) {
+      old.insertBefore(wanted, place);
+      continue;
+    }
+    if (found !== place) old.insertBefore(found, place);
+    place = found.nextSibling;
+    morph(found, wanted);
+  }
+  while (place) {
+    const following = place.nextSibling;
+    place.remove();
+    place = following;
+  }
+}
+
+async function update() {
+  try {
+    const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+    if (answer.ok) {
+      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+      localTimes(fresh);
+      morph(document.querySelector("main"), fresh.querySelector("main"));
+      document.body.toggleAttribute("data-running", fresh.body.hasAttribute("data-running"));
+      updated = Date.now();
+      lost = "";
+    } else {
+      lost = answer.status === 401 ? "you are no longer logged in" : `Airflow answered ${answer.status}`;
+    }
+  } catch {
+    lost = "connection lost";
+  }
+  showAge();
+}
+
+async function refresh() {
+  if (!document.hidden) await update();
+  setTimeout(refresh, document.body.hasAttribute("data-running") ? REFRESH : IDLE_REFRESH);
+}
+
+function showAge() {
+  const line = document.querySelector("#fresh");
+  if (!line) return;
+  line.textContent = `updated ${howLong(Date.now() - updated)} ago, times in ${zone()}`;
+  const alert = document.querySelector("#lost"); // read aloud when it changes, and only then
+  if (alert.textContent !== lost) alert.textContent = lost;
+}
+
+function howLong(milliseconds) {
+  const seconds = Math.max(0, Math.round(milliseconds / 1000));
+  if (seconds < 60) return `${seconds} s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
+  return seconds < 172800 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86400)} days`;
+}
+
+// The time zone that is chosen in Airflow.
+function zone() {
+  const chosen = localStorage.getItem("timezone");
+  try {
+    return JSON.parse(chosen) || "UTC";
+  } catch {
+    return chosen;
+  }
+}
+
+function localTimes(root) {
+  let format;
+  try {
+    format = new Intl.DateTimeFormat("sv", { dateStyle: "short", timeStyle: "medium", timeZone: zone() });
+  } catch {
+    return; // no such zone: the times stay in UTC, and say so
+  }
+  for (const each of root.querySelectorAll("time")) {
+    const at = new Date(each.dateTime);
+    each.textContent = `${format.format(at)}, ${howLong(Date.now() - at)} ago`;
+  }
+}
+
+function stayCurrent() {
+  if (!document.body.hasAttribute("data-live")) return;
   setTimeout(refresh, REFRESH);
+  setInterval(showAge, 1000);
+  document.addEventListener("visibilitychange", () => document.hidden || update());
 }
 
 followLook();
@@ -40,7 +130,8 @@ if (window.parent !== window && outerLook()) {
   new MutationObserver(followLook).observe(window.parent.document.documentElement, { attributeFilter: ["class"] });
 }
 addEventListener("storage", followLook);
-addEventListener("DOMContentLoaded", () => setTimeout(refresh, REFRESH));
+addEventListener("DOMContentLoaded", () => localTimes(document));
+addEventListener("DOMContentLoaded", stayCurrent);
 
 // Airflow frames these pages in a sandbox that lets no link leave it. A link in the outer page may.
 function leaveFrame(event) {
