@@ -27,7 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from halo_provider.ledger.ledger import Ledger
 from halo_provider.ledger.statuses import RowStatus
 from halo_provider.sources.sql import SqlSource
-from tests.benchmarks import chart, mapped_tasks, weather
+from tests.benchmarks import chart, mapped_tasks, profile, weather
 from tests.benchmarks.contenders import (
     APPLICATION,
     Applications,
@@ -62,6 +62,8 @@ WIDE_LATENCY = 2.0  # seconds
 WIDE_WAVES = 10
 LEDGER_ROWS = 6_000
 LEDGER_ROUNDS = 3
+PROFILE_ROUNDS = 3
+PROFILE_SHOWN = 0.02  # share of the loop's time from which code has a line of its own
 MEMORY_ROWS = (10_000, 100_000)
 FULL_MEMORY_ROWS = 1_000_000  # takes minutes
 
@@ -242,6 +244,18 @@ class Bench:
             caption = f"Rows a second, answers after 0.5 s, {datetime.now(UTC).date()}, {machine()}"
             chart.draw_course(WEATHER_CHART, course.delivered, possible, refused=course.refused, caption=caption)
 
+    def profile(self, url: str) -> tuple[Measured, Measured, list[tuple[str, float]]]:
+        """The provider and the bare loop where answers come at once, and what the provider's loop does meanwhile."""
+        say("profile")
+        applications = self.applications(ROWS_AT_ONCE)
+
+        def run() -> Measured:
+            return halo(applications, url, in_flight=DEFAULT_IN_FLIGHT, ledger_path=self.fresh("ledger.db"))
+
+        ours = sorted((run() for _ in range(PROFILE_ROUNDS)), key=lambda one: one.loop_cpu_per_row)[PROFILE_ROUNDS // 2]
+        bare = bare_loop(applications, url, in_flight=DEFAULT_IN_FLIGHT)
+        return ours, bare, profile.shares(run)
+
     def memory(self, url: str, rows: int) -> float:
         """The peak of a process of its own, in MB."""
         say(f"memory at {rows:,} rows")
@@ -320,10 +334,31 @@ def ledger_lines(bench: Bench) -> Iterator[str]:
     yield ""
 
 
+def profile_lines(bench: Bench) -> Iterator[str]:
+    """The section about what a row costs the loop."""
+    with serving(seconds=0.0) as server:
+        ours, bare, shares = bench.profile(server.url)
+    yield "## What a row costs"
+    yield ""
+    others = ours.cpu_per_row - ours.loop_cpu_per_row
+    yield f"Answers at once, {DEFAULT_IN_FLIGHT} in flight. A row costs {ours.loop_cpu_per_row:.0f} µs of processor"
+    yield f"time on the loop's thread, and {others:.0f} on those that read and that keep the ledger, which share one"
+    yield f"interpreter lock with it; the bare loop {bare.cpu_per_row:.0f}. Of the loop's time, by a profile (C code"
+    yield "counts for the Python code that calls it):"
+    yield ""
+    yield "| Code | Share | µs a row |"
+    yield "|---|--:|--:|"
+    shown = [(room, share) for room, share in shares if share >= PROFILE_SHOWN]
+    for room, share in [*shown, ("all others", 1.0 - sum(share for _, share in shown))]:
+        yield f"| {room} | {share:.0%} | {share * ours.loop_cpu_per_row:.0f} |"
+    yield ""
+
+
 SECTIONS: dict[str, Callable[[Bench], Iterator[str]]] = {
     "weather": weather_lines,
     "wide": wide_lines,
     "ledger": ledger_lines,
+    "profile": profile_lines,
 }
 
 

@@ -66,7 +66,12 @@ class Result:
 def has_python(part: Part) -> bool:
     """Whether its Python is on this machine."""
     command = [UV, "python", "find", "--no-python-downloads", "--quiet", part.python]
-    return subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0
+    return subprocess.run(command, check=False, env=_with_pyenv(part), stdout=subprocess.DEVNULL).returncode == 0
+
+
+def _with_pyenv(part: Part) -> dict[str, str]:
+    """The environment in which pyenv, where it is used, shows a Python that is not its global one."""
+    return {**os.environ, "PYENV_VERSION": part.python}
 
 
 def environment(name: str) -> Path:
@@ -78,7 +83,7 @@ def environment(name: str) -> Path:
     if stamp.exists() and stamp.read_text() == wanted:
         return python
     make = [UV, "venv", "--quiet", "--clear", "--no-python-downloads", "--python", part.python, home]
-    subprocess.run(make, check=True)
+    subprocess.run(make, check=True, env=_with_pyenv(part))
     subprocess.run(
         [
             UV, "pip", "install", "--quiet", "--python", python, "--constraint", part.constraints,
