@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
     from airflow.models.dag import DagModel
     from airflow.models.log import Log as AuditLog
-    from airflow.models.xcom import XCom
+    from airflow.models.xcom import XCom, XComModel
     from airflow.plugins_manager import AirflowPlugin
     from airflow.providers.common.compat.openlineage.facet import (
         Dataset,
@@ -97,6 +97,7 @@ __all__ = [
     "TaskInstanceKey",
     "TriggerEvent",
     "XCom",
+    "XComModel",
     "conf",
     "create_session",
     "dag_details",
@@ -150,6 +151,7 @@ _PLACES: dict[str, tuple[str, ...]] = {  # newest first; where a name was anothe
     "TaskInstanceKey": ("airflow.sdk.types", "airflow.models.taskinstancekey"),
     "TriggerEvent": ("airflow.triggers.base",),
     "XCom": ("airflow.models.xcom",),
+    "XComModel": ("airflow.models.xcom",),  # from Airflow 3.0 on, for the pages
     "conf": ("airflow.sdk.configuration", "airflow.configuration"),
     "create_session": ("airflow.utils.session",),
     "get_auth_manager": ("airflow.api_fastapi.app",),

@@ -19,6 +19,7 @@ from halo_provider.ledger.database import new_engine
 if TYPE_CHECKING:
     from halo_provider.compat import Context
 
+OWN_LEDGER_KEY = "halo_ledger"  # of the XCom that says which connection has a task's rows, where it is not everybody's
 IN_MEMORY = "sqlite://"
 DEFAULT_LEDGER = "default"  # the name of the SQLite ledger in reports
 
@@ -41,6 +42,12 @@ def retention_days() -> float | None:
         if 0 < days < math.inf:
             return days
     raise HaloConfigurationError(f"[halo] retention_days must be a number of days, and more than 0, not {written!r}")
+
+
+def own_ledger(ledger_conn_id: str | None) -> str | None:
+    """The connection that holds a task's ledger, where the pages in Airflow's UI do not show it."""
+    conn_id = ledger_connection_id(ledger_conn_id)
+    return conn_id if conn_id != ledger_connection_id(None) else None
 
 
 def open_ledger(ledger_conn_id: str | None = None, *, create: bool = True) -> Ledger:

@@ -131,6 +131,7 @@ class LedgerAdmin:
     def __init__(self, ledger: Ledger, *, actor: str) -> None:
         self._ledger = ledger
         self._actor = actor
+        self._task_names: dict[int, tuple[str, int]] = {}  # task and map index by the task instance's number
 
     def page(
         self,
@@ -227,7 +228,7 @@ class LedgerAdmin:
         run = RowFilter(dag_ids=wanted.dag_ids, run_id=wanted.run_id, statuses=wanted.statuses)
         numbers = select(columns.status, columns.task_ref).where(*run.conditions(by_numbers=True)).distinct()
         pairs = [tuple(pair) for pair in self._all(numbers)]
-        names: dict[int, tuple[str, int]] = {}
+        names = self._task_names
         for status, number in pairs:
             if number is not None and number not in names:
                 one = (*run.conditions(by_numbers=True), columns.status == status.value, columns.task_ref == number)

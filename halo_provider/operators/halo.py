@@ -31,7 +31,14 @@ from halo_provider.exceptions import (
 )
 from halo_provider.hooks.database import database_engine
 from halo_provider.hooks.halo import HaloHook
-from halo_provider.hooks.ledger import DEFAULT_LEDGER, ledger_connection_id, open_ledger, task_instance_of
+from halo_provider.hooks.ledger import (
+    DEFAULT_LEDGER,
+    OWN_LEDGER_KEY,
+    ledger_connection_id,
+    open_ledger,
+    own_ledger,
+    task_instance_of,
+)
 from halo_provider.ledger.delivery_records import DeliveryRecords
 from halo_provider.ledger.rules import OnInDoubt
 from halo_provider.ledger.statuses import RowStatus
@@ -498,6 +505,8 @@ class HaloTicketOperator(_RowsOperator):
                 return self._dry_run(context, source, lease_holder)
             self._refuse_too_many(context, source, lease_holder)
             self._push_link(context, task_instance)
+            if (conn_id := own_ledger(self.ledger_conn_id)) is not None:
+                context["ti"].xcom_push(OWN_LEDGER_KEY, conn_id)
             watchers: dict[str, Watcher] = {
                 "the ledger": DeliveryRecordWatcher(
                     DeliveryRecords(ledger), lease_holder=lease_holder, task_instance=task_instance

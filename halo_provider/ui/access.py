@@ -1,7 +1,7 @@
 """Who may see rows and who may change them, by Airflow's own authentication and authorisation."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -11,12 +11,16 @@ from halo_provider.compat import (
     AuditLog,
     BaseUser,
     DagAccessEntity,
+    XComModel,
     conf,
     create_session,
     dag_details,
     get_auth_manager,
     requires_access_dag,
 )
+from halo_provider.hooks.ledger import OWN_LEDGER_KEY, own_ledger
+
+MAX_XCOMS = 1_000  # the newest, that are read to find other ledgers
 
 # Airflow's dependency reads the DAG id from the URL's path; every route that shows rows has it there.
 SEES_ROWS = Depends(requires_access_dag("GET", DagAccessEntity.TASK_INSTANCE))
@@ -46,6 +50,19 @@ def audit(user: BaseUser, event: str, *, dag_id: str, run_id: str | None, detail
                 extra=json.dumps(details, ensure_ascii=False),
             )
         )
+
+
+def other_ledgers(dag_ids: Sequence[str] | None, *, run_id: str | None = None) -> list[tuple[str, str]]:
+    """DAGs of those given, or of all, whose rows are in a ledger of their operators' own, with its connection."""
+    wanted = [XComModel.key == OWN_LEDGER_KEY]
+    if dag_ids is not None:
+        wanted.append(XComModel.dag_id.in_(dag_ids))
+    if run_id is not None:
+        wanted.append(XComModel.run_id == run_id)
+    with create_session() as db:
+        found = db.query(XComModel).filter(*wanted).order_by(XComModel.timestamp.desc()).limit(MAX_XCOMS)
+        named = {(each.dag_id, str(XComModel.deserialize_value(each))) for each in found}
+    return sorted((dag_id, conn_id) for dag_id, conn_id in named if own_ledger(conn_id) is not None)
 
 
 def clears(dag_id: str, user: BaseUser) -> bool:

@@ -30,7 +30,7 @@ from halo_provider.ledger.row_filter import RowFilter
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.triage import STUCK, StuckRows, Triage, WentOn
 from halo_provider.ui import charts
-from halo_provider.ui.access import SEES_ROWS, decides, visible
+from halo_provider.ui.access import SEES_ROWS, decides, other_ledgers, visible
 from halo_provider.ui.ledgers import DOWNLOAD_WAIT, reading
 from halo_provider.ui.queries import MAX_ID, MAX_KEY, PageCursor, RowQuery, following_page
 from halo_provider.ui.templates import page
@@ -84,6 +84,7 @@ def overview(request: Request, user: GetUserDep) -> HTMLResponse:
         errors=charts.errors(shown),
         running=any(delivery.is_running(now) for delivery in shown),
         now=now,
+        elsewhere=[each for each in other_ledgers(None) if visible({each[0]}, user)],
     )
 
 
@@ -129,6 +130,7 @@ def rows(  # noqa: PLR0917 -- FastAPI passes by name
         may_decide=decides(dag_id, user),
         actions=[action for action, allowed in ACTIONS_FROM.items() if wanted.status in allowed],
         now=now,
+        elsewhere=other_ledgers((dag_id,), run_id=scope.run_id),
     )
 
 

@@ -12,6 +12,7 @@ from halo_provider.cli import main
 from halo_provider.operators.halo import HaloTicketOperator
 from halo_provider.simulator import Simulator
 from halo_provider.submission import Submission
+from halo_provider.ui.access import other_ledgers
 from tests.core.databases import own_database
 from tests.provider.notes import NOTE, rows
 from tests.provider.runs import Connect, RunDag, Statuses
@@ -80,6 +81,7 @@ def test_ledger_may_be_the_database_of_a_connection(
         ledger_conn_id=None if configured else "{{ 'ledger_db' }}",
     )
     assert run(dag).xcom("tickets")["ledger"] == "ledger_db"
+    assert other_ledgers((dag.dag_id,)) == ([] if configured else [(dag.dag_id, "ledger_db")]), "as the pages are told"
     assert counts(run(dag).xcom("tickets")) == {"already_delivered": 2}
     assert not (airflow_home / "halo_ledger.db").exists()
 

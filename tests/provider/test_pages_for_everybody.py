@@ -74,3 +74,30 @@ def test_times_are_in_the_zone_that_is_chosen_in_airflow(served: tuple[str, str]
         assert time.inner_text().startswith(expected)
         assert "ago" in time.inner_text()
         playwright.expect(page.locator("#age")).to_contain_text(f"times in {zone}")
+
+
+def test_person_who_may_see_one_dag_meets_no_other(
+    served: tuple[str, str], browser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not on the overview, not in a chart, not by an address: and the own DAG's rows can be decided about."""
+    from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager  # noqa: PLC0415
+
+    by_role = SimpleAuthManager.is_authorized_dag
+
+    def of_one_dag(self: Any, *, details: Any = None, **request: Any) -> bool:
+        return details is not None and details.id == sample_pages.DAG and by_role(self, details=details, **request)
+
+    monkeypatch.setattr(SimpleAuthManager, "is_authorized_dag", of_one_dag)
+    url, token = served
+    expect = playwright.expect
+    with sample_pages.opened(browser, url, token, look="light", width=1400) as page:
+        page.goto(f"{url}/halo/")
+        expect(page.locator("table.board tbody tr")).to_have_count(1)
+        assert sample_pages.DAG in page.content()
+        assert "cancellation" not in page.content()
+        refused = page.goto(f"{url}/halo/dags/cancellations/rows")
+        assert refused.status == 403
+        page.goto(f"{url}/halo/")
+        page.locator("table.board a.bad").first.click()
+        page.get_by_role("link", name="Requeue all in doubt…").click()
+        expect(page.get_by_role("heading", name="Requeue 6 rows?")).to_be_visible()

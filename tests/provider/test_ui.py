@@ -944,6 +944,23 @@ def test_overview_tells_where_to_begin(ledger: Ledger, viewer: Browser) -> None:
     assert f"run_id={RUN.replace(':', '%3A').replace('+', '%2B')}" in second
 
 
+def test_page_says_which_other_ledger_has_the_rows(
+    ledger: Ledger, op: Browser, only_orders: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where an operator names one of its own, instead of showing that there is nothing; for DAGs that may be seen."""
+    monkeypatch.setattr(
+        rows, "other_ledgers", lambda _dag_ids, **_: [(DAG, "emea_ledger"), ("secret", "secret_ledger")]
+    )
+    overview = op.get("").text
+    assert "halo-ledger --ledger-conn-id emea_ledger list" in overview
+    assert "secret" not in overview
+    monkeypatch.setattr(
+        rows, "other_ledgers", lambda dag_ids, run_id=None: [(dag_ids[0], "emea_ledger")] if run_id == RUN else []
+    )
+    assert "emea_ledger" in op.get(rows_page(run_id=RUN)).text
+    assert "emea_ledger" not in op.get(rows_page(run_id="another run")).text
+
+
 def test_run_shows_its_progress(ledger: Ledger, viewer: Browser) -> None:
     """Counts, pace, time left and the last error of a running delivery are on its tab, which keeps itself current."""
     task_instance = TaskInstanceRef(dag_id=DAG, run_id=RUN, task_id="tickets", map_index=-1, try_number=2)
