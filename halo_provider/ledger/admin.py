@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, case, delete, false, func, insert, not_, or_, select, update
+from sqlalchemy import and_, case, delete, false, func, insert, not_, or_, select, union_all, update
 from sqlalchemy.engine import Connection
 
 from halo_provider.exceptions import DecisionOutdatedError
@@ -26,6 +26,7 @@ PAGE = 100  # rows of a page, unless told otherwise
 SEARCH_STEP = 1_000  # rows that a search reads at a time
 SEARCH_TIME = 0.2  # seconds after which a page of a search ends, with what it has found
 MAX_SORTED = 20_000  # rows that are read to sort them
+NAMED_TOGETHER = 100  # task instances whose names are read by one statement
 CHUNK = 500  # rows changed in one transaction
 EXAMPLES = 5  # rows that a confirmation names
 MYSQL = ("mysql", "mariadb")  # dialects
@@ -229,11 +230,21 @@ class LedgerAdmin:
         numbers = select(columns.status, columns.task_ref).where(*run.conditions(by_numbers=True)).distinct()
         pairs = [tuple(pair) for pair in self._all(numbers)]
         names = self._task_names
-        for status, number in pairs:
-            if number is not None and number not in names:
-                one = (*run.conditions(by_numbers=True), columns.status == status.value, columns.task_ref == number)
-                for row in self._all(select(columns.task_id, columns.map_index).where(*one).limit(1)):
-                    names[number] = (row.task_id, -1 if row.map_index is None else row.map_index)
+        unknown = sorted({number for _, number in pairs if number is not None} - names.keys())
+        for start in range(0, len(unknown), NAMED_TOGETHER):
+            some = unknown[start : start + NAMED_TOGETHER]
+            one_of_each = [
+                select(
+                    select(columns.task_ref, columns.task_id, columns.map_index)
+                    .where(*run.conditions(by_numbers=True), columns.task_ref == number)
+                    .where(columns.status == next(status.value for status, known in pairs if known == number))
+                    .limit(1)
+                    .subquery()
+                )
+                for number in some
+            ]
+            for row in self._all(union_all(*one_of_each)):
+                names[row.task_ref] = (row.task_id, -1 if row.map_index is None else row.map_index)
         return {
             (status, number): names[number]
             for status, number in pairs
@@ -253,11 +264,11 @@ class LedgerAdmin:
         found = self._all(statement.order_by(*wanted.order()).offset(SEARCH_STEP - 1).limit(1))
         return cursor_of(found[0]) if found else None
 
-    def dag_ids(self) -> list[str]:
-        """The DAGs that rows belong to. One query of the index for each, however many rows it has."""
+    def dag_ids(self, statuses: Sequence[LedgerStatus] = tuple(LedgerStatus)) -> list[str]:
+        """The DAGs that rows of these statuses belong to. One query of the index for each, however many rows it has."""
         column = submissions.c.dag_id
         found: set[str] = set()
-        for status in LedgerStatus:
+        for status in statuses:
             last: str | None = None
             while True:
                 # Compared with a text also at first: MySQL reads all of the index where it looks for what is not NULL.

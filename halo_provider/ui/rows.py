@@ -67,7 +67,7 @@ def overview(request: Request, user: GetUserDep) -> HTMLResponse:
     """The latest deliveries of every DAG the user may see, and the rows that were not delivered."""
     with reading() as ledger:
         admin, deliveries = LedgerAdmin(ledger, actor=user.get_name()), DeliveryRecords(ledger)
-        dag_ids = tuple(visible(sorted({*admin.dag_ids(), *deliveries.dag_ids()}), user))
+        dag_ids = tuple(visible(sorted({*admin.dag_ids(STUCK), *deliveries.dag_ids()}), user))
         shown = deliveries.latest(dag_ids=dag_ids, limit=DELIVERIES_SHOWN)
         now = ledger.now()
         board = _board(Triage(ledger).stuck(dag_ids, now=now), deliveries.last_of_each(dag_ids=dag_ids))
