@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Literal, get_args
 
 from halo_provider.delivery.lookup import Look, Sight
@@ -25,6 +25,7 @@ from halo_provider.ledger.admin import (
 from halo_provider.ledger.overview import StatusSummary, by_namespace, summary
 from halo_provider.ledger.row_filter import RowFilter, cursor_of
 from halo_provider.ledger.statuses import LedgerStatus
+from halo_provider.ledger.tombstones import forget, rows_of_user
 from halo_provider.printing import Format, Record, write
 
 # Scripts read these: new columns go to the end.
@@ -114,14 +115,23 @@ def _prune(parsed: argparse.Namespace, admin: LedgerAdmin, ledger: Ledger) -> in
     before = ledger.now() - timedelta(days=_retention_days(parsed))
     wanted = _wanted(parsed)
     if not parsed.row_key:
-        _agree(parsed, _prunable(admin, wanted, before))
+        _agree(parsed, admin.choice(replace(wanted, unchanged_since=before), PRUNE_FROM).counts)
     return _changed(admin.prune(wanted, before=before), parsed)
 
 
-def _prunable(admin: LedgerAdmin, wanted: RowFilter, before: datetime) -> dict[LedgerStatus, int]:
-    """How many rows are old enough, and at their end."""
-    statuses = tuple(status for status in PRUNE_FROM if status in wanted.statuses or not wanted.statuses)
-    return admin.counts(replace(wanted, statuses=statuses, unchanged_since=before)) if statuses else {}
+def _forget(parsed: argparse.Namespace, _admin: LedgerAdmin, ledger: Ledger) -> int:
+    _agree(parsed, dict(Counter(row.status for row in rows_of_user(ledger, parsed.user))))
+    done = forget(ledger, parsed.user, actor=parsed.actor)
+    print(f"{done.rows:,} rows {parsed.done}")
+    if done.rows:
+        print("Halo still has what it got of this user: delete it there", file=sys.stderr)
+    if done.left:
+        print(
+            f"halo-ledger: {done.left:,} rows are a running task's; forget the user again when it has ended",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
 
 
 def _retention_days(parsed: argparse.Namespace) -> float:
@@ -250,11 +260,18 @@ def _parser() -> argparse.ArgumentParser:
     asking.add_argument("row_key", nargs="*", help="rows by key; without any, all that are in doubt")
     asking.set_defaults(command=_ask, status=None, dag_id=None, run_id=None, search=None)
 
+    forgetting = commands.add_parser(
+        "forget", help="erase what the ledger knows of a person, but for a hash by which no row is sent again"
+    )
+    forgetting.add_argument("--user", required=True, metavar="ID", help="the user's id, as it was sent to Halo")
+    _add_yes(forgetting)
+    forgetting.set_defaults(command=_forget, done="forgotten")
+
     for name, command, done, explanation in (
         ("requeue", _requeue, "requeued", "let the next run send rows in doubt, failed or rejected"),
         ("resolve", _resolve, "resolved", "take one row in doubt as delivered, with the session found in Halo"),
         ("reject", _reject, "rejected", "never send rows in doubt, failed or pending, unless their content changes"),
-        ("prune", _prune, "forgotten", "forget old delivered and rejected rows: read again, they are sent again"),
+        ("prune", _prune, "deleted", "delete old delivered and rejected rows: read again, they are sent again"),
     ):
         settling = commands.add_parser(name, help=explanation, description=explanation)
         # One session is one row's: resolving takes one row, by name.

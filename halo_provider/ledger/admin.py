@@ -21,6 +21,7 @@ from halo_provider.ledger.row_filter import RowCursor, RowFilter, cursor_of, key
 from halo_provider.ledger.rules import Change
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import events, submissions
+from halo_provider.ledger.tombstones import no_tombstone
 
 PAGE = 100  # rows of a page, unless told otherwise
 SEARCH_STEP = 1_000  # rows that a search reads at a time
@@ -586,10 +587,10 @@ class LedgerAdmin:
 
 
 def _changeable(before: Sequence[LedgerStatus], *, lease_now: datetime) -> list[Any]:
-    """Rows in one of these statuses that no running task holds."""
+    """Rows in one of these statuses that no running task holds, and whose user is not forgotten."""
     columns = submissions.c
     free = or_(columns.lease_expires_at.is_(None), columns.lease_expires_at <= lease_now)
-    return [free, columns.status.in_([status.value for status in before])]
+    return [free, columns.status.in_([status.value for status in before]), no_tombstone()]
 
 
 def _row_as_decided() -> Any:

@@ -42,6 +42,7 @@ from halo_provider.ledger.rules import (
 )
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import UtcDateTime, events, submissions
+from halo_provider.ledger.tombstones import find_tombstones
 
 
 class LeaseHolder:
@@ -83,9 +84,8 @@ class LeaseHolder:
 
     def preview(self, candidates: Sequence[Candidate], *, on_in_doubt: OnInDoubt) -> dict[str, Claim]:
         """Answer every candidate as `claim` would, and write nothing."""
-        keys = [candidate.row_key for candidate in candidates]
         now, found = self._database.transaction(
-            lambda db: (self._database.times(db).lease_now, find(db, self.namespace, keys))
+            lambda db: (self._database.times(db).lease_now, self._known(db, candidates))
         )
         claims: dict[str, Claim] = {}
         for candidate in candidates:
@@ -199,7 +199,7 @@ class LeaseHolder:
 
     def _claim(self, db: Connection, candidates: Sequence[Candidate], on_in_doubt: OnInDoubt) -> dict[str, Claim]:
         writer = self._writer(db)
-        found = find(db, self.namespace, [candidate.row_key for candidate in candidates])
+        found = self._known(db, candidates)
         claims: dict[str, Claim] = {}
         new_rows: list[dict[str, Any]] = []
         claimed: list[KnownRow] = []
@@ -230,6 +230,12 @@ class LeaseHolder:
         if doubts:
             db.execute(insert(events), doubts)
         return claims
+
+    def _known(self, db: Connection, candidates: Sequence[Candidate]) -> dict[str, KnownRow]:
+        """The rows that the ledger has, those of users who are forgotten included."""
+        found = find(db, self.namespace, [candidate.row_key for candidate in candidates])
+        new = [candidate for candidate in candidates if candidate.row_key not in found]
+        return found | find_tombstones(db, self.namespace, new) if new else found
 
     def _confirm(self, db: Connection, claims: dict[str, Claim]) -> None:
         """Answer BUSY for the rows that another owner claimed after this transaction had read them."""

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from halo_provider.cli import COLUMNS, NAMESPACE_COLUMNS, main
-from halo_provider.ledger import Ledger
+from halo_provider.ledger import Ledger, TaskInstanceRef
 from halo_provider.ledger.admin import LedgerAdmin
 from halo_provider.ledger.row_filter import RowFilter
+from halo_provider.ledger.rules import Candidate
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.simulator import Fault, Simulator
 from halo_provider.sources.csv_file import CsvOptions, CsvSource
@@ -194,7 +195,7 @@ def test_prune_forgets_rows_older_than_so_many_days(
     young = halo_ledger("prune", "--namespace", NAMESPACE, "--older-than", "1", "--yes"), halo_ledger.said
     old = halo_ledger("prune", "--namespace", NAMESPACE, "--older-than", "0", "--yes"), halo_ledger.said
 
-    assert (young, old) == ((0, "0 rows forgotten\n"), (0, "2 rows forgotten\n"))
+    assert (young, old) == ((0, "0 rows deleted\n"), (0, "2 rows deleted\n"))
     assert rows_in(ledger).keys() == {"1"}
 
 
@@ -203,7 +204,7 @@ def test_prune_forgets_rows_older_than_so_many_days(
     [
         (["requeue"], "1 rows would be requeued: 1 in_doubt"),
         (["reject", "--reason", "test"], "1 rows would be rejected: 1 in_doubt"),
-        (["prune", "--older-than", "0"], "2 rows would be forgotten: 2 delivered"),
+        (["prune", "--older-than", "0"], "2 rows would be deleted: 2 delivered"),
     ],
     ids=["requeue", "reject", "prune"],
 )
@@ -230,10 +231,35 @@ def test_what_changes_many_rows_asks_first(
     assert ("--yes does it without a question" in halo_ledger.warned) == (answer is None)
 
 
+def test_forgotten_user_is_not_sent_again(
+    one_in_doubt: Simulator, halo_ledger: Command, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks, says what Halo still has, and the next run sends nothing of the user."""
+    monkeypatch.setattr("sys.stdin", Terminal("yes"))
+
+    assert halo_ledger("forget", "--user", "user-1") == 0
+
+    assert halo_ledger.said == "1 rows forgotten\n"
+    assert halo_ledger.warned.startswith("1 rows would be forgotten: 1 in_doubt\n")
+    assert halo_ledger.warned.endswith("Halo still has what it got of this user: delete it there\n")
+    assert deliveries.run(notes(3)).counts == {RowStatus.ALREADY_DELIVERED: 2, RowStatus.REJECTED: 1}
+
+
+def test_user_whose_row_is_being_sent_is_not_forgotten_yet(halo_ledger: Command, ledger: Ledger) -> None:
+    """The exit code and the words say so."""
+    holder = ledger.lease_holder(NAMESPACE, task_instance=TaskInstanceRef())
+    holder.claim([Candidate("1", user_id="user-1", payload_hash="1")], on_in_doubt="resend")
+
+    assert halo_ledger("forget", "--user", "user-1", "--yes") == 1
+
+    assert halo_ledger.said == "0 rows forgotten\n"
+    assert halo_ledger.warned == ("halo-ledger: 1 rows are a running task's; forget the user again when it has ended\n")
+
+
 def test_nothing_to_change_is_nothing_to_ask(one_in_doubt: Simulator, halo_ledger: Command) -> None:
     """No row is old enough."""
     assert halo_ledger("prune", "--older-than", "1") == 0
-    assert (halo_ledger.said, halo_ledger.warned) == ("0 rows forgotten\n", "")
+    assert (halo_ledger.said, halo_ledger.warned) == ("0 rows deleted\n", "")
 
 
 def test_prune_without_an_age_asks_for_one(one_in_doubt: Simulator, halo_ledger: Command) -> None:
