@@ -63,7 +63,7 @@ class Doubts:
         """Halo has answered: now and then such a row is remembered, to see whether the reader sees it."""
         if self._asker is None or work.doubt_since is None:
             return
-        if self._asker.wants_witness(by_session=work.submission.request.session_id is not None):
+        if self._asker.wants_witness(by_session=work.submission.continued_session is not None):
             question = Question.of(work.submission, since=work.doubt_since)
             self._asker.delivered(question, session_id, sent_at=began)
 

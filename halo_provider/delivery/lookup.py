@@ -64,7 +64,7 @@ class Question(NamedTuple):
             message_hash=hash_of(message),
             message=message,
             reference=submission.reference,
-            session_id=None if submission.begins_session else submission.request.session_id,
+            session_id=submission.continued_session,
         )
 
     @property
