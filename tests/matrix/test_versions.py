@@ -31,6 +31,7 @@ from tests.matrix.airflows import HAS_SDK, AnyAirflow, any_airflow, errors
 EXAMPLES = {
     "halo_applications_csv",
     "halo_applications_daily",
+    "halo_applications_followed",
     "halo_cancellations_csv",
     "halo_cancellations_daily",
     "halo_subscription_webhook",
