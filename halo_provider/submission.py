@@ -415,6 +415,11 @@ class RenderedSubmission(NamedTuple):
     reference: str | None = None
     begins_session: bool = False
 
+    @property
+    def continued_session(self) -> str | None:
+        """The session that the message goes into, where that exists before it is sent."""
+        return None if self.begins_session else self.request.session_id
+
     def into_session(self, session_id: str, *, begins: bool = False) -> Self:
         """The same request as a message into a session that exists, or that it `begins`."""
         request = self.request.model_copy(update={"session_id": session_id})

@@ -40,6 +40,8 @@ PAUSE = 0.05  # seconds between the starts of calls, at first
 MAX_PAUSE = 30.0  # seconds, after many refusals
 MAX_REFUSALS = 4  # of one call, by 429 or 5xx
 MAX_WAIT = 120.0  # seconds for one refusal: a question can be asked again by the next run
+REFUSALS_IN_A_ROW = 10  # of all calls, after which the server is left alone
+LEFT_ALONE = 60.0  # seconds
 MAX_PAGES = 20  # of one search
 ROUND_PAGE = 5  # records: pages have this number, or a multiple of it
 MAX_SHOWN = 200  # characters of the server's own words
@@ -81,7 +83,8 @@ class HaloReader:
 
     Every method raises HaloReadError where nothing is known in the end: no answer, a refusal, a tool that is not there,
     an argument that it lacks, or a result that cannot be read; HaloSignInError where nobody is signed in. One call
-    lasts at most `timeout` seconds; refusals for load are waited for and tried again a few times.
+    lasts at most `timeout` seconds; refusals for load are waited for and tried again a few times. A server that refuses
+    `REFUSALS_IN_A_ROW` calls one after the other is left alone for `LEFT_ALONE` seconds, in which every call raises.
     """
 
     def __init__(
@@ -312,6 +315,8 @@ class HaloReader:
                 raise self._closed_by
             token = await self._token(refused)
             async with self._pace.slot():
+                if self._pace.leaves_alone:
+                    raise HaloReadError(f"{method}: Halo refused the last {REFUSALS_IN_A_ROW} calls")
                 self.calls += 1
                 reply = await self._post(method, parameters, token=token)
             match reply.status:
@@ -419,6 +424,13 @@ class _Pace:
         self._sleep = sleep
         self._pause = PAUSE
         self._next_start = 0.0
+        self._refused_in_a_row = 0
+        self._left_alone_until = 0.0
+
+    @property
+    def leaves_alone(self) -> bool:
+        """Whether nothing is asked at this moment, since nothing was answered."""
+        return time.monotonic() < self._left_alone_until
 
     def slot(self) -> "_Slot":
         return _Slot(self)
@@ -437,10 +449,16 @@ class _Pace:
         self._slots.release()
 
     def succeeded(self) -> None:
+        self._refused_in_a_row = 0
         self._pause = max(PAUSE, self._pause * 0.8)
 
     def refused(self, asked: float | None) -> None:
         self._pause = min(MAX_PAUSE, 2 * self._pause)
+        self._refused_in_a_row += 1
+        if self._refused_in_a_row >= REFUSALS_IN_A_ROW:
+            self._left_alone_until = time.monotonic() + LEFT_ALONE
+            self._pause, self._next_start = PAUSE, 0.0
+            return
         self._next_start = max(self._next_start, time.monotonic() + min(asked or self._pause, MAX_WAIT))
 
 

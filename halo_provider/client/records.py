@@ -83,6 +83,8 @@ _THEIRS = frozenset(
 )
 _OURS = frozenset({"user", "customer", "visitor", "human", "contact", "end", "client", "inbound", "requester"})
 _SPEAKER = re.compile(r"^[ \t>*_\[]*(?:\d[\d:.\-TZ+ ]*\]?\s*)?([A-Za-z][\w ]{0,30}?)[\]*_]*\s*:[ \t*_]*", re.MULTILINE)
+_NOT_FOUND = re.compile(r"(?i)\b(?:not[ _]?found|no such|does not exist|unknown|404)\b")
+MAX_SHOWN = 200  # characters of the server's own words
 _ELLIPSES = ("…", "...", "[truncated]", "(truncated)")
 
 
@@ -190,6 +192,7 @@ def listing_of(payload: Any) -> Listing:
         return Listing(_records(payload), None, None)
     if not isinstance(payload, Mapping):
         raise UnreadableResultError("the result is no list")
+    _raise_error_in(payload)
     found = _list_in(payload)
     if found is None:
         if any(name in payload and not payload[name] for name in ("total", "count", "total_count", *_LISTS)):
@@ -213,12 +216,23 @@ def record_of(payload: Any) -> Mapping[str, Any] | None:
     if not isinstance(payload, Mapping):
         raise UnreadableResultError("the result is no object")
     said = {name for name, value in payload.items() if value is not None or name not in _WRAPPERS}
-    if payload.get("found") is False or said <= {"error", "message", "success", "found"}:
+    if payload.get("found") is False or said <= {"message", "success", "found"}:
         return None
+    if (words := _field(payload, ("error", "errors"))) and _NOT_FOUND.search(str(words)):
+        return None
+    _raise_error_in(payload)
     inner = [payload[name] for name in _WRAPPERS if isinstance(payload.get(name), Mapping)]
     if len(inner) == 1 and _first(payload, _SESSION) is None:
         return {**{name: value for name, value in payload.items() if value is not inner[0]}, **inner[0]}
     return payload
+
+
+def _raise_error_in(payload: Mapping[str, Any]) -> None:
+    """Raise UnreadableResultError for an error in a result, beside which an empty list means nothing."""
+    if words := _field(payload, ("error", "errors")):
+        raise UnreadableResultError(f"the result tells of an error: {str(words)[:MAX_SHOWN]}")
+    if payload.get("success") is False:
+        raise UnreadableResultError("the result tells of a failure")
 
 
 def conversation_of(record: Mapping[str, Any]) -> Conversation:

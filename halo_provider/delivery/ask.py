@@ -10,18 +10,18 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from halo_provider.client.reader import Found
 from halo_provider.client.records import Conversation
-from halo_provider.delivery.lookup import Look, Question, Sight, judge, needs_transcript, next_look, verdict
+from halo_provider.delivery.lookup import LONG_AGO, Look, Question, Sight, judge, needs_transcript, next_look, verdict
 from halo_provider.exceptions import HaloReadError, LedgerError
+from halo_provider.ledger.rules import Rivals
 
 MAX_TRANSCRIPTS = 20  # of one look that are fetched whole
 MAX_WITNESSES = 600  # delivered rows that are remembered, at most one a second
 WITNESS_EVERY = 1.0  # seconds between them
-LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)  # before Halo had conversations
 WAIT = 3600.0  # seconds: the end of a run ends it early
 
 
@@ -39,6 +39,9 @@ class ConversationReader(Protocol):
         ...
 
 
+RivalsOf = Callable[[Question, Sequence[str]], Awaitable[Rivals]]
+
+
 class _Witness(NamedTuple):
     """A delivered row: it must be found by who can see."""
 
@@ -51,7 +54,7 @@ async def look(
     reader: ConversationReader,
     question: Question,
     *,
-    taken_of: Callable[[Sequence[str]], Awaitable[set[str]]],
+    rivals_of: RivalsOf,
 ) -> Look:
     """Look once. Never raises for what the reader does: the look is then unclear."""
     if not question.can_be_asked:
@@ -61,10 +64,10 @@ async def look(
         whole = [await _whole(reader, question, each) for each in found.records[:MAX_TRANSCRIPTS]]
         complete = found.complete and len(found.records) <= MAX_TRANSCRIPTS
         first = judge(question, whole, complete=complete)
-        if first.sight is not Sight.FOUND or question.session_id is not None:
+        if first.sight is not Sight.FOUND:
             return first
-        taken = await taken_of([each.session_id for each in whole if each.session_id])
-        return judge(question, whole, complete=complete, taken=taken)
+        rivals = await rivals_of(question, [each.session_id for each in whole if each.session_id])
+        return judge(question, whole, complete=complete, rivals=rivals)
     except HaloReadError as error:
         return Look(Sight.UNCLEAR, reason=str(error), lasting=error.lasting)
     except LedgerError as error:
@@ -103,8 +106,8 @@ async def _whole(reader: ConversationReader, question: Question, conversation: C
 class Asker:
     """Looks rows in doubt up, each on its own schedule.
 
-    `ask_after` is how many seconds after an attempt's end "not there" can count. `taken_of` tells which sessions are
-    other rows', `known` a user and the session of a row that an earlier run delivered. `wait` waits for seconds and
+    `ask_after` is how many seconds after an attempt's end "not there" can count. `rivals_of` tells whose else these
+    sessions may be, `known` a user and the session of a row that an earlier run delivered. `wait` waits for seconds and
     returns early where the run ends, which `is_ending` tells.
     """
 
@@ -113,7 +116,7 @@ class Asker:
         reader: ConversationReader,
         *,
         ask_after: float,
-        taken_of: Callable[[str, Sequence[str]], Awaitable[set[str]]],
+        rivals_of: RivalsOf,
         wait: Callable[[float], Awaitable[None]],
         is_ending: Callable[[], bool],
         known: Callable[[], Awaitable[tuple[str, str] | None]],
@@ -121,26 +124,27 @@ class Asker:
     ) -> None:
         self._reader = reader
         self._ask_after = ask_after
-        self._taken_of = taken_of
+        self._rivals_of = rivals_of
         self._wait = wait
         self._is_ending = is_ending
         self._known = known
         self._clock = clock
         self._given: dict[str, str] = {}  # sessions that this run has given to rows in doubt, and the rows
-        self._witnesses: deque[_Witness] = deque(maxlen=MAX_WITNESSES)
-        self._sees_until = float("-inf")  # what was sent until then would be found, on the clock
+        self._witnesses = {by_session: deque[_Witness](maxlen=MAX_WITNESSES) for by_session in (False, True)}
+        # What was sent until then would be found, on the clock: by its user, and by its session.
+        self._sees_until = {False: float("-inf"), True: float("-inf")}
         self._testing = asyncio.Lock()
-        self._sees_known: Look | None = None
+        self._sees_known: dict[bool, Look] = {}
 
     def delivered(self, question: Question, session_id: str, *, sent_at: float) -> None:
         """Remember a row that Halo has, which it was sent at that time on the clock; see `wants_witness`."""
         if question.can_be_asked:
-            self._witnesses.append(_Witness(question, session_id, sent_at))
+            self._witnesses[question.session_id is not None].append(_Witness(question, session_id, sent_at))
 
-    @property
-    def wants_witness(self) -> bool:
-        """Whether another delivered row is worth remembering now."""
-        return not self._witnesses or self._clock() - self._witnesses[-1].sent_at >= WITNESS_EVERY
+    def wants_witness(self, *, by_session: bool) -> bool:
+        """Whether another delivered row is worth remembering now, one into a known session or one into a new one."""
+        known = self._witnesses[by_session]
+        return not known or self._clock() - known[-1].sent_at >= WITNESS_EVERY
 
     async def ask(self, question: Question, *, ended_at: float) -> Look:
         """What becomes of the row: found, absent (it may be sent again), or unclear, also where the run ends.
@@ -159,7 +163,7 @@ class Asker:
                 seen.sight is Sight.ABSENT
                 and next_look([*looks, (seen, began - ended_at)], ask_after=self._ask_after) is None
             ):
-                seen = await self._broken_off(self._believed(seen, ended_at=ended_at))
+                seen = await self._broken_off(self._believed(seen, question, ended_at=ended_at))
             looks.append((seen, began - ended_at))
         answer = verdict(looks, ask_after=self._ask_after)
         if answer.sight is Sight.FOUND and answer.session_id is not None:
@@ -167,44 +171,58 @@ class Asker:
         return answer
 
     async def _look(self, question: Question) -> Look:
-        return await look(self._reader, question, taken_of=lambda sessions: self._taken(question.row_key, sessions))
+        return await look(self._reader, question, rivals_of=self._rivals)
 
-    async def _taken(self, row_key: str, session_ids: Sequence[str]) -> set[str]:
-        given = {each for each in session_ids if self._given.get(each, row_key) != row_key}
-        return given | await self._taken_of(row_key, session_ids)
+    async def _rivals(self, question: Question, session_ids: Sequence[str]) -> Rivals:
+        given = {each for each in session_ids if self._given.get(each, question.row_key) != question.row_key}
+        found = await self._rivals_of(question, session_ids)
+        return found._replace(sessions=found.sessions | given)
 
-    async def _believed(self, absent: Look, *, ended_at: float) -> Look:
-        """The look, or that it proves nothing, since this reader does not find what Halo has."""
+    async def _believed(self, absent: Look, question: Question, *, ended_at: float) -> Look:
+        """The look, or that it proves nothing, since this reader does not find what Halo has in the same way."""
+        by_session = question.session_id is not None
         async with self._testing:
-            if self._sees_until >= ended_at:
+            if self._sees_until[by_session] >= ended_at:
                 return absent
-            witness = self._witness(ended_at)
+            witness = self._witness(ended_at, by_session=by_session)
             if witness is not None:
-                seen = await look(self._reader, witness.question, taken_of=_nothing_taken)
+                asked = witness.question._replace(session_id=witness.session_id if by_session else None)
+                seen = await look(self._reader, asked, rivals_of=_no_rivals)
                 if seen.sight is Sight.FOUND:
-                    self._sees_until = max(self._sees_until, witness.sent_at)
+                    self._sees_until[by_session] = max(self._sees_until[by_session], witness.sent_at)
                     return absent
                 return _blind(seen)
-            if self._sees_known is None:
+            if by_session not in self._sees_known:
                 try:
                     known = await self._known()
                 except LedgerError as error:
                     return Look(Sight.UNCLEAR, reason=str(error))
-                self._sees_known = absent if known is None else await self._finds_session(*known)
-            return absent if self._sees_known.sight is not Sight.UNCLEAR else self._sees_known
+                seen = absent if known is None else await self._finds_session(*known, by_session=by_session)
+                self._sees_known[by_session] = seen
+            seen = self._sees_known[by_session]
+            return absent if seen.sight is not Sight.UNCLEAR else seen
 
-    def _witness(self, ended_at: float) -> _Witness | None:
-        """The first row delivered after that, else the last one before."""
-        after = (each for each in self._witnesses if each.sent_at >= ended_at)
-        return next(after, self._witnesses[-1] if self._witnesses else None)
+    def _witness(self, ended_at: float, *, by_session: bool) -> _Witness | None:
+        """The first row delivered after that, else the last one before.
 
-    async def _finds_session(self, user_id: str, session_id: str) -> Look:
-        """Whether a session of an earlier run is found by its user."""
+        Only a search finds by user, so that a message into a known session is no witness for it. For another such
+        message it is the better one, since its conversation is old, too.
+        """
+        fitting = self._witnesses[by_session] or (self._witnesses[False] if by_session else ())
+        after = (each for each in fitting if each.sent_at >= ended_at)
+        return next(after, fitting[-1] if fitting else None)
+
+    async def _finds_session(self, user_id: str, session_id: str, *, by_session: bool) -> Look:
+        """Whether a session of an earlier run is found by its user, or by its id."""
         try:
-            found = await self._reader.search_transcripts(user_id=user_id, since=LONG_AGO)
+            if by_session:
+                conversation = await self._reader.transcript(session_id)
+                found = [] if conversation is None or not conversation.messages else [conversation]
+            else:
+                found = list((await self._reader.search_transcripts(user_id=user_id, since=LONG_AGO)).records)
         except (HaloReadError, LedgerError) as error:
             return Look(Sight.UNCLEAR, reason=str(error))
-        if any(each.session_id == session_id for each in found.records):
+        if any(each.session_id == session_id for each in found):
             return Look(Sight.FOUND, session_id)
         return _blind(Look(Sight.ABSENT))
 
@@ -234,5 +252,5 @@ def _blind(seen: Look) -> Look:
     )
 
 
-async def _nothing_taken(_session_ids: Sequence[str]) -> set[str]:
-    return set()
+async def _no_rivals(_question: Question, _session_ids: Sequence[str]) -> Rivals:
+    return Rivals()

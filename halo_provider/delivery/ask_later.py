@@ -10,12 +10,11 @@ from typing import Any
 
 from halo_provider.delivery.ask import Asker, ConversationReader
 from halo_provider.delivery.doubts import NOT_THERE
-from halo_provider.delivery.lookup import Look, Question, Sight
-from halo_provider.ledger import Change, Ledger, TaskInstanceRef
+from halo_provider.delivery.lookup import Look, Question, Sight, rivals_in
+from halo_provider.ledger import Ledger, TaskInstanceRef
 from halo_provider.ledger.admin import LedgerAdmin
 from halo_provider.ledger.row_filter import RowCursor, RowFilter, cursor_of
 from halo_provider.ledger.statuses import LedgerStatus
-from halo_provider.submission import reference_of
 
 TOGETHER = 200  # rows whose waits run at the same time
 
@@ -38,7 +37,7 @@ async def ask_later(
     asker = Asker(
         reader,
         ask_after=ask_after,
-        taken_of=lambda row_key, ids: asyncio.to_thread(lookups.sessions_of_others, row_key, ids),
+        rivals_of=lambda question, session_ids: asyncio.to_thread(rivals_in, lookups, question, session_ids),
         known=partial(asyncio.to_thread, partial(lookups.witness, older_than=ask_after)),
         wait=asyncio.sleep,
         is_ending=lambda: False,
@@ -52,41 +51,26 @@ async def ask_later(
         free = [row for row in rows if row.lease_expires_at is None or row.lease_expires_at <= lease_now]
         ages = [max(0.0, (now - row.updated_at).total_seconds()) for row in free]
         ended_at = [time.monotonic() - age for age in ages]
-        questions = [_question(ledger, row) for row in free]
+        questions = [_question(row) for row in free]
         looks = await asyncio.gather(
             *(asker.ask(question, ended_at=ended) for question, ended in zip(questions, ended_at, strict=True))
         )
-        for row, question, answer in zip(free, questions, looks, strict=True):
-            look = _certain(question, answer)
+        for row, look in zip(free, looks, strict=True):
             _settle(admin, row, look)
             counts[look.sight] += 1
             on_answer(row, look)
     return counts
 
 
-def _question(ledger: Ledger, row: Any) -> Question:
-    change = Change.at(row.row_key, row.payload_hash or "")
-    own_key = change.row_key if change else row.row_key
-    session_id = None
-    if change is not None:
-        known = ledger.find(row.namespace, [own_key]).get(own_key)
-        session_id = known.session_id if known else None
-    name = row.namespace.rpartition("/")[2]
+def _question(row: Any) -> Question:
     return Question(
         row_key=row.row_key,
         user_id=row.user_id,
         since=row.doubt_since or row.created_at,
         message_hash=row.message_hash,
-        reference=reference_of(name, own_key, row.payload_hash) if row.payload_hash else None,
-        session_id=session_id,
+        reference=row.reference,
+        session_id=row.into_session,
     )
-
-
-def _certain(question: Question, look: Look) -> Look:
-    """An anonymous row that is not found may have had no reference: the ledger does not know."""
-    if look.sight is Sight.ABSENT and question.user_id is None:
-        return Look(Sight.UNCLEAR, reason="an anonymous row is found by a reference only, if it was sent with one")
-    return look
 
 
 def _settle(admin: LedgerAdmin, row: Any, look: Look) -> None:

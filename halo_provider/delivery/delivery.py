@@ -25,7 +25,7 @@ from halo_provider.delivery.doubts import NOT_THERE, Doubts
 from halo_provider.delivery.lookup import Look, Sight
 from halo_provider.delivery.observer import DeliveryObserver, Observers
 from halo_provider.delivery.options import DeliveryOptions
-from halo_provider.delivery.place import End, PlacedRow, Placer, Send, Wait, place_of
+from halo_provider.delivery.place import End, PlacedRow, Placer, Send, Wait, candidate, place_of
 from halo_provider.delivery.prepare import PreparedRow, Reader
 from halo_provider.delivery.queues import HOLDS_BACK, UserQueues, Work
 from halo_provider.delivery.report import DeliveryReport, Outcome
@@ -197,7 +197,9 @@ class _Delivery:
         exhausted = False
         last_progress = time.monotonic()
         while not self._stop.requested and not (exhausted and not self._open and not self._unclaimed):
-            aside = self._put_off + min(self._doubts.waiting, MAX_LOOKED_UP)  # these must not hold up others
+            # These must not hold up others, unless nothing but doubt comes of sending.
+            looked_up = 0 if self._breaker.doubts_sending else min(self._doubts.waiting, MAX_LOOKED_UP)
+            aside = self._put_off + looked_up
             room = (
                 len(self._open) - aside + batch_size <= self._max_open and len(self._unclaimed) + aside < MAX_DEFERRED
             )
@@ -434,6 +436,7 @@ class _Delivery:
         if error.verdict is Verdict.FORBIDDEN:
             self._stop.request(str(error), error=error)
         elif error.verdict is Verdict.IN_DOUBT and self._doubts.asks and not self._stop.requested:
+            self._breaker.doubted()
             self._group.create_task(self._look_up(work, error))
             return True
         elif is_last or (work.doubtful and self._doubts.otherwise == "hold"):
@@ -453,35 +456,48 @@ class _Delivery:
         if error is not None:
             told = Settlement(row_key=work.ledger_key, status=LedgerStatus.IN_DOUBT, final=False, error=str(error))
             await self._in_ledger(partial(self._lease_holder.commit, settlements=[told]))
+        accepted_before = self._breaker.accepted_rows
         look = await self._doubts.look_up(work)
         match look.sight:
             case Sight.FOUND:
-                self._settle(work, RowStatus.DELIVERED, found=look)
+                self._found(work, look)
                 return
             case _ if self._stop.requested:
                 self._hold_back(work)
                 return
             case Sight.ABSENT:
-                if not await self._in_ledger(
-                    partial(self._lease_holder.clear_doubt, work.ledger_key, detail=NOT_THERE)
-                ):
+                asked = candidate(work.submission, work.change)
+                if not await self._in_ledger(partial(self._lease_holder.clear_doubt, asked, detail=NOT_THERE)):
                     self._settle(work, RowStatus.IN_DOUBT, "another run has taken the row over")
                     return
-                work.doubtful = False
+                work.doubtful, work.doubt = False, None
             case Sight.UNCLEAR if self._doubts.otherwise == "hold":
                 reason = f"{error}; {look.reason}" if error else look.reason
                 self._settle(work, RowStatus.IN_DOUBT, reason, reply=_reply(error))
                 if error is not None:
-                    self._breaker.gave_up(error)
+                    self._breaker.gave_up(error, accepted_before=accepted_before)
                 return
             case Sight.UNCLEAR if error is not None and work.failures < self._options.max_attempts:
                 await self._stop.sleep(self._options.backoff.delay(work.failures))
+        if work.is_another_content:
+            await self._in_ledger(partial(self._lease_holder.renew_content, candidate(work.submission, work.change)))
+        elif work.doubt is not None:
+            work.doubt_since = work.doubt.since
+        work.doubt = None
         if error is not None and work.failures >= self._options.max_attempts:
             status = RowStatus.IN_DOUBT if work.doubtful else RowStatus.FAILED
             self._settle(work, status, str(error), reply=_reply(error))
-            self._breaker.gave_up(error)
+            self._breaker.gave_up(error, accepted_before=accepted_before)
         else:
             self._ready.put_nowait(Sending(_Chat(work, self), failures=work.failures))
+
+    def _found(self, work: Work, look: Look) -> None:
+        """It is delivered with the content that Halo has: where that is not the row's any more, the row has changed."""
+        if work.is_another_content:
+            self._count_change(work.row_key)
+            if work.change is not None and work.doubt is not None:
+                work.change = work.change._replace(payload_hash=work.doubt.payload_hash or "")
+        self._settle(work, RowStatus.DELIVERED, found=look)
 
     async def _in_ledger(self, call: Callable[[], Any]) -> Any:
         """Make the call on the ledger's thread; None where the ledger failed, which ends the run."""

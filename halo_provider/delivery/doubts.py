@@ -9,11 +9,12 @@ from functools import partial
 from typing import Literal, TypeVar
 
 from halo_provider.delivery.ask import Asker, ConversationReader
-from halo_provider.delivery.lookup import Look, Question
+from halo_provider.delivery.lookup import LONG_AGO, Look, Question, rivals_in
 from halo_provider.delivery.options import DeliveryOptions
 from halo_provider.delivery.queues import Work
 from halo_provider.delivery.stop import Stop
 from halo_provider.ledger.claims import LeaseHolder
+from halo_provider.ledger.rules import Rivals
 
 NOT_THERE = "looked up in Halo again and again, and not there"
 
@@ -42,7 +43,7 @@ class Doubts:
             self._asker = Asker(
                 reader,
                 ask_after=options.ask_after,
-                taken_of=self._sessions_of_others,
+                rivals_of=self._rivals,
                 known=partial(self._in_thread, partial(lease_holder.witness, older_than=options.ask_after)),
                 wait=stop.sleep,
                 is_ending=lambda: stop.requested,
@@ -55,12 +56,14 @@ class Doubts:
 
     def begins(self, work: Work) -> None:
         """An attempt begins: note when, unless Halo may have the row from an earlier one."""
-        if not work.doubtful:
+        if not work.doubtful or work.doubt_since is None:
             work.doubt_since = datetime.now(UTC)
 
     def delivered(self, work: Work, session_id: str, *, began: float) -> None:
         """Halo has answered: now and then such a row is remembered, to see whether the reader sees it."""
-        if self._asker is not None and self._asker.wants_witness and work.doubt_since is not None:
+        if self._asker is None or work.doubt_since is None:
+            return
+        if self._asker.wants_witness(by_session=work.submission.continued_session is not None):
             question = Question.of(work.submission, since=work.doubt_since)
             self._asker.delivered(question, session_id, sent_at=began)
 
@@ -69,8 +72,11 @@ class Doubts:
         if self._asker is None:
             raise RuntimeError("nobody can be asked")
         ended_at = time.monotonic()
-        since = work.doubt_since or datetime.now(UTC)
-        question = Question.of(work.submission, since=since)._replace(row_key=work.ledger_key)
+        if work.doubt is not None:
+            question = Question.about(work.doubt, work.submission, row_key=work.ledger_key)
+        else:
+            since = work.doubt_since or LONG_AGO
+            question = Question.of(work.submission, since=since)._replace(row_key=work.ledger_key)
         self.waiting += 1
         try:
             return await self._asker.ask(question, ended_at=ended_at)
@@ -81,10 +87,8 @@ class Doubts:
         """Let go of the thread; a call that hangs ends by its own limit."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _sessions_of_others(self, row_key: str, session_ids: Sequence[str]) -> set[str]:
-        if not session_ids:
-            return set()
-        return await self._in_thread(partial(self._lease_holder.sessions_of_others, row_key, session_ids))
+    async def _rivals(self, question: Question, session_ids: Sequence[str]) -> Rivals:
+        return await self._in_thread(partial(rivals_in, self._lease_holder, question, session_ids))
 
     async def _in_thread(self, call: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)

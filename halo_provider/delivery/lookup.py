@@ -6,15 +6,18 @@ the row's own user, begun or written since the row's attempt began, that is no o
 another user's or older is not the row's. What cannot be told makes the look unclear: it then proves nothing.
 """
 
-from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
 from typing import NamedTuple
 
 from halo_provider.client.records import Conversation, Message, normalized
+from halo_provider.ledger.claims import LeaseHolder
+from halo_provider.ledger.rules import Doubt, Rivals
 from halo_provider.submission import REFERENCE_MARK, RenderedSubmission
 
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)  # before Halo had conversations
 CLOCK_MARGIN = timedelta(minutes=5)  # by which the clocks of this host, of the ledger and of Halo may differ
 MIN_PREFIX = 20  # characters: the beginning of a message that is as long may be the message, cut off
 FIRST_LOOK = 2.0  # seconds after the attempt's end
@@ -37,6 +40,20 @@ class Question(NamedTuple):
     session_id: str | None = None
 
     @classmethod
+    def about(cls, doubt: Doubt, submission: RenderedSubmission, *, row_key: str) -> "Question":
+        """The question about what an earlier run may have sent, which may have had another content than now."""
+        message = normalized(submission.request.message)
+        return cls(
+            row_key=row_key,
+            user_id=doubt.user_id,
+            since=doubt.since or LONG_AGO,
+            message_hash=doubt.message_hash,
+            message=message if hash_of(message) == doubt.message_hash else None,
+            reference=doubt.reference,
+            session_id=doubt.into_session,
+        )
+
+    @classmethod
     def of(cls, submission: RenderedSubmission, *, since: datetime) -> "Question":
         """The question about a submission whose first doubtful attempt began at that time."""
         message = normalized(submission.request.message)
@@ -47,7 +64,7 @@ class Question(NamedTuple):
             message_hash=hash_of(message),
             message=message,
             reference=submission.reference,
-            session_id=None if submission.begins_session else submission.request.session_id,
+            session_id=submission.continued_session,
         )
 
     @property
@@ -88,6 +105,17 @@ class _Match(NamedTuple):
     reason: str = ""
 
 
+def rivals_in(lease_holder: LeaseHolder, question: Question, session_ids: Sequence[str]) -> Rivals:
+    """Whose else these sessions may be, by the ledger; blocks. Raises LedgerError."""
+    return lease_holder.rivals(
+        question.row_key,
+        user_id=question.user_id,
+        message_hash=question.message_hash,
+        into_session=question.session_id,
+        session_ids=session_ids,
+    )
+
+
 def message_hash_of(message: str) -> str:
     """The hash of a message as it is compared."""
     return hash_of(normalized(message))
@@ -107,16 +135,27 @@ def needs_transcript(question: Question, conversation: Conversation) -> bool:
 
 
 def judge(
-    question: Question, conversations: Iterable[Conversation], *, complete: bool, taken: Collection[str] = ()
+    question: Question, conversations: Iterable[Conversation], *, complete: bool, rivals: Rivals | None = None
 ) -> Look:
-    """What the conversations show. `taken` are the sessions that are other rows'; `complete`: there are no more."""
+    """What the conversations show. `complete`: there are no more.
+
+    By its message alone a row is not found where another row of the user, with the same words, is on its way: whose the
+    message is cannot be told.
+    """
+    rivals = rivals or Rivals()
     unclear = "" if complete else "the tools did not give all conversations"
     own: list[tuple[Conversation, str]] = []
     for conversation in conversations:
         match = _match(question, conversation)
         if match.is_own is None:
             unclear = unclear or match.reason
-        elif match.is_own and (conversation.session_id not in taken or match.reason == BY_REFERENCE):
+        elif match.is_own and match.reason == BY_REFERENCE:
+            own.append((conversation, match.reason))
+        elif match.is_own and question.session_id is None and conversation.session_id in rivals.sessions:
+            continue
+        elif match.is_own and rivals.same_words:
+            unclear = unclear or SAME_WORDS
+        elif match.is_own:
             own.append((conversation, match.reason))
     if own:
         first, reason = min(own, key=lambda each: each[0].started_at or question.since)
@@ -155,6 +194,9 @@ def verdict(looks: Sequence[tuple[Look, float]], *, ask_after: float) -> Look:
     return last
 
 
+SAME_WORDS = (
+    "another row of the user with the same words is in flight or in doubt, and only reference=True tells them apart"
+)
 BY_REFERENCE = "by its reference"
 BY_MESSAGE = "by its message"
 

@@ -5,7 +5,6 @@ rows, the dry run has it only look.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID, uuid5
 
@@ -14,7 +13,7 @@ from halo_provider.delivery.options import OnChange
 from halo_provider.delivery.prepare import PreparedRow
 from halo_provider.exceptions import RowError
 from halo_provider.ledger.claims import LeaseHolder
-from halo_provider.ledger.rules import Candidate, Change, Claim, ClaimResult, KnownRow, OnInDoubt
+from halo_provider.ledger.rules import Candidate, Change, Claim, ClaimResult, Doubt, KnownRow, OnInDoubt
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.submission import RenderedSubmission, Submission
 
@@ -22,12 +21,11 @@ _SESSIONS = UUID("7e1de8b2-9d0f-4c5f-8a55-0d5c9f6a1d3e")  # in which session ids
 
 
 class Send(NamedTuple):
-    """This run may send it. `doubtful`: Halo may have it from an earlier attempt already, begun at `doubt_since`."""
+    """This run may send it. `doubt` is what Halo may have of it from an earlier attempt."""
 
     submission: RenderedSubmission
     change: Change | None = None
-    doubtful: bool = False
-    doubt_since: datetime | None = None
+    doubt: Doubt | None = None
 
 
 class Wait(NamedTuple):
@@ -64,6 +62,8 @@ def candidate(submission: RenderedSubmission, change: Change | None = None) -> C
         user_id=submission.user_id,
         payload_hash=submission.payload_hash,
         message_hash=message_hash_of(submission.request.message),
+        into_session=submission.continued_session,
+        reference=submission.reference,
     )
 
 
@@ -100,7 +100,7 @@ def place_of(prepared: PreparedRow, claim: Claim | None, *, change: Change | Non
             return End(RowStatus.IN_DOUBT, _as_known(reason, claim))
         case ClaimResult.BUSY:
             return Wait(prepared.submission, change)
-    return Send(prepared.submission, change, doubtful=claim.doubtful, doubt_since=claim.doubt_since)
+    return Send(prepared.submission, change, claim.doubt)
 
 
 def _as_known(reason: str, claim: Claim) -> RowError:

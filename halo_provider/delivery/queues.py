@@ -8,7 +8,7 @@ from halo_provider.delivery.place import Send, Wait
 from halo_provider.delivery.prepare import PreparedRow
 from halo_provider.delivery.report import Outcome
 from halo_provider.exceptions import RowError
-from halo_provider.ledger.rules import Change
+from halo_provider.ledger.rules import Change, Doubt
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.sources.rows import Row
 from halo_provider.submission import RenderedSubmission
@@ -20,7 +20,8 @@ HOLDS_BACK = frozenset({RowStatus.IN_DOUBT, RowStatus.FAILED, RowStatus.NOT_ATTE
 class Work:
     """One submission on its way. `claimed` is False while another run holds it; `doubtful` once Halo may have it.
 
-    `doubt_since` is when the first attempt began of which that is so; `failures` are attempts that used one up.
+    `doubt` is what Halo may have of it from an earlier run; `doubt_since` is when this run's first attempt began whose
+    outcome is not known. `failures` are attempts that used one up.
     """
 
     prepared: PreparedRow
@@ -28,6 +29,7 @@ class Work:
     change: Change | None = None
     claimed: bool = False
     doubtful: bool = False
+    doubt: Doubt | None = None
     doubt_since: datetime | None = None
     settled: bool = False
     attempts: int = 0
@@ -46,8 +48,8 @@ class Work:
         self.change = place.change
         if isinstance(place, Send):
             self.claimed = True
-            self.doubtful = place.doubtful
-            self.doubt_since = place.doubt_since
+            self.doubtful = place.doubt is not None
+            self.doubt = place.doubt
 
     @property
     def row(self) -> Row:
@@ -73,6 +75,11 @@ class Work:
     def ledger_key(self) -> str:
         """Its key in the ledger; a follow-up has a key of its own."""
         return self.change.ledger_key if self.change else self.submission.row_key
+
+    @property
+    def is_another_content(self) -> bool:
+        """Whether Halo may have another content of it than is to be sent now."""
+        return self.doubt is not None and self.doubt.payload_hash != self.submission.payload_hash
 
     @property
     def resting_ledger_status(self) -> LedgerStatus:

@@ -36,6 +36,7 @@ from halo_provider.ledger.rules import (
     Commit,
     KnownRow,
     OnInDoubt,
+    Rivals,
     Settlement,
     TaskInstanceRef,
     Writer,
@@ -132,30 +133,67 @@ class LeaseHolder:
     def _commit_alone(self, settlement: Settlement) -> frozenset[str]:
         return self._database.transaction(lambda db: self._commit(db, [settlement], ())).lost_settlements
 
-    def clear_doubt(self, row_key: str, *, detail: str) -> bool:
-        """Make a row pending that was in doubt and is not with Halo; whether it is still this owner's and in doubt."""
-        return self._database.transaction(lambda db: self._clear_doubt(db, row_key, detail))
+    def clear_doubt(self, candidate: Candidate, *, detail: str) -> bool:
+        """Make a row pending that was in doubt and is not with Halo, and its content what is to be sent.
 
-    def _clear_doubt(self, db: Connection, row_key: str, detail: str) -> bool:
+        Whether it is still this owner's and in doubt.
+        """
+        return self._database.transaction(lambda db: self._renew_content(db, candidate, not_found=detail))
+
+    def renew_content(self, candidate: Candidate) -> bool:
+        """Make what is to be sent the content of a row that stays in doubt; whether it is still this owner's."""
+        return self._database.transaction(lambda db: self._renew_content(db, candidate, not_found=None))
+
+    def _renew_content(self, db: Connection, candidate: Candidate, *, not_found: str | None) -> bool:
         writer = self._writer(db)
-        if not db.execute(_CLEAR_DOUBT, self._rows([row_key]) | {"updated_at": writer.now}).rowcount:
+        values = {
+            "status": LedgerStatus.IN_DOUBT if not_found is None else LedgerStatus.PENDING,
+            "user_id": candidate.user_id,
+            "payload_hash": candidate.payload_hash,
+            "message_hash": candidate.message_hash,
+            "into_session": rules.storable(candidate.into_session),
+            "reference": rules.storable(candidate.reference),
+            "updated_at": writer.now,
+        }
+        row_key = candidate.row_key
+        if not db.execute(_RENEW_CONTENT, self._rows([row_key]) | values).rowcount:
             return False
-        told = rules.event(
-            rules.NOT_FOUND,
-            self.namespace,
-            row_key,
-            actor=writer.actor,
-            now=writer.now,
-            detail=detail,
-            belongs_to=writer.task_instance,
-        )
-        db.execute(insert(events), [told])
+        if not_found is not None:
+            told = rules.event(
+                rules.NOT_FOUND,
+                self.namespace,
+                row_key,
+                actor=writer.actor,
+                now=writer.now,
+                detail=not_found,
+                belongs_to=writer.task_instance,
+            )
+            db.execute(insert(events), [told])
         return True
 
-    def sessions_of_others(self, row_key: str, session_ids: Sequence[str]) -> set[str]:
-        """Those of the sessions that belong to other rows, of any connection. Reads the whole table; any thread may."""
-        asked = {"b_namespace": self.namespace, "b_row_key": row_key, "b_session_ids": list(session_ids)}
-        return self._database.transaction(lambda db: set(db.scalars(_SESSIONS_OF_OTHERS, asked)), read_only=True)
+    def rivals(
+        self,
+        row_key: str,
+        *,
+        user_id: str | None,
+        message_hash: str | None,
+        into_session: str | None,
+        session_ids: Sequence[str],
+    ) -> Rivals:
+        """Whose else the sessions may be in which a row in doubt was found: other rows', of any connection.
+
+        Reads the whole table; any thread may.
+        """
+        own = {"b_namespace": self.namespace, "b_row_key": row_key}
+        asked = {**own, "b_session_ids": list(session_ids)}
+        same = {**own, "b_user_id": user_id, "b_message_hash": message_hash, "b_into_session": into_session or ""}
+
+        def read(db: Connection) -> Rivals:
+            # In this order: a row that is settled in between is seen by its session.
+            is_unsettled = db.execute(_SAME_WORDS, same).first() is not None
+            return Rivals(frozenset(db.scalars(_SESSIONS_OF_OTHERS, asked)), is_unsettled)
+
+        return self._database.transaction(read, read_only=True)
 
     def witness(self, *, older_than: float) -> tuple[str, str] | None:
         """The user and the session of the row of this connection that was delivered last, so many seconds ago or more.
@@ -212,7 +250,9 @@ class LeaseHolder:
                 new_rows.append(rules.new_row(result, candidate, writer))
             elif rules.claim_changes_row(result, row, candidate):
                 as_found = {**self._one_row(row.row_key, row.owner), "b_status": row.status, "b_now": writer.lease_now}
-                claimed_rows.append({**as_found, **rules.claimed_row(result, row, candidate, writer)})
+                claimed_rows.append(
+                    {**as_found, **rules.claimed_row(result, row, candidate, writer, on_in_doubt=on_in_doubt)}
+                )
                 claimed.append(row)
         if new_rows:
             db.execute(_insert_or_leave(db.dialect.name), new_rows)
@@ -361,6 +401,7 @@ _RELEASE = (
     .values(lease_expires_at=None, updated_at=bindparam("updated_at"))
 )
 
+_CONTENT = ("user_id", "payload_hash", "message_hash", "into_session", "reference")
 _CLAIM = (
     update(submissions)
     .where(
@@ -369,7 +410,7 @@ _CLAIM = (
         submissions.c.owner == bindparam("b_owner"),
         or_(submissions.c.lease_expires_at.is_(None), submissions.c.lease_expires_at <= bindparam("b_now")),
     )
-    .values({name: bindparam(name) for name in ("status", "user_id", "payload_hash", "message_hash", "error", "owner")})
+    .values({name: bindparam(name) for name in ("status", *_CONTENT, "error", "owner")})
     .values({name: bindparam(name) for name in ("lease_expires_at", "updated_at", *TaskInstanceRef().columns)})
 )
 
@@ -395,10 +436,10 @@ _INTEND = (
     )
 )
 
-_CLEAR_DOUBT = (
+_RENEW_CONTENT = (
     update(submissions)
     .where(_OWN_ROWS, submissions.c.status == LedgerStatus.IN_DOUBT)
-    .values(status=LedgerStatus.PENDING, updated_at=bindparam("updated_at"))
+    .values({name: bindparam(name) for name in ("status", *_CONTENT, "updated_at")})
 )
 _WITNESS = (
     select(submissions.c.user_id, submissions.c.session_id)
@@ -410,6 +451,17 @@ _WITNESS = (
         submissions.c.updated_at <= bindparam("b_before", type_=UtcDateTime()),
     )
     .order_by(submissions.c.updated_at.desc())
+    .limit(1)
+)
+_SAME_WORDS = (
+    select(submissions.c.row_key)
+    .where(
+        submissions.c.status.in_((LedgerStatus.IN_FLIGHT, LedgerStatus.IN_DOUBT)),
+        submissions.c.user_id == bindparam("b_user_id"),
+        submissions.c.message_hash == bindparam("b_message_hash"),
+        func.coalesce(submissions.c.into_session, "") == bindparam("b_into_session"),
+        not_(_ONE_ROW),
+    )
     .limit(1)
 )
 _SESSIONS_OF_OTHERS = select(submissions.c.session_id).where(

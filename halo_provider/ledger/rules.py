@@ -74,22 +74,42 @@ class Candidate(NamedTuple):
     payload_hash: str | None = None
     error: str | None = None
     message_hash: str | None = None
+    into_session: str | None = None
+    reference: str | None = None
+
+
+class Doubt(NamedTuple):
+    """What Halo may have of a row: the content of an attempt, and the session it was sent into, if that existed.
+
+    `since` is when the first attempt began whose outcome is not known.
+    """
+
+    since: datetime | None
+    user_id: str | None
+    payload_hash: str | None
+    message_hash: str | None
+    into_session: str | None
+    reference: str | None
 
 
 class Claim(NamedTuple):
     """The answer to a Candidate.
 
-    `doubtful`: Halo may have it from an earlier attempt already, since `doubt_since` at the earliest. `changed`: it was
-    delivered with another payload; `changes` counts the follow-ups delivered since.
+    `doubt` is what Halo may have of it from an earlier attempt. `changed`: it was delivered with another payload;
+    `changes` counts the follow-ups delivered since.
     """
 
     result: ClaimResult
     session_id: str | None = None
     error: str | None = None
-    doubtful: bool = False
     changed: bool = False
     changes: int = 0
-    doubt_since: datetime | None = None
+    doubt: Doubt | None = None
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether Halo may have it from an earlier attempt."""
+        return self.doubt is not None
 
     @property
     def has_changed(self) -> bool:
@@ -106,6 +126,8 @@ class KnownRow(NamedTuple):
     session_id: str | None = None
     payload_hash: str | None = None
     message_hash: str | None = None
+    into_session: str | None = None
+    reference: str | None = None
     changes: int | None = None
     error: str | None = None
     owner: str | None = None
@@ -169,6 +191,17 @@ class Commit:
     lost_settlements: frozenset[str] = field(default_factory=frozenset)
 
 
+class Rivals(NamedTuple):
+    """Whose else a conversation may be.
+
+    `sessions` are other rows'. `same_words`: another row of the user, with the same message, is in flight or in doubt,
+    and nobody knows its session yet.
+    """
+
+    sessions: frozenset[str] = frozenset()
+    same_words: bool = False
+
+
 class Writer(NamedTuple):
     """Who writes, and when: the same for every row of one transaction. `actor` is its name in a row's history."""
 
@@ -225,11 +258,16 @@ def claim_answer(result: ClaimResult, row: KnownRow | None, candidate: Candidate
         result,
         session_id=row.session_id,
         error=candidate.error or row.error,
-        doubtful=row.status in _DOUBTFUL,
         changed=None not in (row.payload_hash, candidate.payload_hash) and row.payload_hash != candidate.payload_hash,
         changes=row.changes or 0,
-        doubt_since=row.doubt_since if row.status in _DOUBTFUL else None,
+        doubt=_doubt(row),
     )
+
+
+def _doubt(row: KnownRow) -> Doubt | None:
+    if row.status not in _DOUBTFUL:
+        return None
+    return Doubt(row.doubt_since, row.user_id, row.payload_hash, row.message_hash, row.into_session, row.reference)
 
 
 def claim_changes_row(result: ClaimResult, row: KnownRow, candidate: Candidate) -> bool:
@@ -259,6 +297,8 @@ def new_row(result: ClaimResult, candidate: Candidate, writer: Writer) -> dict[s
         "user_id": candidate.user_id,
         "payload_hash": candidate.payload_hash,
         "message_hash": candidate.message_hash,
+        "into_session": storable(candidate.into_session),
+        "reference": storable(candidate.reference),
         "attempts": 0,
         "error": shortened(candidate.error),
         "owner": writer.owner,
@@ -269,15 +309,24 @@ def new_row(result: ClaimResult, candidate: Candidate, writer: Writer) -> dict[s
     }
 
 
-def claimed_row(result: ClaimResult, row: KnownRow, candidate: Candidate, writer: Writer) -> dict[str, Any]:
-    """The columns that a claim changes in a stored row: what Halo may have stays in doubt, whoever claims it."""
+def claimed_row(
+    result: ClaimResult, row: KnownRow, candidate: Candidate, writer: Writer, *, on_in_doubt: OnInDoubt
+) -> dict[str, Any]:
+    """The columns that a claim changes in a stored row: what Halo may have stays in doubt, whoever claims it.
+
+    What is to be looked up keeps the content that Halo may have: the candidate's own may be another one.
+    """
     claimed = result is ClaimResult.CLAIMED
     certain = LedgerStatus.PENDING if claimed else LedgerStatus.REJECTED
+    is_asked = claimed and on_in_doubt == "ask" and row.status in _DOUBTFUL
+    keeps = is_asked or result is ClaimResult.IN_DOUBT
     return {
         "status": LedgerStatus.IN_DOUBT if row.status in _DOUBTFUL else certain,
-        "user_id": candidate.user_id or row.user_id,
-        "payload_hash": row.payload_hash if result is ClaimResult.IN_DOUBT else candidate.payload_hash,
-        "message_hash": candidate.message_hash if claimed else row.message_hash,
+        "user_id": row.user_id if is_asked else candidate.user_id or row.user_id,
+        "payload_hash": row.payload_hash if keeps else candidate.payload_hash,
+        "message_hash": candidate.message_hash if claimed and not is_asked else row.message_hash,
+        "into_session": storable(candidate.into_session) if claimed and not is_asked else row.into_session,
+        "reference": storable(candidate.reference) if claimed and not is_asked else row.reference,
         # What a row was rejected for says nothing about its new content, and may be a person's word in another DAG.
         "error": shortened(candidate.error) or (None if claimed and row.status is LedgerStatus.REJECTED else row.error),
         "owner": writer.owner if claimed else row.owner,

@@ -33,7 +33,7 @@ from halo_provider.ledger.refs import run_ref, task_ref
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.submission import MAX_ROW_KEY
 
-SCHEMA_VERSION = 7  # those before were never released
+SCHEMA_VERSION = 8  # those before were never released
 MAX_NAMESPACE = 250  # bytes of UTF-8
 # What a delivery counts: rows by their status; requests; and how many of these Halo refused for its load or for their
 # rate (429, and 503 with Retry-After), so that it certainly did not take them.
@@ -152,6 +152,8 @@ submissions = Table(
     Column("agent_id", _LONG_TEXT),
     Column("payload_hash", String(64)),
     Column("message_hash", String(64)),  # of the message as it is compared with what Halo has
+    Column("into_session", _LONG_TEXT),  # the session it is sent into, where that exists before; NULL is a new one
+    Column("reference", _LONG_TEXT),  # what the request carries so that it can be found again
     Column("changes", Integer),  # follow-ups delivered since; NULL is none
     Column("attempts", Integer, nullable=False),
     Column("error", _LONG_TEXT),

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from halo_provider.compat import GetUserDep
 from halo_provider.exceptions import DecisionOutdatedError, LedgerError
-from halo_provider.ui import decisions, rows
+from halo_provider.ui import asking, decisions, rows
 from halo_provider.ui.templates import page
 
 ASSETS = {"halo.css": "text/css", "halo.js": "text/javascript"}
@@ -51,7 +51,7 @@ class SecurityHeaders:
 def create_app() -> ASGIApp:
     """Make the application that Airflow mounts."""
     app = FastAPI(title="Halo", openapi_url=None)
-    for part in (router, rows.router, decisions.router):
+    for part in (router, rows.router, decisions.router, asking.router):
         app.include_router(part)
     app.add_exception_handler(LedgerError, _ledger_is_unavailable)
     app.add_exception_handler(DecisionOutdatedError, _decision_is_outdated)

@@ -31,6 +31,7 @@ from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.triage import STUCK, StuckRows, Triage, WentOn
 from halo_provider.ui import charts
 from halo_provider.ui.access import SEES_ROWS, decides, other_ledgers, visible
+from halo_provider.ui.asking import may_ask
 from halo_provider.ui.ledgers import DOWNLOAD_WAIT, reading
 from halo_provider.ui.queries import MAX_ID, MAX_KEY, PageCursor, RowQuery, following_page
 from halo_provider.ui.templates import page
@@ -203,6 +204,7 @@ def row(  # noqa: PLR0917 -- FastAPI passes by name
         pages=_pages_in_halo(found),
         actions=[name for name, allowed in ACTIONS_FROM.items() if found.status in allowed and not is_held],
         may_decide=decides(dag_id, user),
+        may_ask=may_ask(found, now),
         wanted=RowQuery(namespace=namespace, row_key=row_key),
     )
 

@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, closing, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 from cryptography.fernet import Fernet
@@ -73,6 +73,7 @@ class Task:
     ledger_patience: float = 30.0
     mcp_url: str | None = None  # where rows in doubt are looked up
     ask_after: float = 60.0
+    ask_else: Literal["hold", "resend"] = "hold"
     point: Point | None = None
     row: int = 0
 
@@ -209,6 +210,7 @@ async def _deliver(task: Task) -> dict[str, Any]:
                     concurrency=task.concurrency,
                     on_in_doubt=task.on_in_doubt,
                     ask_after=task.ask_after,
+                    ask_else=task.ask_else,
                     backoff=AT_ONCE,
                 ),
                 reader=reader,

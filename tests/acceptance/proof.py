@@ -3,8 +3,9 @@
 ``python -m tests.acceptance.proof`` plays every night on every ledger that answers and prints the table as Markdown.
 Of every night it is required that no row is lost, that with on_in_doubt="hold" no row reaches Halo twice, and that
 with "resend" only rows that were in doubt do, at most as many as were in flight. With "ask" rows in doubt are looked
-up, in a Halo that finds its conversations up to LAG seconds late: none is lost, none is sent twice, and none is left in
-doubt, without a person.
+up, in a Halo that finds its conversations up to LAG seconds late, and whose tools are others on each ledger: none is
+lost, none is sent twice, and none is left in doubt, without a person. Where the tools do not answer, what
+holds for "hold" or for "resend" holds, as ask_else says.
 """
 # ruff: noqa: T201 -- prints for a person
 
@@ -22,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import psutil
 from sqlalchemy import Connection, create_engine, make_url, select, text
@@ -33,11 +34,11 @@ from halo_provider.ledger.admin import LedgerAdmin
 from halo_provider.ledger.row_filter import RowFilter
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import events
-from halo_provider.simulator import Fault, Simulator, serving
+from halo_provider.simulator import Fault, Reading, Simulator, serving
+from halo_provider.simulator.reading import Variant
 from tests.acceptance.crash_worker import CONCURRENCY, Point, Task, Worker
 from tests.acceptance.sign_in_worker import sign_in_at
 from tests.core.deliveries import NAMESPACE, NOTE, note, notes, rows_in
-from tests.core.mcp_server import MCP, McpServer
 from tests.core.silent_proxy import silent_proxy
 from tests.soak.worker import Task as SoakTask
 from tests.soak.worker import Worker as SoakWorker
@@ -59,10 +60,35 @@ SERVERS = {
 }
 LEDGERS = ("SQLite", *SERVERS)
 _CONNECTIONS = text("SELECT id FROM information_schema.processlist WHERE db = :name")
-POLICIES: tuple[OnInDoubt, ...] = ("resend", "hold", "ask")
+MCP = "/api/mcp"
+READABLE: tuple[Variant, ...] = ("structured", "text", "paged")
+POLICIES = ("resend", "hold", "ask", "ask or hold, no answer", "ask or resend, no answer")
 LAG = 10.0  # seconds at most until Halo finds a conversation
 ASK_AFTER = 12.0  # seconds
 ASKING_RUN = 240.0  # seconds for a run that looks rows up, some of them again and again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What is done about rows in doubt, and how Halo's tools answer: in a way of theirs, or not at all."""
+
+    on_in_doubt: OnInDoubt
+    ask_else: Literal["hold", "resend"] = "hold"
+    variant: Variant | None = None
+
+    @classmethod
+    def of(cls, name: str, *, variant: Variant) -> "Policy":
+        """The policy that the table calls so."""
+        if name == "ask":
+            return cls(on_in_doubt="ask", variant=variant)
+        if name in get_args(OnInDoubt):
+            return cls(on_in_doubt=name)  # type: ignore[arg-type]
+        return cls(on_in_doubt="ask", ask_else="resend" if "resend" in name else "hold")
+
+    @property
+    def judged_as(self) -> OnInDoubt:
+        """The policy whose promise holds."""
+        return self.on_in_doubt if self.on_in_doubt != "ask" or self.variant else self.ask_else
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +103,9 @@ class Verdict:
     left: frozenset[str]  # in doubt at the end, where no person settled them
     seconds: float
 
-    def faults(self, on_in_doubt: OnInDoubt, *, bound: int) -> list[str]:
+    def faults(self, policy: Policy, *, bound: int) -> list[str]:
         """What of the promise was not kept."""
+        on_in_doubt = policy.judged_as
         found = []
         if self.lost:
             found.append(f"lost {sorted(self.lost)}")
@@ -100,6 +127,7 @@ class Stage:
     """One Halo, one ledger, and the workers over them."""
 
     task: Task
+    policy: Policy
     halo: Simulator
     ledger: Ledger
     cut_off: Callable[[], None]  # makes the ledger unreachable for OUTAGE seconds
@@ -138,7 +166,7 @@ class Stage:
                 halo_url=self.task.halo_url,
                 ledger_url=self.task.ledger_url,
                 namespace=NAMESPACE,
-                on_in_doubt=self.task.on_in_doubt,
+                on_in_doubt=self.policy.judged_as,
                 folder=self.folder,
                 clock=clock,
                 lease=lease,
@@ -150,7 +178,7 @@ class Stage:
     @property
     def patience(self) -> float:
         """Seconds for a run to end."""
-        return ASKING_RUN if self.task.on_in_doubt == "ask" else PATIENCE
+        return ASKING_RUN if self.policy.on_in_doubt == "ask" else PATIENCE
 
     def run(self) -> None:
         """A run that nothing happens to."""
@@ -190,7 +218,7 @@ class Stage:
     def bring_home(self) -> None:
         """Settle what is held back and run again, as retries would, until nothing is left, or it is no use."""
         for _ in range(RETRIES):
-            if self.task.on_in_doubt != "ask":
+            if self.policy.judged_as != "ask":
                 self.settle_by_hand()
             self.run()
             if not self.lost(at_the_end=True):
@@ -379,6 +407,12 @@ NIGHTS: dict[str, Night] = {
 LEDGERS_OF = {silent_ledger: tuple(SERVERS), deleted_ledger: ("SQLite",)}
 
 
+def policy_of(night: str, policy: str, ledger_name: str) -> Policy:
+    """The policy of one cell: Halo's tools are others on each ledger, and every night meets all of them."""
+    turn = list(NIGHTS).index(night) + LEDGERS.index(ledger_name)
+    return Policy.of(policy, variant=READABLE[turn % len(READABLE)])
+
+
 def cells_on(ledgers: Sequence[str]) -> list[tuple[str, str]]:
     """Every night with every ledger on which it can happen."""
     return [
@@ -392,7 +426,7 @@ def cells_on(ledgers: Sequence[str]) -> list[tuple[str, str]]:
 def play(
     name: str,
     ledger_name: str,
-    on_in_doubt: OnInDoubt,
+    policy: Policy,
     *,
     rows: int = ROWS,
     seed: int = 0,
@@ -401,20 +435,28 @@ def play(
 ) -> Verdict:
     """Play one night; afterwards settle by hand what is held back, and let the next run bring everything home."""
     began = time.monotonic()
-    halo = Simulator(chat_latency=LATENCY, seed=seed)
+    reading = Reading(variant=policy.variant or "structured", lag=(0.0, lag), consent="approved")
+    halo = Simulator(chat_latency=LATENCY, seed=seed, reading=reading)
     with (
         serving(halo) as url,
         ledger_place(ledger_name) as (ledger_url, cut_off),
         tempfile.TemporaryDirectory(prefix="halo-proof-") as folder,
     ):
-        task = Task(halo_url=url, ledger_url=ledger_url, rows=rows, on_in_doubt=on_in_doubt, ask_after=ask_after)
-        with closing(Ledger.at(ledger_url)) as ledger, ExitStack() as stack:
-            if on_in_doubt == "ask":
-                reading = stack.enter_context(serving(McpServer(halo=halo, lag=lag).app()))
-                task = replace(task, mcp_url=f"{reading}{MCP}")
-                sign_in_at(f"{reading}{MCP}", ledger)
-            stage = Stage(task=task, halo=halo, ledger=ledger, cut_off=cut_off, folder=Path(folder))
-            NIGHTS[name](stage, random.Random(f"{seed} {name} {ledger_name} {on_in_doubt}"))
+        task = Task(
+            halo_url=url,
+            ledger_url=ledger_url,
+            rows=rows,
+            on_in_doubt=policy.on_in_doubt,
+            ask_else=policy.ask_else,
+            ask_after=ask_after,
+        )
+        with closing(Ledger.at(ledger_url)) as ledger:
+            if policy.on_in_doubt == "ask":
+                task = replace(task, mcp_url=f"{url}{MCP}")
+                sign_in_at(f"{url}{MCP}", ledger)
+                halo.always(MCP, None if policy.variant else Fault.status(403))
+            stage = Stage(task=task, policy=policy, halo=halo, ledger=ledger, cut_off=cut_off, folder=Path(folder))
+            NIGHTS[name](stage, random.Random(f"{seed} {name} {ledger_name} {policy}"))
             lost = stage.lost(at_the_end=False)
             stage.bring_home()
             return Verdict(
@@ -522,9 +564,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cells = [(night, policy, ledger) for night, ledger in cells_on(ledgers) for policy in options.policies]
     done = Counter[str]()
 
-    def one(cell: tuple[str, OnInDoubt, str]) -> Verdict:
-        night, policy, ledger = cell
-        verdict = play(night, ledger, policy, rows=options.rows, seed=options.seed)
+    def one(cell: tuple[str, str, str]) -> Verdict:
+        night, _, ledger = cell
+        verdict = play(night, ledger, policy_of(*cell), rows=options.rows, seed=options.seed)
         done["nights"] += 1
         print(f"\r{done['nights']} of {len(cells)} nights", end="", file=sys.stderr, flush=True)
         return verdict
@@ -535,7 +577,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     broken = [
         f"{night}, {policy}, {ledger}: {fault}"
         for (night, policy, ledger), verdict in verdicts.items()
-        for fault in verdict.faults(policy, bound=bound_of(night, verdict))
+        for fault in verdict.faults(policy_of(night, policy, ledger), bound=bound_of(night, verdict))
     ]
     print("\n".join(table(verdicts, ledgers)))
     if not clocks:
@@ -554,7 +596,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if broken else 0
 
 
-def table(verdicts: dict[tuple[str, OnInDoubt, str], Verdict], ledgers: Sequence[str]) -> Iterator[str]:
+def table(verdicts: dict[tuple[str, str, str], Verdict], ledgers: Sequence[str]) -> Iterator[str]:
     """The verdicts as Markdown, a line for every night and policy."""
     yield "| What happens | `on_in_doubt` | Rows lost | In doubt | Sent twice | Bound | Left in doubt |"
     yield "|---|---|--:|--:|--:|--:|--:|"
@@ -565,7 +607,7 @@ def table(verdicts: dict[tuple[str, OnInDoubt, str], Verdict], ledgers: Sequence
                 ", ".join(str(len(getattr(verdict, rows))) if verdict else "-" for verdict in found)
                 for rows in ("lost", "doubted", "twice", "left")
             )
-            bounds = [0 if policy != "resend" else bound_of(night, verdict) for verdict in found if verdict]
+            bounds = [bound_of(night, verdict) if "resend" in policy else 0 for verdict in found if verdict]
             bound = ", ".join(map(str, bounds if len(set(bounds)) > 1 else bounds[:1]))
             yield f"| {night} | {policy} | {lost} | {doubted} | {twice} | {bound} | {left} |"
 

@@ -168,7 +168,8 @@ async def _use(use: Use) -> dict[str, Any]:
                     told["without"] += 1
                 else:
                     headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
-                    body = b'{"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {}}'
+                    headers |= {"accept": "application/json, text/event-stream"}
+                    body = b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}'
                     status = (await web.send("POST", use.mcp_url, content=body, headers=headers)).status
                     refused = token if status == 401 else None
                     told["worked" if status == 200 else "refused"] += 1

@@ -7,6 +7,7 @@ required that the tokens are renewed once an hour, and that no chain of tokens i
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -15,10 +16,9 @@ from functools import partial
 
 from halo_provider.ledger import Ledger
 from halo_provider.ledger.sign_ins import RENEWAL_LEASE, SignIns
-from halo_provider.simulator import serving
+from halo_provider.simulator import Reading, Simulator, serving
 from tests.acceptance.proof import LEDGERS, ledger_place, reachable
 from tests.acceptance.sign_in_worker import KEY, Use, User, sign_in_at
-from tests.core.mcp_server import MCP, McpServer
 
 HOUR = 3.0  # seconds here
 PROCESSES = 20
@@ -52,33 +52,34 @@ class Hours:
 
 
 @contextmanager
-def signed_in(
-    server: McpServer, ledger_name: str, *, lease: float = RENEWAL_LEASE
-) -> Iterator[tuple[str, str, SignIns]]:
-    """A server and a ledger, in which somebody has signed in; their addresses, and the sign-in."""
+def signed_in(halo: Simulator, ledger_name: str, *, lease: float = RENEWAL_LEASE) -> Iterator[tuple[str, str, SignIns]]:
+    """A Halo and a ledger, in which somebody has signed in; their addresses, and the sign-in."""
     with (
-        serving(server.app()) as origin,
+        serving(halo) as origin,
         ledger_place(ledger_name) as (ledger_url, _),
         closing(Ledger.at(ledger_url)) as ledger,
     ):
-        yield f"{origin}{MCP}", ledger_url, sign_in_at(f"{origin}{MCP}", ledger, lease=lease)
+        yield f"{origin}/api/mcp", ledger_url, sign_in_at(f"{origin}/api/mcp", ledger, lease=lease)
 
 
 def play(ledger_name: str, *, seconds: float, processes: int = PROCESSES) -> Hours:
     """Let the processes use one sign-in for so many seconds."""
-    server = McpServer(lifetime=HOUR)
-    with signed_in(server, ledger_name) as (mcp_url, ledger_url, _):
+    halo = Simulator(record_bodies=False, reading=Reading(access_lifetime=HOUR, consent="approved"))
+    with signed_in(halo, ledger_name) as (mcp_url, ledger_url, _):
+        began = time.monotonic()
         users = [User(Use(mcp_url=mcp_url, ledger_url=ledger_url, key=KEY, seconds=seconds)) for _ in range(processes)]
         told = [user.report(within=seconds + 60.0) or {} for user in users]
-    apart = [later - earlier for earlier, later in zip(server.refreshes, server.refreshes[1:], strict=False)]
+        lasted = time.monotonic() - began
+    (chain,) = halo.sign_ins
+    apart = [later - earlier for earlier, later in zip(chain.refreshes, chain.refreshes[1:], strict=False)]
     return Hours(
-        hours=(seconds + 1.0) / HOUR,
-        refreshes=len(server.refreshes),
+        hours=(lasted + 1.0) / HOUR,
+        refreshes=len(chain.refreshes),
         shortest=min(apart, default=HOUR) / HOUR,
         worked=sum(each["worked"] for each in told),
         refused=sum(each["refused"] for each in told),
         without=sum(each["without"] for each in told),
-        revoked=server.revoked,
+        revoked=chain.revoked,
         signed_out=sum(each["sign_in"] is not None for each in told),
     )
 

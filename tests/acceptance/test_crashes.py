@@ -2,15 +2,20 @@
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal
 
 import pytest
 
-from halo_provider.ledger import OnInDoubt
-from tests.acceptance.proof import LEDGERS, Verdict, bound_of, cells_on, play
+from halo_provider.simulator.reading import Variant
+from tests.acceptance.proof import LEDGERS, Policy, Verdict, bound_of, cells_on, play
 
 pytestmark = pytest.mark.acceptance
 
-POLICY_OF: dict[str, OnInDoubt] = {"SQLite": "resend", "PostgreSQL": "hold", "MariaDB": "resend"}
+POLICY_OF = {
+    "SQLite": Policy(on_in_doubt="resend"),
+    "PostgreSQL": Policy(on_in_doubt="hold"),
+    "MariaDB": Policy(on_in_doubt="resend"),
+}
 SERVICES = {"PostgreSQL": "postgres_url", "MariaDB": "mariadb_url"}
 AT_ONCE = 6  # nights: they mostly wait for leases to run out
 
@@ -46,23 +51,34 @@ def test_no_row_is_lost_and_none_doubled_beyond_doubt(
 
 
 @pytest.mark.parametrize(
-    ("night", "ledger_name"),
+    ("night", "ledger_name", "variant"),
     [
-        ("SIGKILL before intent", "SQLite"),
-        ("SIGKILL after send", "SQLite"),
-        ("SIGKILL after send", "PostgreSQL"),
-        ("SIGKILL after send", "MariaDB"),
-        ("Halo faults of every kind", "SQLite"),
+        ("SIGKILL before intent", "SQLite", "structured"),
+        ("SIGKILL after send", "SQLite", "text"),
+        ("SIGKILL after send", "PostgreSQL", "paged"),
+        ("SIGKILL after send", "MariaDB", "structured"),
+        ("Halo faults of every kind", "SQLite", "paged"),
     ],
 )
 def test_no_row_is_left_in_doubt_where_halo_is_asked(
-    night: str, ledger_name: str, request: pytest.FixtureRequest
+    night: str, ledger_name: str, variant: Variant, request: pytest.FixtureRequest
 ) -> None:
     """Nothing is lost, nothing is sent twice, and no person is needed, though Halo finds conversations late."""
     if service := SERVICES.get(ledger_name):
         request.getfixturevalue(service)
 
-    verdict = play(night, ledger_name, "ask", rows=40, lag=1.0, ask_after=2.0)
+    policy = Policy(on_in_doubt="ask", variant=variant)
+    verdict = play(night, ledger_name, policy, rows=40, lag=1.0, ask_after=2.0)
 
-    assert verdict.faults("ask", bound=bound_of(night, verdict)) == []
+    assert verdict.faults(policy, bound=bound_of(night, verdict)) == []
     assert verdict.doubted
+
+
+@pytest.mark.parametrize("ask_else", ["hold", "resend"])
+def test_promise_is_that_of_ask_else_where_nobody_answers(ask_else: Literal["hold", "resend"]) -> None:
+    """Reading is switched off: what was in flight is held, or sent again."""
+    policy = Policy(on_in_doubt="ask", ask_else=ask_else)
+    verdict = play("SIGKILL after send", "SQLite", policy, rows=40, ask_after=2.0)
+
+    assert verdict.faults(policy, bound=bound_of("SIGKILL after send", verdict)) == []
+    assert bool(verdict.twice) is (ask_else == "resend")

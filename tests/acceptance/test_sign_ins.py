@@ -2,11 +2,12 @@
 
 import pytest
 
+from halo_provider.simulator import Fault, Reading, Simulator
 from tests.acceptance.proof import LEDGERS
 from tests.acceptance.sign_in_worker import KEY, Point, Use, User
 from tests.acceptance.sign_ins import play, signed_in
 from tests.acceptance.test_crashes import SERVICES
-from tests.core.mcp_server import McpServer
+from tests.waiting import TIMEOUT
 
 pytestmark = pytest.mark.acceptance
 
@@ -30,9 +31,11 @@ def test_sign_in_is_renewed_once_an_hour(ledger_name: str) -> None:
 @pytest.mark.parametrize("point", Point)
 def test_death_while_renewing_goes_on_or_asks_for_a_person(point: Point, ledger_name: str) -> None:
     """What a killed process did not record is gone; the words say so."""
-    server = McpServer(lifetime=0.2, refresh_delay=0.4 if point is Point.IN_REQUEST else 0.0)
-    with signed_in(server, ledger_name, lease=LEASE) as (mcp_url, ledger_url, kept):
-        server.lifetime = 3600.0
+    halo = Simulator(reading=Reading(access_lifetime=0.2, consent="approved"))
+    with signed_in(halo, ledger_name, lease=LEASE) as (mcp_url, ledger_url, kept):
+        halo.reading = Reading(consent="approved")
+        if point is Point.IN_REQUEST:
+            halo.script(path="/oauth/token", faults=[Fault.slow(TIMEOUT)])
         use = Use(mcp_url=mcp_url, ledger_url=ledger_url, key=KEY, lease=LEASE, seconds=60.0, point=point)
         assert User(use).report(within=30.0) is None
         told = User(Use(mcp_url=mcp_url, ledger_url=ledger_url, key=KEY, lease=LEASE)).report(within=30.0)

@@ -140,6 +140,27 @@ def test_follow_up_is_looked_for_in_its_session(
     assert len({chat.session_id for chat in halo.chats}) == 2
 
 
+class OldTranscripts(SimulatorReader):
+    """Searches see everything, and a transcript only how a conversation began."""
+
+    async def transcript(self, session_id: str) -> Conversation | None:
+        """The first message and its answer."""
+        whole = await SimulatorReader.transcript(self, session_id)
+        return replace(whole, messages=(whole.messages or ())[:2]) if whole else None
+
+
+def test_search_proves_nothing_about_a_follow_up(deliveries: Deliveries, halo: Simulator) -> None:
+    """It is looked for in its session's transcript: so must be what Halo is known to have."""
+    deliveries.run([note("1", text="Note 1."), note("2", text="Note 2.")])
+    halo.script_for(user_id="user-1", faults=[LOST])
+    rows = [note("1", text="Note 1, changed."), note("3", text="Note 3."), note("2", text="Note 2, changed.")]
+
+    run = ask(deliveries, rows, reader=OldTranscripts(halo), on_change="follow_up", concurrency=1)
+
+    assert run.counts == {RowStatus.DELIVERED: 2, RowStatus.IN_DOUBT: 1}
+    assert set(times_sent(halo).values()) == {1}
+
+
 REFERENCED = NOTE.model_copy(update={"reference": True})
 ANONYMOUS = REFERENCED.model_copy(update={"user": None})
 
@@ -306,7 +327,7 @@ def test_looking_up_many_rows_holds_up_no_others(deliveries: Deliveries, halo: S
         return conversation if len(halo.chats) >= 60 else None
 
     reader = SimulatorReader(halo, distort=once_all_are_sent)
-    run = ask(deliveries, notes(60), reader=reader, ask_after=4.0, batch_size=4, concurrency=4)
+    run = ask(deliveries, notes(60), reader=reader, ask_after=20.0, batch_size=4, concurrency=4)
 
     assert run.counts == {RowStatus.DELIVERED: 60}
     assert set(times_sent(halo).values()) == {1}

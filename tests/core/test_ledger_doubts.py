@@ -1,5 +1,6 @@
 """What looking up needs of the ledger, on every database: since when a row is in doubt, and whose a session is."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -8,7 +9,16 @@ from cryptography.fernet import Fernet
 from sqlalchemy import update
 
 from halo_provider.exceptions import HaloSignInError, LedgerError
-from halo_provider.ledger import Candidate, Ledger, LedgerStatus, Settlement, TaskInstanceRef
+from halo_provider.ledger import (
+    Candidate,
+    Doubt,
+    Ledger,
+    LedgerStatus,
+    OnInDoubt,
+    Rivals,
+    Settlement,
+    TaskInstanceRef,
+)
 from halo_provider.ledger.admin import LedgerAdmin
 from halo_provider.ledger.row_filter import RowFilter
 from halo_provider.ledger.sign_ins import SignIns
@@ -49,6 +59,13 @@ def settle(lease_holder: Any, status: LedgerStatus, row_key: str = "k", **fields
     lease_holder.commit(settlements=[Settlement(row_key, status, **fields)])
 
 
+def rivals(ledger: Ledger, session_ids: Sequence[str] = (), **changed: Any) -> Rivals:
+    """Whose else the row's conversations may be."""
+    asked = {"user_id": "user-1", "message_hash": "c" * 64, "into_session": None, **changed}
+    found: Rivals = holder(ledger).rivals("k", session_ids=session_ids, **asked)
+    return found
+
+
 def doubt_since(ledger: Ledger) -> datetime:
     """The row's."""
     found: datetime = rows_in(ledger)["k"]["doubt_since"]
@@ -78,7 +95,7 @@ def test_claim_tells_since_when_a_row_is_in_doubt(ledger: Ledger) -> None:
 
     claimed = claim(holder(ledger))
 
-    assert (claimed.doubtful, claimed.doubt_since) == (True, doubt_since(ledger))
+    assert claimed.doubt == Doubt(doubt_since(ledger), "user-1", "a" * 64, "c" * 64, None, None)
     assert rows_in(ledger)["k"]["message_hash"] == "c" * 64
 
 
@@ -87,13 +104,15 @@ def test_row_that_is_not_there_is_pending_again(ledger: Ledger) -> None:
     lease_holder, other = holder(ledger), holder(ledger)
     claim(lease_holder)
     lease_holder.commit(intents=["k"])
-    assert not lease_holder.clear_doubt("k", detail="not there")
+    again = Candidate("k", user_id="user-1", payload_hash="b" * 64, message_hash="d" * 64)
+    assert not lease_holder.clear_doubt(again, detail="not there")
     lease_holder.commit(settlements=[Settlement("k", LedgerStatus.IN_DOUBT, final=False)])
 
-    assert not other.clear_doubt("k", detail="not there")
-    assert lease_holder.clear_doubt("k", detail="not there")
+    assert not other.clear_doubt(again, detail="not there")
+    assert lease_holder.clear_doubt(again, detail="not there")
 
-    assert rows_in(ledger)["k"]["status"] is LedgerStatus.PENDING
+    row = rows_in(ledger)["k"]
+    assert (row["status"], row["payload_hash"], row["message_hash"]) == (LedgerStatus.PENDING, "b" * 64, "d" * 64)
     events = LedgerAdmin(ledger, actor="test").history(NAMESPACE, "k")
     assert [(event.event, event.detail) for event in events][-1] == ("not_found", "not there")
 
@@ -118,8 +137,47 @@ def test_sessions_of_other_rows_are_known_on_every_connection(ledger: Ledger) ->
         claim(lease_holder, row_key)
         settle(lease_holder, LedgerStatus.DELIVERED, row_key, session_id=session_id)
 
-    assert holder(ledger).sessions_of_others("k", ["s-1", "s-2", "s-3", "s-4"]) == {"s-2", "s-3"}
-    assert holder(ledger).sessions_of_others("k", []) == set()
+    assert rivals(ledger, ["s-1", "s-2", "s-3", "s-4"]) == Rivals(frozenset({"s-2", "s-3"}), same_words=False)
+    assert rivals(ledger, []) == Rivals()
+
+
+@pytest.mark.parametrize("status", [LedgerStatus.IN_FLIGHT, LedgerStatus.IN_DOUBT])
+def test_row_with_the_same_words_that_is_on_its_way_is_a_rival(ledger: Ledger, status: LedgerStatus) -> None:
+    """Of the same user, into the same session, of any connection; once it is settled it is none."""
+    other = holder(ledger, "other/x")
+    claim(other, "l")
+    assert not rivals(ledger).same_words
+    other.commit(intents=["l"])
+    if status is LedgerStatus.IN_DOUBT:
+        other.commit(settlements=[Settlement("l", LedgerStatus.IN_DOUBT)])
+
+    assert rivals(ledger).same_words
+    assert not rivals(ledger, user_id="user-2").same_words
+    assert not rivals(ledger, message_hash="d" * 64).same_words
+    assert not rivals(ledger, into_session="s-1").same_words
+
+    other.commit(settlements=[Settlement("l", LedgerStatus.DELIVERED, session_id="s-2")])
+    assert rivals(ledger, ["s-2"]) == Rivals(frozenset({"s-2"}), same_words=False)
+
+
+@pytest.mark.parametrize("on_in_doubt", ["ask", "resend"])
+def test_row_that_is_looked_up_keeps_what_halo_may_have(ledger: Ledger, on_in_doubt: OnInDoubt) -> None:
+    """The source may have another content by now; what is sent at once takes its place."""
+    dead = holder(ledger, lease=-1.0)
+    claim(dead)
+    dead.commit(intents=["k"])
+    successor = holder(ledger)
+    changed = Candidate("k", "user-2", "b" * 64, None, "d" * 64, "s-1", "airflow:note/k/b")
+
+    successor.claim([changed], on_in_doubt=on_in_doubt)
+
+    kept = (*("user-1", "a" * 64, "c" * 64), None, None)
+    new = ("user-2", "b" * 64, "d" * 64, "s-1", "airflow:note/k/b")
+    columns = ("user_id", "payload_hash", "message_hash", "into_session", "reference")
+    assert tuple(rows_in(ledger)["k"][name] for name in columns) == (kept if on_in_doubt == "ask" else new)
+    assert successor.renew_content(changed)
+    assert tuple(rows_in(ledger)["k"][name] for name in columns) == new
+    assert rows_in(ledger)["k"]["status"] is LedgerStatus.IN_DOUBT
 
 
 def test_witness_is_the_latest_row_that_is_old_enough(ledger: Ledger) -> None:

@@ -11,6 +11,7 @@ from halo_provider.ledger.rules import (
     Change,
     Claim,
     ClaimResult,
+    Doubt,
     KnownRow,
     OnInDoubt,
     Settlement,
@@ -29,6 +30,7 @@ REPAIRED = Candidate("k", user_id="user-1", payload_hash=CHANGED)
 INVALID = Candidate("k", error="the message is empty")
 WRITER = Writer("halo_default/note", ME, "dag run task try 1", {"dag_id": "dag", "run_ref": 7}, NOW, NOW, LEASE_END)
 
+DOUBT = Doubt(None, "user-1", SAME, None, None, None)
 LIVE, OVER, NONE = LEASE_END, NOW, None  # ends of leases
 
 PENDING, IN_FLIGHT, DELIVERED, REJECTED, IN_DOUBT, FAILED = LedgerStatus
@@ -102,7 +104,7 @@ def test_claim_result_follows_from_row_candidate_and_policy(
             row(IN_FLIGHT, session_id=None),
             VALID,
             ClaimResult.CLAIMED,
-            Claim(ClaimResult.CLAIMED, error="why", doubtful=True),
+            Claim(ClaimResult.CLAIMED, error="why", doubt=DOUBT),
         ),
         (
             row(REJECTED, session_id=None),
@@ -215,7 +217,7 @@ def test_claimed_row_stays_in_doubt_if_halo_may_have_it(
     result: ClaimResult, stored: KnownRow, candidate: Candidate, columns: dict[str, Any]
 ) -> None:
     """Only a claim that succeeds changes the owner; the payload of a row that is held stays the one that was sent."""
-    written = rules.claimed_row(result, stored, candidate, WRITER)
+    written = rules.claimed_row(result, stored, candidate, WRITER, on_in_doubt="resend")
 
     assert written.items() >= columns.items()
     assert written["updated_at"] == NOW

@@ -147,6 +147,7 @@ def test_abandoned_transaction_is_rolled_back(
     may_go_on.set()
 
     assert ended.wait(PATIENCE)
+    monkeypatch.undo()
     assert rows_in(ledger)["k"]["status"] == LedgerStatus.IN_FLIGHT
 
 

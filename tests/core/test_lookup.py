@@ -16,6 +16,7 @@ from halo_provider.delivery.lookup import (
     next_look,
     verdict,
 )
+from halo_provider.ledger import Rivals
 
 SINCE = datetime(2026, 11, 25, 7, 0, tzinfo=UTC)
 TEXT = "New application from Example GmbH. Please review and follow up."
@@ -96,13 +97,22 @@ def test_nothing_found_is_absent_only_where_all_was_seen() -> None:
 
 def test_conversation_of_another_row_is_not_taken() -> None:
     """The same words of the same user, but the session is known as another row's."""
-    assert judge(QUESTION, [conversation(OWN)], complete=True, taken={"s-1"}).sight is ABSENT
+    assert judge(QUESTION, [conversation(OWN)], complete=True, rivals=Rivals(frozenset({"s-1"}))).sight is ABSENT
 
 
 def test_reference_counts_whatever_else_is_known() -> None:
     """It names this row and no other."""
     found = conversation(OTHER, raw={"x": REFERENCED.reference})
-    assert judge(REFERENCED, [found], complete=True, taken={"s-1"}).sight is FOUND
+    assert judge(REFERENCED, [found], complete=True, rivals=Rivals(frozenset({"s-1"}))).sight is FOUND
+
+
+def test_message_may_be_that_of_a_row_with_the_same_words() -> None:
+    """Nobody knows which of the two it is, unless one has a reference."""
+    rivals = Rivals(same_words=True)
+    assert judge(QUESTION, [conversation(OWN)], complete=True, rivals=rivals).sight is UNCLEAR
+    assert judge(QUESTION, [], complete=True, rivals=rivals).sight is ABSENT
+    found = conversation(OWN, raw={"x": REFERENCED.reference})
+    assert judge(REFERENCED, [found], complete=True, rivals=rivals).sight is FOUND
 
 
 def test_first_of_two_own_conversations_is_taken() -> None:

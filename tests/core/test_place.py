@@ -7,7 +7,7 @@ import pytest
 from halo_provider.delivery.place import End, Send, Wait, follow, place_of
 from halo_provider.delivery.prepare import PreparedRow
 from halo_provider.exceptions import RowError
-from halo_provider.ledger.rules import Change, Claim, ClaimResult, KnownRow
+from halo_provider.ledger.rules import Change, Claim, ClaimResult, Doubt, KnownRow
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.sources.rows import Row
 from halo_provider.submission import Submission, User
@@ -55,9 +55,10 @@ def test_answer_of_the_ledger_can_be_the_end_of_a_row(claim: Claim | None, statu
 def test_claimed_row_is_sent_and_keeps_its_doubt() -> None:
     """Whoever sends it has to know that Halo may have it already."""
     row = prepared()
+    doubt = Doubt(None, "user-1", "a" * 64, "b" * 64, None, None)
 
     assert place_of(row, Claim(ClaimResult.CLAIMED)) == Send(row.submission)
-    assert place_of(row, Claim(ClaimResult.CLAIMED, doubtful=True)) == Send(row.submission, doubtful=True)
+    assert place_of(row, Claim(ClaimResult.CLAIMED, doubt=doubt)) == Send(row.submission, doubt=doubt)
 
 
 def test_row_of_another_run_waits() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from halo_provider.client.records import (
+    Listing,
     Message,
     UnreadableResultError,
     conversation_of,
@@ -192,7 +193,25 @@ def test_ticket_names_every_session_that_went_into_it() -> None:
     assert (found.ticket_id, found.session_ids) == ("7", frozenset({"s-1", "s-2", "s-3", "s-4"}))
 
 
-@pytest.mark.parametrize("payload", [None, [], {"error": "not found"}, {"found": False}])
+@pytest.mark.parametrize("payload", [{"error": "internal"}, {"data": None, "errors": [{"m": "x"}]}, {"success": False}])
+def test_error_in_a_result_is_no_answer(payload: Any) -> None:
+    """An empty list beside it would say that there is nothing."""
+    with pytest.raises(UnreadableResultError):
+        listing_of(payload)
+    if "success" not in payload:
+        with pytest.raises(UnreadableResultError):
+            record_of(payload)
+
+
+def test_null_in_the_place_of_a_list_is_an_empty_one() -> None:
+    """As some languages write it; whether the reader sees anything is found out in another way."""
+    assert listing_of({"data": None}) == Listing((), False, None)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [None, [], {"data": None}, {"error": "not found"}, {"error": {"code": "NOT_FOUND"}}, {"found": False}],
+)
 def test_thing_that_is_not_there_is_none(payload: Any) -> None:
     """Halo's own word for it is not documented."""
     assert record_of(payload) is None

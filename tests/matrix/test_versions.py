@@ -32,6 +32,7 @@ EXAMPLES = {
     "halo_applications_approved",
     "halo_applications_csv",
     "halo_applications_daily",
+    "halo_applications_followed",
     "halo_cancellations_csv",
     "halo_cancellations_daily",
     "halo_subscription_webhook",

@@ -21,9 +21,8 @@ from halo_provider.hooks.halo import HaloHook
 from halo_provider.hooks.reading import reading_url
 from halo_provider.login import main as halo_login
 from halo_provider.operators.halo import HaloTicketOperator
-from halo_provider.simulator import Fault, Simulator, serving
+from halo_provider.simulator import Fault, Reading, Simulator
 from tests.acceptance.sign_in_worker import KEY
-from tests.core.mcp_server import MCP, McpServer
 from tests.provider.notes import NOTE, rows
 from tests.provider.runs import Connect, RunDag, Statuses
 
@@ -32,15 +31,13 @@ LOST, NEVER = Fault.drop_after_acceptance(), Fault.drop_before_acceptance()
 
 
 @pytest.fixture
-def server(
+def readable(
     halo: Simulator, connect: Connect, airflow_home: Path, statuses: Statuses, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[McpServer]:
-    """Halo's MCP server, to which halo_default leads; Airflow has a Fernet key."""
-    server = McpServer(halo=halo)
+) -> Simulator:
+    """A Halo that can be read once somebody has signed in; Airflow has a Fernet key."""
+    halo.reading = Reading(consent="approved")
     monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", KEY.decode())
-    with serving(server.app()) as origin:
-        connect(extra={"mcp_url": f"{origin}{MCP}"})
-        yield server
+    return halo
 
 
 @pytest.fixture
@@ -60,10 +57,10 @@ def approves(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def signed_in(server: McpServer, approves: None) -> McpServer:
-    """The server, at which somebody has signed in."""
+def signed_in(readable: Simulator, approves: None) -> Simulator:
+    """The same, and somebody has signed in."""
     assert halo_login(["--actor", "somebody"]) == 0
-    return server
+    return readable
 
 
 def columns(airflow_home: Path, query: str) -> list[tuple[object, ...]]:
@@ -74,7 +71,7 @@ def columns(airflow_home: Path, query: str) -> list[tuple[object, ...]]:
 
 @pytest.mark.usefixtures("approves")
 def test_sign_in_keeps_nothing_readable(
-    server: McpServer, airflow_home: Path, capsys: pytest.CaptureFixture[str]
+    readable: Simulator, airflow_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The tokens are encrypted; what is printed has none; only reading was asked for."""
     assert halo_login([]) == 0
@@ -85,10 +82,11 @@ def test_sign_in_keeps_nothing_readable(
     assert str(secrets).startswith("gAAAA")
     assert "halo_at" not in printed
     assert "Signed in for reading (data:read)" in printed
-    assert server.scopes == ["data:read"]
+    assert [each.scope for each in readable.sign_ins] == ["data:read"]
 
 
-def test_status_tells_who_is_signed_in(signed_in: McpServer, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("signed_in")
+def test_status_tells_who_is_signed_in(capsys: pytest.CaptureFixture[str]) -> None:
     """And that nobody is, once they signed out."""
     assert halo_login(["--status"]) == 0
     assert "somebody signed in on" in capsys.readouterr().out
@@ -99,14 +97,15 @@ def test_status_tells_who_is_signed_in(signed_in: McpServer, capsys: pytest.Capt
     assert halo_login(["--revoke"]) == 1
 
 
-def test_signing_out_ends_the_tokens(signed_in: McpServer) -> None:
+def test_signing_out_ends_the_tokens(signed_in: Simulator) -> None:
     """Halo forgets them, too."""
     assert halo_login(["--revoke"]) == 0
 
-    assert signed_in._refresh is None
+    assert [each.revoked for each in signed_in.sign_ins] == [True]
 
 
-def test_sign_in_without_a_browser_takes_a_pasted_answer(server: McpServer, airflow_home: Path) -> None:
+@pytest.mark.usefixtures("readable")
+def test_sign_in_without_a_browser_takes_a_pasted_answer(airflow_home: Path) -> None:
     """The browser may be on another machine, where the answer leads nowhere."""
     command = [str(Path(sys.executable).parent / "halo-login"), "--no-browser"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as login:
@@ -141,7 +140,7 @@ def answer_to(url: str) -> str:
         (lambda answer: re.sub("code=[^&]*", "code=made-up", answer), "invalid_grant"),
     ],
 )
-@pytest.mark.usefixtures("server")
+@pytest.mark.usefixtures("readable")
 def test_wrong_answer_signs_nobody_in(
     airflow_home: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -173,7 +172,7 @@ def test_operator_looks_rows_up(dag: DAG, run: RunDag, halo: Simulator) -> None:
     assert sorted(str(chat.user_id) for chat in halo.chats) == ["user_1", "user_2", "user_3", "user_4"]
 
 
-@pytest.mark.usefixtures("server")
+@pytest.mark.usefixtures("readable")
 def test_operator_without_a_sign_in_holds_and_says_so(
     dag: DAG, run: RunDag, halo: Simulator, statuses: Statuses
 ) -> None:
@@ -212,7 +211,7 @@ def test_command_looks_up_what_runs_left_in_doubt(
     assert told == [("somebody", "resolved", f"session {lost.session_id}: found in Halo by its message")]
 
 
-@pytest.mark.usefixtures("server")
+@pytest.mark.usefixtures("readable")
 def test_command_leaves_what_it_cannot_tell(
     dag: DAG, run: RunDag, halo: Simulator, statuses: Statuses, capsys: pytest.CaptureFixture[str]
 ) -> None:

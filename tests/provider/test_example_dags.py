@@ -48,7 +48,7 @@ def tickets(dag: DAG) -> HaloTicketOperator:
 
 
 OVER_CSV = ["halo_applications_csv", "halo_cancellations_csv"]
-DAILY = ["halo_applications_daily", "halo_cancellations_daily"]
+DAILY = ["halo_applications_daily", "halo_applications_followed", "halo_cancellations_daily"]
 
 over_csv = pytest.mark.parametrize("dag", OVER_CSV, indirect=True)
 daily = pytest.mark.parametrize("dag", DAILY, indirect=True)
