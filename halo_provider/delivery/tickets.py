@@ -50,6 +50,7 @@ DEFAULT_TICKET_WITHIN = 300.0  # seconds after its delivery in which a row's tic
 MARGIN = timedelta(minutes=10)  # by which a ticket may be older than its row's delivery: a chat's time, and clocks
 PAGE = 500  # rows asked about together
 FEW_ROWS = 3  # with fewer, no list of tickets is asked for
+MAX_MISSED = 100  # tickets of one look that are asked for alone although a list should have had them
 MAX_LIST_PAGES = 500  # of one list of tickets
 ASKED_TOGETHER = 25  # users, or tickets, whose answers are kept together
 UNKNOWN = "unknown"  # the status of a ticket that has no status
@@ -201,6 +202,7 @@ class TicketFollower:
         self._can = _Abilities()
         self._nameless = False  # searches and lists tell of tickets without their sessions
         self._failures = 0
+        self._missed = 0  # tickets of this look that its list should have had
         self.others: dict[str, TicketFact | None] = {}
 
     async def look(self) -> Round:
@@ -210,6 +212,7 @@ class TicketFollower:
         """
         before = self._reader.calls
         self._failures = 0
+        self._missed = 0
         problem = None
         try:
             await self._look()
@@ -287,6 +290,8 @@ class TicketFollower:
                 facts[row] = found.fact
         yield facts
         left = [row for row in rows if row not in facts]
+        if listed.by_id and self._until is not None:
+            left = self._without_missed(left)
         for group in _groups(left, key=lambda row: row.known.ticket_id if row.known else None):
             facts = await self._by_ticket(group)
             yield facts
@@ -298,6 +303,19 @@ class TicketFollower:
                 left = [row for row in left if row not in facts]
         for group in _groups(left, key=lambda row: row.user_id):
             yield await self._by_search(group)
+
+    def _without_missed(self, rows: Sequence[FollowedRow]) -> list[FollowedRow]:
+        """The rows without most of those whose ticket is known and in no list: the next list has them.
+
+        Where many tickets change while a list is read page by page, it misses many.
+        """
+        kept = []
+        for row in rows:
+            is_missed = row.known is not None and row.known.ticket_id is not None
+            self._missed += is_missed
+            if not is_missed or self._missed <= MAX_MISSED:
+                kept.append(row)
+        return kept
 
     async def _by_ticket(self, rows: Sequence[FollowedRow]) -> _Facts:
         """The tickets that are known already, one call for each."""

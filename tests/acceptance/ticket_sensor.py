@@ -32,6 +32,7 @@ from tests.acceptance.sign_in_worker import KEY, sign_in_at
 from tests.core.databases import own_database
 
 DAG_ID = "tickets_followed"
+PAGE = 100  # tickets that Halo gives at a time
 POKE_INTERVAL = 5.0  # seconds between looks
 WITHOUT_TICKET = 40  # every so manieth row is answered without a ticket
 HEALTH = 6  # seconds after which Airflow takes a triggerer for dead; usually 30
@@ -153,7 +154,7 @@ class Site:
 @contextmanager
 def site(*, rows: int, variant: Variant, metadata_url: str | None) -> Iterator[Site]:
     """Airflow with the DAG over so many rows, and a Halo at which somebody has signed in."""
-    halo = Simulator(reading=Reading(variant=variant, consent="approved"))
+    halo = Simulator(reading=Reading(variant=variant, consent="approved", page_size=PAGE))
     with ExitStack() as stack:
         home = Home(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="halo-sensor-"))))
         dags = home.path / "dags"

@@ -254,7 +254,7 @@ def test_reader_that_is_down_does_not_end_the_run(asking: Asking, monkeypatch: p
         asking.halo.script_for(user_id=f"user-{2 * number}", faults=[LOST])
     asking.halo.always("/api/mcp", Fault.status(status))
 
-    run = asking.run(rows, concurrency=4)
+    run = asking.run(rows, concurrency=4, ask_after=4.0)  # the looks end when all rows are sent
 
     assert run.counts == {RowStatus.DELIVERED: len(rows) - in_doubt, RowStatus.IN_DOUBT: in_doubt}
     assert run.report.stopped is None
@@ -265,7 +265,7 @@ def test_halo_that_takes_nothing_ends_the_run(asking: Asking) -> None:
     """No row is accepted, and all are looked up in vain: the run stops after some of them."""
     asking.halo.always("/chat", Fault.status(500))
 
-    run = asking.run(notes(6 * MAX_GIVEN_UP), max_attempts=1, batch_size=10, concurrency=4)
+    run = asking.run(notes(6 * MAX_GIVEN_UP), max_attempts=1, batch_size=10, concurrency=4, ask_after=4.0)
 
     assert f"{MAX_GIVEN_UP} rows in a row were given up" in str(run.report.stopped)
     assert run.report.read <= 3 * MAX_GIVEN_UP

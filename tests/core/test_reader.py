@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from halo_provider.client.reader import HaloReader
+from halo_provider.client.reader import REFUSALS_IN_A_ROW, HaloReader
 from halo_provider.client.tools import Argument
 from halo_provider.exceptions import HaloReadError, HaloSignInError
 
@@ -218,3 +218,16 @@ def test_error_never_holds_a_token() -> None:
     with pytest.raises(HaloReadError) as raised:
         ask(server, search)
     assert "halo_at" not in str(raised.value)
+
+
+def test_server_that_refuses_everything_is_left_alone() -> None:
+    """A few calls are tried again and again; the next ones fail at once."""
+    server = Server(*[httpx.Response(503) for _ in range(2 * REFUSALS_IN_A_ROW)])
+
+    async def asked(reader: HaloReader) -> int:
+        for _ in range(4):
+            with pytest.raises(HaloReadError):
+                await reader.search_transcripts(user_id="u-1")
+        return len(server.asked)
+
+    assert ask(server, asked) == REFUSALS_IN_A_ROW

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import update
 
 import halo_provider.client.reader
+import halo_provider.delivery.tickets
 from halo_provider.client.access import StoredAccess
 from halo_provider.client.reader import HaloReader
 from halo_provider.delivery.tickets import Round, TicketFollower
@@ -277,3 +278,32 @@ def test_only_delivered_rows_of_the_run_are_looked_at(deliveries: Deliveries, fo
 
     assert followed.look(RowFilter(run_id="another")).counts.rows == 0
     assert followed.look().counts.rows == 1
+
+
+def test_list_that_misses_many_tickets_is_asked_again(
+    deliveries: Deliveries, followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where many change while it is read, not all of them are asked for one by one: the next look sees them."""
+    monkeypatch.setattr(halo_provider.delivery.tickets, "MAX_MISSED", 2)
+    deliveries.run([escalated(str(number)) for number in range(9)])
+    followed.look()
+    listed = halo_provider.delivery.tickets.TicketFollower._list
+    missing = [True]
+
+    async def first_one_alone(self: TicketFollower, *arguments: Any, **options: Any) -> Any:
+        found = await listed(self, *arguments, **options)
+        if missing.pop() if missing else False:
+            first = next(iter(found.by_id))
+            found.by_id = {first: found.by_id[first]}
+            found.by_session = {}
+        return found
+
+    monkeypatch.setattr(TicketFollower, "_list", first_one_alone)
+    followed.halo.set_ticket_status("resolved")
+    before = len(followed.halo.reads)
+
+    seen = followed.look(until="resolved")
+    alone = [each.path for each in followed.halo.reads[before:]].count("/api/mcp/data_get_ticket")
+    assert (alone, seen.counts.is_settled("resolved")) == (2, False)
+
+    assert followed.look(until="resolved").counts.is_settled("resolved")
