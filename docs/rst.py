@@ -12,7 +12,22 @@ LITERAL = re.compile(r"::\n\n((?:(?: {4}.*)?\n)+)", re.MULTILINE)
 
 
 class AsMarkdown(griffe.Extension):
-    """Turns roles and code blocks into Markdown."""
+    """Turns roles and code blocks into Markdown, and gives classes the parameters that they hand to their base."""
+
+    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
+        """Let operators show the defaults of parameters that their base class takes."""
+        for module in pkg["operators"].modules.values():
+            for name, found in module.classes.items():
+                if not name.startswith("_") and not found.is_alias and "__init__" in found.members:
+                    self._inherit(found)
+
+    def _inherit(self, found: griffe.Class) -> None:
+        own = found.members["__init__"].parameters
+        for base in found.resolved_bases:
+            if base.path.startswith("halo_provider.") and "__init__" in base.members:
+                for parameter in base.members["__init__"].parameters:
+                    if parameter.name not in {each.name for each in own}:
+                        own.add(parameter)
 
     def on_instance(self, *, obj: griffe.Object | griffe.Alias, **_: Any) -> None:
         """Rewrite one docstring."""

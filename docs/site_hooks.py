@@ -19,9 +19,9 @@ from halo_provider.simulator import __main__ as simulator
 
 MERMAID = "assets/mermaid.js"
 PARSERS = {
-    "halo-check": check._parser,  # noqa: SLF001 -- a command's own parser is what knows its help
-    "halo-ledger": cli._parser,  # noqa: SLF001
-    "halo-login": login._parser,  # noqa: SLF001
+    "halo-check": check._parser,
+    "halo-ledger": cli._parser,
+    "halo-login": login._parser,
     "simulator": simulator.parser,
 }
 MADE = re.compile(r"^<!-- made: (?P<what>[a-z]+) ?(?P<of>[\w-]*) -->$", re.MULTILINE)
@@ -33,7 +33,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return MADE.sub(lambda found: "\n".join(made[found["what"]](found["of"])), markdown)
 
 
-def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:  # noqa: ARG001 -- MkDocs names them
+def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:
     """Load the library for diagrams where there are some; the theme would take it from another host."""
     if 'class="mermaid"' not in output:
         return output
@@ -50,8 +50,8 @@ def on_post_build(*, config: MkDocsConfig) -> None:
 def _help(command: str) -> Iterator[str]:
     parser = PARSERS[command]()
     yield from _help_of(parser)
-    for action in parser._actions:  # noqa: SLF001 -- argparse has no other way to its subcommands
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
             for name, sub in action.choices.items():
                 yield f"### {parser.prog} {name}"
                 yield from _help_of(sub)
@@ -59,7 +59,7 @@ def _help(command: str) -> Iterator[str]:
 
 def _help_of(parser: argparse.ArgumentParser) -> Iterator[str]:
     parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=100)
-    for action in parser._actions:  # noqa: SLF001
+    for action in parser._actions:
         if action.dest == "actor":
             action.default = None  # who builds the site is no default
     yield from ("", "```text", parser.format_help().rstrip(), "```", "")
