@@ -16,7 +16,7 @@ from sybil.parsers.markdown.lexers import DirectiveInHTMLCommentLexer
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SIMULATOR = "127.0.0.1:8400"  # its address on the pages
-TIMEOUT = 180.0  # seconds for one block: an Airflow that migrates its database is slow on a busy machine
+TIMEOUT = 300.0  # seconds for one block: an Airflow that migrates its database is slow on a busy machine
 SNIPPET = '--8<-- "'
 
 

@@ -35,6 +35,7 @@ def test_code_of_page_runs(name: str, page_of: Callable[[str], Page]) -> None:
     report(name, run(page_of(name)))
 
 
+@pytest.mark.acceptance
 def test_tutorial_makes_the_tickets_that_it_promises(page_of: Callable[[str], Page], halo: Simulator) -> None:
     """Three runs of the DAG, four rows, four messages with their context."""
     report(TUTORIAL, run(page_of(TUTORIAL)))
@@ -53,6 +54,7 @@ def report(name: str, tally: Tally) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_block_says_what_it_is(name: str) -> None:
     """A block without a language would be neither run nor exempt."""
-    languages = re.findall(r"^ *```(\S*)[^\n]*\n.*?^ *```$", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    fences = re.compile(r"^ *```(\S*)[^\n]*\n.*?^ *```$", re.MULTILINE | re.DOTALL)
+    languages = fences.findall((ROOT / name).read_text(encoding="utf-8"))
 
     assert set(languages) <= {*RUN, *FILES, *NOT_RUN}
