@@ -3,7 +3,7 @@ ARGS ?=
 BIN := .venv/bin
 UV := $(BIN)/uv
 
-.PHONY: demo test test-quick test-acceptance test-again matrix bench proof soak screenshots docs lint types constraints clean
+.PHONY: demo test test-quick test-acceptance test-again matrix bench proof soak screenshots docs release-check lint types constraints clean
 
 demo: .venv  ## run the main job: simulator, Airflow, both example DAGs
 	@$(BIN)/python -m halo_provider.demo $(ARGS)
@@ -43,6 +43,9 @@ docs: .venv  ## the site, strict about dead links, into site/; ARGS=serve shows 
 	test -x $(UV) || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --constraint constraints.txt uv; }
 	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable . --group dev
 	@touch .venv
+
+release-check: .venv  ## build, check and install what would be released; writes dist/, with a bill of materials
+	.ci/release-check
 
 lint: .venv
 	$(BIN)/ruff format --check .
