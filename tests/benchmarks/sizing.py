@@ -70,12 +70,12 @@ class Size:
     def gives_way(self) -> str:
         """What is nearest to its limit."""
         shares = {
-            "the ledger's commits": self.rate / LEDGER_ROWS,
+            "commits": self.rate / LEDGER_ROWS,
             "processors": self.rate / ROWS_PER_CORE / self.shards,
-            "requests in flight": self.in_flight / PER_TASK / self.shards,
+            "in flight": self.in_flight / PER_TASK / self.shards,
         }
         name, share = max(shares.items(), key=lambda each: each[1])
-        return f"{name} ({share:.0%})"
+        return f"{name} {share:.0%}"
 
     @property
     def is_measured(self) -> bool:
@@ -91,9 +91,9 @@ def table() -> str:
     ]
     for rows, hours, latency in CASES:
         size = Size(rows, hours * 3_600, latency)
-        time = f"{hours // 24} d" if hours > 24 and hours % 24 == 0 else f"{hours} h"
-        kind = "measured range" if size.is_measured else "computed"
-        ledger = f"{size.gigabytes:,.1f} GB" if size.gigabytes >= 0.1 else f"{size.gigabytes * 1_000:,.0f} MB"
+        time = f"{hours // 24}&nbsp;d" if hours > 24 and hours % 24 == 0 else f"{hours}&nbsp;h"
+        kind = "measured" if size.is_measured else "computed"
+        ledger = f"{size.gigabytes:,.1f}&nbsp;GB" if size.gigabytes >= 0.1 else f"{size.gigabytes * 1_000:,.0f}&nbsp;MB"
         lines.append(
             f"| {rows:,} | {time} | {latency} s | {size.rate:,.1f} | {size.in_flight:,} | {size.shards} "
             f"| {size.concurrency} | {ledger} | {size.gives_way} | {kind} |"
