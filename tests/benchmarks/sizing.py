@@ -86,17 +86,17 @@ class Size:
 def table() -> str:
     """The table, as Markdown."""
     lines = [
-        "| Rows | In | Answer | Rows/s | In flight | Shards, slots | `concurrency` | Ledger | Nearest to its limit | |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|---|---|",
+        "| Rows | In | Answer | Rows/s | In flight | Shards, slots | `concurrency` | Ledger | Nearest to its limit |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|---|",
     ]
     for rows, hours, latency in CASES:
         size = Size(rows, hours * 3_600, latency)
         time = f"{hours // 24}&nbsp;d" if hours > 24 and hours % 24 == 0 else f"{hours}&nbsp;h"
-        kind = "measured" if size.is_measured else "computed"
+        mark = "" if size.is_measured else "\\*"
         ledger = f"{size.gigabytes:,.1f}&nbsp;GB" if size.gigabytes >= 0.1 else f"{size.gigabytes * 1_000:,.0f}&nbsp;MB"
         lines.append(
-            f"| {rows:,} | {time} | {latency} s | {size.rate:,.1f} | {size.in_flight:,} | {size.shards} "
-            f"| {size.concurrency} | {ledger} | {size.gives_way} | {kind} |"
+            f"| {rows:,}{mark} | {time} | {latency} s | {size.rate:,.1f} | {size.in_flight:,} | {size.shards} "
+            f"| {size.concurrency} | {ledger} | {size.gives_way} |"
         )
     return "\n".join(lines)
 
