@@ -3,7 +3,7 @@ ARGS ?=
 BIN := .venv/bin
 UV := $(BIN)/uv
 
-.PHONY: demo test test-quick test-acceptance test-again matrix bench proof soak screenshots lint types constraints clean
+.PHONY: demo test test-quick test-acceptance test-again matrix bench proof soak screenshots docs release-check lint types constraints clean
 
 demo: .venv  ## run the main job: simulator, Airflow, both example DAGs
 	@$(BIN)/python -m halo_provider.demo $(ARGS)
@@ -35,10 +35,17 @@ soak: .venv  ## kill, stop and cut off three workers again and again, for 10 min
 screenshots: .venv  ## renew the README's pictures of the pages; ARGS=FOLDER takes every page, light and dark, wide and narrow
 	$(BIN)/python -m tests.acceptance.sample_pages $(ARGS)
 
+docs: .venv  ## the site, strict about dead links, into site/; ARGS=serve shows it while you write
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --group docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs $(or $(ARGS),build --strict --quiet)
+
 .venv: pyproject.toml constraints.txt
 	test -x $(UV) || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --constraint constraints.txt uv; }
 	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable . --group dev
 	@touch .venv
+
+release-check: .venv  ## build, check and install what would be released; writes dist/, with a bill of materials
+	.ci/release-check
 
 lint: .venv
 	$(BIN)/ruff format --check .
@@ -51,8 +58,8 @@ types: .venv
 constraints:  ## renew constraints.txt with the newest versions pyproject.toml allows
 	test -x $(UV) || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv; }
 	$(UV) pip compile --quiet --universal --upgrade --no-header --no-annotate --no-emit-index-url \
-		--no-emit-package airflow-provider-halo --group dev --group bench pyproject.toml --output-file constraints.txt
+		--no-emit-package airflow-provider-halo --group dev --group bench --group docs --group release pyproject.toml --output-file constraints.txt
 	echo "uv==$$($(UV) --version | cut -d' ' -f2)" >> constraints.txt
 
 clean:
-	rm -rf .venv .matrix .demo dist build
+	rm -rf .venv .matrix .demo dist build site
