@@ -52,6 +52,11 @@ with DAG("impossible", schedule=None):
         submission=Submission(name="impossible", key="id", user=None, message="Number {id}."),
     )
 """
+UI_MODULES = ("access", "app", "asking", "decisions", "rows")  # that need Airflow's API server
+FORM_FIELDS = {
+    "identity_secret", "agent_id", "timeout", "dashboard_url", "user_url", "session_url", "mcp_url",
+    "ca_file", "client_cert",
+}  # fmt: skip
 ALERTING = """
 from airflow import DAG
 
@@ -164,7 +169,7 @@ def test_every_module_is_imported_that_has_what_it_needs() -> None:
                 missing.add((module.name, "this Airflow has no" in str(error)))
     allowed = {("halo_provider.operators.retry_policy", True)}
     if not HAS_SDK:
-        allowed |= {(f"halo_provider.ui.{module}", True) for module in ("access", "app", "decisions", "rows")}
+        allowed |= {(f"halo_provider.ui.{module}", True) for module in UI_MODULES}
     assert missing <= allowed
 
 
@@ -279,5 +284,4 @@ def test_connection_form_has_the_fields_of_halo() -> None:
     """By metadata where Airflow reads it, else by what the hook says."""
     program = FORM if HAS_SDK else FORM_OF_HOOK
     said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
-    fields = {"identity_secret", "agent_id", "timeout", "dashboard_url", "ca_file", "client_cert"}
-    assert set(said.splitlines()[-1].split()) == fields
+    assert set(said.splitlines()[-1].split()) == FORM_FIELDS
