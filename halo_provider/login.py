@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import ssl
 import sys
 import webbrowser
 from collections.abc import Callable, Sequence
@@ -34,11 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sign_ins = sign_ins_of(ledger, parsed.conn_id)
             if parsed.status:
                 return _status(sign_ins, parsed.conn_id)
+            hook = HaloHook(parsed.conn_id)
             if parsed.revoke:
-                return asyncio.run(_revoke(sign_ins, parsed.conn_id))
-            url = HaloHook(parsed.conn_id).mcp_url
+                return asyncio.run(_revoke(sign_ins, parsed.conn_id, ssl_context=hook.ssl_context()))
             answer_of = _pasted if parsed.no_browser else _from_browser
-            signed_in = asyncio.run(sign_in(sign_ins, url=url, actor=parsed.actor, answer_of=answer_of))
+            signing_in = sign_in(
+                sign_ins,
+                url=hook.mcp_url,
+                actor=parsed.actor,
+                answer_of=answer_of,
+                ssl_context=hook.ssl_context(),
+            )
+            signed_in = asyncio.run(signing_in)
     except HaloError as error:
         print(f"halo-login: {error}", file=sys.stderr)
         return 1
@@ -95,9 +103,11 @@ class _Callback(BaseHTTPRequestHandler):
 AnswerOf = Callable[[str, Loopback], str]
 
 
-async def sign_in(sign_ins: SignIns, *, url: str, actor: str, answer_of: AnswerOf) -> SignIn:
+async def sign_in(
+    sign_ins: SignIns, *, url: str, actor: str, answer_of: AnswerOf, ssl_context: ssl.SSLContext | None = None
+) -> SignIn:
     """Sign in at the server of `url`; `answer_of` opens the address, and returns the one that comes back."""
-    async with Web(url, timeout=TIMEOUT) as web:
+    async with Web(url, timeout=TIMEOUT, ssl_context=ssl_context) as web:
         endpoints = await oauth.discover(web, url)
         with Loopback() as loopback:
             client = await oauth.register(web, endpoints, redirect_uri=loopback.redirect_uri)
@@ -112,13 +122,13 @@ async def sign_in(sign_ins: SignIns, *, url: str, actor: str, answer_of: AnswerO
     return renewed.sign_in
 
 
-async def _revoke(sign_ins: SignIns, conn_id: str) -> int:
+async def _revoke(sign_ins: SignIns, conn_id: str, *, ssl_context: ssl.SSLContext | None) -> int:
     sign_in = sign_ins.forget()
     if sign_in is None:
         print(f"halo-login: nobody is signed in for {conn_id}", file=sys.stderr)
         return 1
     try:
-        async with Web(sign_in.token_endpoint, timeout=TIMEOUT) as web:
+        async with Web(sign_in.token_endpoint, timeout=TIMEOUT, ssl_context=ssl_context) as web:
             revoked = await oauth.revoke(web, sign_in)
     except HaloReadError as error:
         print(f"halo-login: the tokens are deleted here, but Halo was not told: {error.reason}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """Access tokens that any number of processes share, each renewed exactly once."""
 
 import asyncio
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -52,11 +53,13 @@ class StoredAccess:
         store: TokenStore,
         *,
         transport: Callable[[], httpx.AsyncBaseTransport] | None = None,
+        ssl_context: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._store = store
         self._transport = transport
+        self._ssl_context = ssl_context
         self._clock = clock
         self._sleep = sleep
         self._lock = asyncio.Lock()
@@ -117,7 +120,8 @@ class StoredAccess:
 
     async def _refreshed(self, sign_in: SignIn, *, timeout: float) -> oauth.Renewed:  # noqa: ASYNC109 -- HTTP's
         transport = self._transport() if self._transport else None
-        async with Web(sign_in.token_endpoint, timeout=timeout, transport=transport) as web:
+        endpoint = sign_in.token_endpoint
+        async with Web(endpoint, timeout=timeout, transport=transport, ssl_context=self._ssl_context) as web:
             return await oauth.refresh(web, sign_in)
 
     def _keep(self, token: "_Token") -> str:

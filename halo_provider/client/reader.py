@@ -7,6 +7,7 @@ The server speaks JSON-RPC 2.0 over one address, each request for itself. Its to
 
 import asyncio
 import itertools
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
@@ -85,6 +86,7 @@ class HaloReader:
     an argument that it lacks, or a result that cannot be read; HaloSignInError where nobody is signed in. One call
     lasts at most `timeout` seconds; refusals for load are waited for and tried again a few times. A server that refuses
     `REFUSALS_IN_A_ROW` calls one after the other is left alone for `LEFT_ALONE` seconds, in which every call raises.
+    `ssl_context` says whose certificates are trusted.
     """
 
     def __init__(
@@ -94,13 +96,14 @@ class HaloReader:
         url: str = DEFAULT_MCP_URL,
         timeout: float = 30.0,
         transport: httpx.AsyncBaseTransport | None = None,
+        ssl_context: ssl.SSLContext | None = None,
         calls_at_once: int = CALLS_AT_ONCE,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.url = url
         self.calls = 0  # made so far, to any method of the server
         self._access = access
-        self._web = Web(url, timeout=timeout, transport=transport)
+        self._web = Web(url, timeout=timeout, transport=transport, ssl_context=ssl_context)
         self._pace = _Pace(calls_at_once, sleep=sleep)
         self._ids = itertools.count(1)
         self._tools: dict[str, Tool] | None = None

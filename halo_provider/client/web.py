@@ -1,6 +1,7 @@
 """Plain HTTP for what is not the SDK's API: sign-ins, and Halo's MCP server."""
 
 import asyncio
+import ssl
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -33,10 +34,21 @@ class Reply(NamedTuple):
 
 
 class Web:
-    """Makes single requests; an async context manager. Redirects are not followed."""
+    """Makes single requests; an async context manager. Redirects are not followed.
 
-    def __init__(self, url: str, *, timeout: float, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    `ssl_context` says whose certificates are trusted (see halo_provider.client.tls), where no `transport` is given.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float,
+        transport: httpx.AsyncBaseTransport | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
         self._url = url
+        self._ssl_context = ssl_context
         self._timeout = timeout
         self._given_transport = transport
         self._transport: httpx.AsyncBaseTransport | None = None
@@ -46,7 +58,7 @@ class Web:
         if transport is None:
             from halo_provider.client.transport import AiohttpTransport  # noqa: PLC0415 -- imports aiohttp
 
-            transport = AiohttpTransport(proxy=environment_proxy(self._url))
+            transport = AiohttpTransport(proxy=environment_proxy(self._url), ssl_context=self._ssl_context)
         self._transport = await transport.__aenter__()
         return self
 

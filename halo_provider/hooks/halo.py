@@ -117,7 +117,7 @@ class HaloHook(BaseHook):
 
         :param ledger: an open ledger, in whose database the sign-in is
         """
-        return reader_of(ledger, self.halo_conn_id, url=self.mcp_url)
+        return reader_of(ledger, self.halo_conn_id, url=self.mcp_url, ssl_context=self.ssl_context())
 
     def page_url(self, page: Literal["user", "session"], identifier: str | None) -> str | None:
         """
@@ -160,7 +160,7 @@ class HaloHook(BaseHook):
             identity_secret=identity_secret,
             agent_id=self._extra("agent_id"),
             timeout=timeout if timeout is not None else self._timeout(),
-            ssl_context=self._ssl_context(),
+            ssl_context=self.ssl_context(),
         )
 
     def _base_url(self) -> str:
@@ -190,8 +190,8 @@ class HaloHook(BaseHook):
                 return seconds
         raise self._refused("timeout must be a number of seconds, and more than 0")
 
-    def _ssl_context(self) -> SSLContext | None:
-        """What ``ca_file`` and ``client_cert`` ask for; None where the connection has neither."""
+    def ssl_context(self) -> SSLContext | None:
+        """Whose certificates ``ca_file`` and ``client_cert`` ask for; None where the connection has neither."""
         ca_file = self._extra("ca_file")
         given = self.connection.extra_dejson.get("client_cert")
         if isinstance(given, str) or given is None:

@@ -13,6 +13,8 @@ from halo_provider.exceptions import HaloConfigurationError
 from halo_provider.ledger.sign_ins import SignIns
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from halo_provider.ledger import Ledger
     from halo_provider.ledger.sign_ins import Cipher
 
@@ -49,17 +51,19 @@ def sign_ins_of(ledger: Ledger, halo_conn_id: str) -> SignIns:
     return SignIns(ledger, conn_id=halo_conn_id, cipher=airflow_cipher())
 
 
-def reader_of(ledger: Ledger, halo_conn_id: str, *, url: str) -> HaloReader:
+def reader_of(ledger: Ledger, halo_conn_id: str, *, url: str, ssl_context: SSLContext | None = None) -> HaloReader:
     """
     Return a reader that uses the connection's sign-in; enter it to use it.
 
     :param ledger: an open ledger, which must stay open while the reader is used
     :param halo_conn_id: the connection
     :param url: see :func:`reading_url`
+    :param ssl_context: whose certificates are trusted, where these are not the usual ones
     :raises HaloConfigurationError: if Airflow has no Fernet key, or Authlib is not installed
     """
     check_installed()
-    return HaloReader(access=StoredAccess(sign_ins_of(ledger, halo_conn_id)), url=url)
+    access = StoredAccess(sign_ins_of(ledger, halo_conn_id), ssl_context=ssl_context)
+    return HaloReader(access=access, url=url, ssl_context=ssl_context)
 
 
 def airflow_cipher() -> Cipher:

@@ -3,13 +3,18 @@
 import asyncio
 import ssl
 from pathlib import Path
+from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 
+from halo_provider.client.access import StoredAccess
+from halo_provider.client.reader import HaloReader
 from halo_provider.client.tls import tls_context
-from halo_provider.exceptions import HaloConfigurationError, HaloConnectionError
-from tests.core.servers import OK, answering, chat_with
+from halo_provider.exceptions import HaloConfigurationError, HaloConnectionError, HaloReadError
+from halo_provider.models import SignIn, Turn
+from tests.core.servers import OK, answering, chat_with, listening
 
 
 @pytest.fixture
@@ -44,6 +49,34 @@ def test_authority_that_is_not_named_is_not_trusted(tls: ssl.SSLContext) -> None
     with pytest.raises(HaloConnectionError) as caught:
         asyncio.run(chat_with(answering(OK), tls=tls, ssl_context=tls_context()))
     assert not caught.value.sent
+
+
+def test_reading_and_renewing_trust_the_connections_authority_too(tls: ssl.SSLContext, certificate: Path) -> None:
+    """The server of the tools, and the one of the tokens, may stand behind the same proxy as the API."""
+    trusting = tls_context(ca_file=str(certificate))
+
+    async def ask() -> tuple[Any, Any]:
+        async with listening(answering(OK), tls=tls) as port:
+            url = f"https://127.0.0.1:{port}/"
+            sign_in = SignIn(
+                access_token="ha_access_example",
+                refresh_token="ha_refresh_example",
+                token_endpoint=url,
+                client_id="client",
+                resource=url,
+            )
+            store = Mock(spec=["turn", "not_renewed", "renewed"])
+            store.turn.return_value = Turn(sign_in=sign_in, seconds_left=0.0, waits=60.0, renews=True)
+            with pytest.raises(HaloReadError) as renewing:
+                await StoredAccess(store, ssl_context=trusting).token()
+            access = Mock(token=AsyncMock(return_value="ha_access_example"), close=AsyncMock())
+            with pytest.raises(HaloReadError) as reading:
+                async with HaloReader(access=access, url=url, ssl_context=trusting) as reader:
+                    await reader.tools()
+            return renewing.value, reading.value
+
+    for error in asyncio.run(ask()):
+        assert error.sent
 
 
 @pytest.mark.parametrize("in_two_files", [False, True])
