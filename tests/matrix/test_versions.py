@@ -190,7 +190,10 @@ def test_airflow_finds_provider_and_plugin_and_example_dags(stage: Stage) -> Non
 
 
 def test_run_that_is_killed_is_finished_by_the_next_try_and_nothing_is_sent_twice(stage: Stage) -> None:
-    """Marked failed while it sends, then cleared: every row of the example reaches Halo once."""
+    """Marked failed while it sends, then cleared: every row of the example is delivered.
+
+    Only a row that the first try left in doubt may reach Halo twice; a machine that stands still leaves some.
+    """
     airflow, halo = stage.airflow, stage.halo
     airflow.trigger("halo_applications_csv", "killed")
     airflow.wait(lambda: airflow.task("killed", "identify")[0] == "success", stage="identifying")
@@ -200,21 +203,23 @@ def test_run_that_is_killed_is_finished_by_the_next_try_and_nothing_is_sent_twic
     airflow.wait(lambda: stage.has_ended("halo_applications_csv", "killed"), stage="giving up")
     assert stage.statuses("application").get(LedgerStatus.IN_FLIGHT, 0) == 0
     airflow.wait(lambda: airflow.run_states("halo_applications_csv", run_type="manual") == ["failed"], stage="failing")
-    killed_with = len(halo.chats)
-    assert killed_with < APPLICATIONS
+    left = stage.statuses("application")
+    delivered, in_doubt = left[LedgerStatus.DELIVERED], left.get(LedgerStatus.IN_DOUBT, 0)
+    assert delivered <= len(halo.chats) <= delivered + in_doubt
+    assert delivered + in_doubt < APPLICATIONS
 
     halo.limit = None
     airflow.clear("halo_applications_csv", "killed", "tickets")
     airflow.wait(lambda: airflow.run_states("halo_applications_csv", run_type="manual") == ["success"], stage="again")
 
     assert stage.statuses("application") == {LedgerStatus.DELIVERED: APPLICATIONS}
-    assert len(halo.chats) == APPLICATIONS
+    assert APPLICATIONS <= len(halo.chats) <= APPLICATIONS + in_doubt
     (summary,) = airflow.returned("halo_applications_csv", "tickets", run_type="manual")
     counts = {name: summary[name] for name in ("read", "delivered", "already_delivered")}
     assert counts == {
         "read": APPLICATIONS,
-        "delivered": APPLICATIONS - killed_with,
-        "already_delivered": killed_with,
+        "delivered": APPLICATIONS - delivered,
+        "already_delivered": delivered,
     }
     assert len(summary["session_ids"]) == APPLICATIONS
     log = airflow.log("killed", "tickets")
