@@ -11,8 +11,6 @@ where Halo is overloaded. What a refusal means depends on its neighbours:
   rate: between two moments at which Halo's allowance was used up it admitted just what it allows, so that count by that
   time is the rate, whatever kind of window or bucket Halo counts with.
 * Refusals that stay as frequent when less is sent are no limit. They are tolerated for a while, at full speed.
-* Requests that are refused again, while others are admitted, are refused for something of their own. The more of the
-  refused requests are such, the less a refusal says about the others.
 
 After a refusal for the rate the pace falls by 20 %, comes back to what was measured, stays near it, and then rises
 ever faster (CUBIC, RFC 9438). Every sender on the same Halo falls by a share and rises in absolute terms, so that
@@ -39,8 +37,6 @@ MAX_LATENESS = 0.05  # seconds by which a start may be late and still count as i
 
 TOLERATED = 1 / 40  # refusals for every request that are no reason to slow down
 EVIDENCE = 3  # refusals beyond that which are one
-OWN_MEMORY = 30  # refused requests sent again that tell how many of them are refused whatever the others do
-REFUSED_AGAIN = 0.4  # share of the requests refused for a limit that are refused for it once more
 STREAK = 8  # refusals of requests begun one after the other that mean that Halo admits nobody
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0  # seconds between looks at a Halo that admits nobody and says no time
 
@@ -111,7 +107,6 @@ class Attempt:
     started: float  # on the loop's clock
     held_down: bool  # acquired while the pace was below the measured rate
     rank: int = 0
-    refused_before: int = 0  # how often its request was
 
 
 @dataclass(slots=True)
@@ -178,33 +173,6 @@ class _RateCap:
         self.measured = math.inf
 
 
-class _OwnRefusals:
-    """How many of the refused requests are refused for something of their own, whatever the others do."""
-
-    def __init__(self) -> None:
-        self._share = 0.0  # of the requests refused once that were refused again while others were admitted
-        self._known = 0
-
-    @property
-    def are_most(self) -> bool:
-        """Whether they are at least half of the refused."""
-        return self._share >= 0.5  # noqa: PLR2004 -- half
-
-    def learn(self, *, refused_again: bool) -> None:
-        """Learn how a request fared that was refused once, and sent again."""
-        self._known = min(self._known + 1, OWN_MEMORY)
-        self._share += (refused_again - self._share) / (self._known + 2)
-
-    def draw(self, times: int) -> bool:
-        """Whether to take a refusal for the request's own, which was refused so often while others were admitted.
-
-        It is drawn: as often as refused requests were refused again, once that is most of them, and the more often the
-        more refusals the request had.
-        """
-        others = min(1.0, 2.0 * (1.0 - self._share)) ** (1 + times) * REFUSED_AGAIN**times
-        return random.random() >= others  # noqa: S311 -- no secret
-
-
 class Pacer:
     """Lets requests through: at most `limit` at a time, at the pace of `_rate`, none during a pause.
 
@@ -236,7 +204,6 @@ class Pacer:
         self._tolerated = TOLERATED
         self._chance_until = 0.0
         self._limit_met = False
-        self._own_refusals = _OwnRefusals()
         self._judged = 0  # the last attempt begun before the limits were lowered last
         self._streak: deque[tuple[int, float | None]] = deque(maxlen=STREAK)  # attempts refused of late
         self._paused_until = 0.0
@@ -250,11 +217,12 @@ class Pacer:
         self._first_judged = False
         self._since: float | None = None
         self._since_attempt = 0
-        self._sent = self._new_sent = self._new_lost = 0  # new: of requests that were not refused before
+        self._sent = self._lost = 0
         self._short_of_places = False
         # The rate, held down: refusals that come all the same are chance.
         self._share = 0.0  # of refusals when the pace was lowered
-        self._held_down_sent = self._held_down_lost = 0
+        self._held_down_sent = 0
+        self._held_down_lost = 0
         # The concurrency.
         self._beyond: list[Attempt] = []  # refused since, where Halo had more than it was seen to admit
         self._refused_since = 0
@@ -290,6 +258,7 @@ class Pacer:
         self.in_flight += 1
         now = asyncio.get_running_loop().time()
         attempt = Attempt(self._begun, now, self._rate.held_down(now))
+        self._held_down_sent += attempt.held_down
         self._limited_by = limited_by or ("setting" if self.in_flight >= self.concurrency else "source")
         self._limits[self._limited_by] += 1
         return attempt
@@ -333,16 +302,11 @@ class Pacer:
     def _measure_from(self, moment: float) -> None:
         """Begin a new measurement of the rate: what was sent before counts no more."""
         self._since, self._since_attempt = moment, self._begun
-        self._sent = self._new_sent = self._new_lost = 0
+        self._sent = self._lost = 0
 
-    def begin(self, attempt: Attempt, refusals: Refusals | None = None) -> None:
-        """It is sent now, for the first time or after these refusals."""
+    def begin(self, attempt: Attempt) -> None:
+        """It is sent now."""
         attempt.started = asyncio.get_running_loop().time()
-        attempt.refused_before = refusals.count if refusals else 0
-        if not attempt.refused_before:
-            self._new_sent += attempt.number > self._since_attempt
-            self._held_down_sent += attempt.held_down
-        self._evidence = max(0.0, self._evidence - self._tolerated)
         self._under_way.add(attempt)
         attempt.rank = len(self._under_way)
 
@@ -355,6 +319,7 @@ class Pacer:
             self._since = now
         self._begun += 1
         self._sent += 1
+        self._evidence = max(0.0, self._evidence - self._tolerated)
 
     def release(self, attempt: Attempt) -> None:
         """Give the place back."""
@@ -368,8 +333,6 @@ class Pacer:
         self._newest_admitted = max(self._newest_admitted, attempt.number)
         self._latency += (now - attempt.started - self._latency) / 10
         self._closed_since = None
-        if attempt.refused_before == 1:
-            self._own_refusals.learn(refused_again=False)
         if attempt.number > self._paused_after:
             self._pauses = 0
         if self._rate.at(now) > 2 * self.concurrency / self._latency and self._rate.measured < math.inf:
@@ -400,10 +363,8 @@ class Pacer:
         now = asyncio.get_running_loop().time()
         self.refused += 1
         is_passed = refusals.count > 0 and self._newest_admitted > refusals.first
-        if is_passed and attempt.refused_before == 1:
-            self._own_refusals.learn(refused_again=True)
         self._count(attempt, now, refusals, error.retry_after, is_passed=is_passed)
-        self._put_away(attempt, now, is_passed=is_passed)
+        self._put_away(attempt, now)
         pause = None if is_passed else self._streak_pause(attempt, error.retry_after)
         if not self._under_way and (error.retry_after or 0.0) > MAX_PAUSE:
             pause = error.retry_after
@@ -435,17 +396,13 @@ class Pacer:
         if (retry_after or 0.0) > MAX_PAUSE or (refusals.alone and now - refusals.since > MAX_PAUSE):
             refusals.alone = MAX_ALONE
 
-    def _put_away(self, attempt: Attempt, now: float, *, is_passed: bool) -> None:
+    def _put_away(self, attempt: Attempt, now: float) -> None:
         """Take the refused attempt out of what Halo admitted, and into the evidence."""
         for other in self._under_way:
             other.rank -= other.number > attempt.number
         if attempt.number > self._since_attempt:
             self._sent -= 1
-            self._new_lost += not attempt.refused_before
-        if self._own_refusals.draw(attempt.refused_before if is_passed else 0):
-            if attempt.refused_before:  # it took the turn of one that Halo would have admitted
-                self._next_start = max(now, self._next_start - max(self._interval, 1 / self._rate.at(now)))
-            return
+            self._lost += 1
         if now >= self._chance_until:
             self._closed += 1
             wait = self._latency * random.uniform(0.5, 1.5)  # noqa: S311 -- no secret
@@ -453,7 +410,7 @@ class Pacer:
         if attempt.number > self._judged:
             self._evidence += 1
             self._refused_since += 1
-            self._held_down_lost += attempt.held_down and not attempt.refused_before
+            self._held_down_lost += attempt.held_down
             if attempt.rank > max(self._most, self._most_before):
                 self._beyond.append(attempt)
 
@@ -505,10 +462,9 @@ class Pacer:
             self._lowered_for = lowest.number
         elif measurable:
             unsure = self._short_of_places
-            sure = not unsure and not self._own_refusals.are_most
-            self._lower_rate(admitted / seconds, now, resumed=resumed, sure=sure, paused=pause is not None)
+            self._lower_rate(admitted / seconds, now, resumed=resumed, sure=not unsure, paused=pause is not None)
         elif guessable:
-            self._share = self._new_lost / max(1, self._new_sent)
+            self._share = self._lost / max(1, self._sent + self._lost)
             self._rate.lower(max(1, self._sent) / (resumed - (self._since or now)), resumed, sure=False, paused=True)
         else:
             return
@@ -528,7 +484,7 @@ class Pacer:
         self._held_by_limit = False
 
     def _lower_rate(self, rate: float, now: float, *, resumed: float, sure: bool, paused: bool) -> None:
-        share = self._new_lost / max(1, self._new_sent)
+        share = self._lost / (self._sent + self._lost)
         if self._is_chance():
             self._rate.lift()
             self._limit_met = False

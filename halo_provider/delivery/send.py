@@ -68,7 +68,7 @@ class Sender:
         try:
             if not await sending.exchange.may_attempt():
                 return None
-            self.pacer.begin(attempt, sending.refusals)
+            self.pacer.begin(attempt)
             error = await self._attempt(sending.exchange)
         finally:
             self.pacer.release(attempt)

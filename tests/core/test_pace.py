@@ -65,7 +65,7 @@ def overload(*, retry_after: float | None = None) -> HaloServerError:
 async def send(pacer: Pacer, *, seconds: float = 1.0, error: Any = None, refusals: Refusals | None = None) -> float:
     """Send one request that takes so long and ends so; return when it started."""
     attempt = await pacer.acquire()
-    pacer.begin(attempt, refusals)
+    pacer.begin(attempt)
     try:
         await asyncio.sleep(seconds)
     finally:
