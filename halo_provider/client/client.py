@@ -4,15 +4,15 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import httpx
 
 from halo_provider import __version__
-from halo_provider.client.address import DEFAULT_BASE_URL, environment_proxy, sdk_url
+from halo_provider.client.address import DEFAULT_BASE_URL, sdk_url
 from halo_provider.client.answers import AnswerT, read_answer
 from halo_provider.client.body import ACCEPT_ENCODING, Body, read_body
+from halo_provider.client.over_transport import OverTransport
 from halo_provider.exceptions import HaloConfigurationError, HaloConnectionError
 from halo_provider.models import (
     ANONYMOUS,
@@ -48,7 +48,7 @@ NOT_SENT = (
 _RequestT = TypeVar("_RequestT", bound=Request)
 
 
-class HaloClient:
+class HaloClient(OverTransport):
     """Halo's SDK API. Use it as an async context manager; calls may run concurrently.
 
     Each method makes exactly one HTTP attempt, which lasts at most `timeout` seconds, and raises a HaloCallError whose
@@ -77,13 +77,11 @@ class HaloClient:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.base_url = sdk_url(base_url)
+        super().__init__(self.base_url, transport=transport, ssl_context=ssl_context)
         self.agent_id = agent_id
         self.timeout = timeout
         self._identity_secret = identity_secret
         self._clock = clock
-        self._ssl_context = ssl_context
-        self._given_transport = transport
-        self._transport: httpx.AsyncBaseTransport | None = None
         self._urls = {path: httpx.URL(self.base_url + path) for path in PATHS}
         self._headers = httpx.Headers(
             {
@@ -110,22 +108,6 @@ class HaloClient:
     def signs_tokens(self) -> bool:
         """Whether there is an identity secret to sign user tokens with."""
         return self._identity_secret is not None
-
-    async def __aenter__(self) -> Self:
-        transport = self._given_transport
-        if transport is None:
-            from halo_provider.client.transport import AiohttpTransport  # noqa: PLC0415 -- imports aiohttp
-
-            transport = AiohttpTransport(proxy=environment_proxy(self.base_url), ssl_context=self._ssl_context)
-        self._transport = await transport.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._transport is not None:
-            transport, self._transport = self._transport, None
-            await transport.__aexit__(exc_type, exc, traceback)
 
     async def identify_user(
         self,

@@ -3,16 +3,15 @@
 import asyncio
 import ssl
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import httpx
 from pydantic_core import from_json
 
 from halo_provider import __version__
-from halo_provider.client.address import environment_proxy
 from halo_provider.client.body import ACCEPT_ENCODING, read_body
 from halo_provider.client.client import NOT_SENT
+from halo_provider.client.over_transport import OverTransport
 from halo_provider.exceptions import HaloReadError
 
 MAX_RESULT = 4_194_304  # bytes after decompression of a tool's result, which may hold whole transcripts
@@ -33,7 +32,7 @@ class Reply(NamedTuple):
             return None
 
 
-class Web:
+class Web(OverTransport):
     """Makes single requests; an async context manager. Redirects are not followed.
 
     `ssl_context` says whose certificates are trusted (see halo_provider.client.tls), where no `transport` is given.
@@ -47,27 +46,8 @@ class Web:
         transport: httpx.AsyncBaseTransport | None = None,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        self._url = url
-        self._ssl_context = ssl_context
+        super().__init__(url, transport=transport, ssl_context=ssl_context)
         self._timeout = timeout
-        self._given_transport = transport
-        self._transport: httpx.AsyncBaseTransport | None = None
-
-    async def __aenter__(self) -> Self:
-        transport = self._given_transport
-        if transport is None:
-            from halo_provider.client.transport import AiohttpTransport  # noqa: PLC0415 -- imports aiohttp
-
-            transport = AiohttpTransport(proxy=environment_proxy(self._url), ssl_context=self._ssl_context)
-        self._transport = await transport.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._transport is not None:
-            transport, self._transport = self._transport, None
-            await transport.__aexit__(exc_type, exc, traceback)
 
     async def send(
         self, method: str, url: str, *, content: bytes = b"", headers: Mapping[str, str] | None = None
