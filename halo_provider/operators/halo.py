@@ -47,6 +47,7 @@ from halo_provider.operators.lineage import announce, lineage
 from halo_provider.operators.links import HaloDeliveriesLink, page_url
 from halo_provider.operators.output import RowOutput
 from halo_provider.operators.parameters import (
+    allowed_rows,
     check_allowance,
     check_choice,
     check_context,
@@ -243,8 +244,7 @@ class _RowsOperator(BaseOperator):
             raise TooFewRowsError(whole.description, rows=found, min_rows=self.min_rows)
 
     def _too_many_rejected(self, first: str | None, *, read: int, rejected: int) -> RowsRejectedError | None:
-        allowed = self.max_rejected * read if isinstance(self.max_rejected, float) else self.max_rejected
-        if rejected <= allowed:
+        if rejected <= allowed_rows(self.max_rejected, read):
             return None
         return RowsRejectedError(rejected=rejected, read=read, first=first or "", rejects_path=self.rejects_path)
 

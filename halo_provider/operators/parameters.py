@@ -87,6 +87,11 @@ def check_allowance(name: str, value: Any) -> None:
         )
 
 
+def allowed_rows(allowance: float, rows: int) -> float:
+    """How many of the rows an allowance allows: itself (int), or its share of them (float)."""
+    return allowance * rows if isinstance(allowance, float) else allowance
+
+
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Raise HaloConfigurationError where the parameter is none of its choices."""
     if value not in choices:

@@ -18,6 +18,7 @@ from halo_provider.hooks.tickets import TicketQuestion
 from halo_provider.ledger.tickets import TicketRows, with_others
 from halo_provider.operators.files import atomic_write
 from halo_provider.operators.parameters import (
+    allowed_rows,
     check_allowance,
     check_positive,
     check_results_path,
@@ -74,6 +75,11 @@ class TicketTask:
     max_without_ticket: float | None
     results_path: str | None
     xcom_limit: int
+    _task_stop: TaskStop
+
+    def on_kill(self) -> None:
+        """Stop looking; what was seen is in the ledger."""
+        self._task_stop.kill()
 
     def _check(self) -> None:
         check_positive("ticket_within", self.ticket_within)
@@ -150,9 +156,7 @@ class TicketTask:
         """The error of the policy, where it is not kept."""
         if self.max_without_ticket is None:
             return None
-        is_share = isinstance(self.max_without_ticket, float)
-        allowed = self.max_without_ticket * counts.rows if is_share else self.max_without_ticket
-        if counts.without_ticket + counts.not_found <= allowed:
+        if counts.without_ticket + counts.not_found <= allowed_rows(self.max_without_ticket, counts.rows):
             return None
         return WithoutTicketError(
             without_ticket=counts.without_ticket,
@@ -271,10 +275,6 @@ class HaloTicketStatusOperator(TicketTask, BaseOperator):
         self.xcom_limit = xcom_limit
         self._task_stop = TaskStop()
         self._check()
-
-    def on_kill(self) -> None:
-        """Stop looking; what was seen is in the ledger."""
-        self._task_stop.kill()
 
     @ends_retries
     def execute(self, context: Context) -> dict[str, Any]:

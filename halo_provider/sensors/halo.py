@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     from halo_provider.compat import Context
     from halo_provider.ledger.tickets import TicketCounts, TicketFact
 
-DEFER_MARGIN = timedelta(
-    minutes=5
-)  # after the sensor's own timeout, at which Airflow ends a trigger that does not fire
+# After the sensor's own timeout, at which Airflow ends a trigger that does not fire.
+DEFER_MARGIN = timedelta(minutes=5)
 
 
 class HaloTicketSensor(TicketTask, BaseSensorOperator):
@@ -104,10 +103,6 @@ class HaloTicketSensor(TicketTask, BaseSensorOperator):
         self._others: dict[str, TicketFact | None] = {}
         self._calls = 0
         self._check()
-
-    def on_kill(self) -> None:
-        """Stop looking; what was seen is in the ledger."""
-        self._task_stop.kill()
 
     @ends_retries
     def execute(self, context: Context) -> Any:
