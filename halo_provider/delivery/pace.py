@@ -11,6 +11,9 @@ where Halo is overloaded. What a refusal means depends on its neighbours:
   rate: between two moments at which Halo's allowance was used up it admitted just what it allows, so that count by that
   time is the rate, whatever kind of window or bucket Halo counts with.
 * Refusals that stay as frequent when less is sent are no limit. They are tolerated for a while, at full speed.
+* Where requests that were refused before are refused again while new ones beside them are admitted, refusals are for
+  something of the requests' own (`_OwnRefusals`). From then on a refusal is evidence of a limit only when its request
+  is admitted later.
 
 After a refusal for the rate the pace falls by 20 %, comes back to what was measured, stays near it, and then rises
 ever faster (CUBIC, RFC 9438). Every sender on the same Halo falls by a share and rises in absolute terms, so that
@@ -37,6 +40,9 @@ MAX_LATENESS = 0.05  # seconds by which a start may be late and still count as i
 
 TOLERATED = 1 / 40  # refusals for every request that are no reason to slow down
 EVIDENCE = 3  # refusals beyond that which are one
+OWN_PRIOR, OWN_MEMORY = 8, 20  # pairs of requests, at least and at most, that tell own refusals from those of a limit
+OWN_FROM = 0.5  # balance of such pairs from which on refusals are the requests' own,
+OWN_UNTIL, OWN_LONG_MEMORY = 0.2, 100  # and share of so many requests refused once that are refused again, until which
 STREAK = 8  # refusals of requests begun one after the other that mean that Halo admits nobody
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0  # seconds between looks at a Halo that admits nobody and says no time
 
@@ -100,6 +106,14 @@ class Pace:
 
 
 @dataclass(slots=True, eq=False)
+class _Pair:
+    """A request that was refused before and a new one, sent one after the other: whether Halo refused them."""
+
+    repeated: bool | None = None
+    new: bool | None = None
+
+
+@dataclass(slots=True, eq=False)
 class Attempt:
     """One request on its way: its number, when it was sent, and the how many-eth it was of those that Halo had."""
 
@@ -107,6 +121,8 @@ class Attempt:
     started: float  # on the loop's clock
     held_down: bool  # acquired while the pace was below the measured rate
     rank: int = 0
+    is_repeated: bool = False  # its request was refused before
+    pair: _Pair | None = None
 
 
 @dataclass(slots=True)
@@ -117,6 +133,7 @@ class Refusals:
     alone: int = 0
     first: int = 0  # the number of the attempt that was refused first,
     since: float = 0.0  # and when, on the loop's clock
+    unexplained: Attempt | None = None  # refused, for a limit or for something of the request's own
 
     @property
     def hopeless(self) -> bool:
@@ -173,6 +190,64 @@ class _RateCap:
         self.measured = math.inf
 
 
+class _OwnRefusals:
+    """Whether most requests that are refused are refused for something of their own, whatever the others do.
+
+    A limit refuses a request that it refused before as often as a new one that is sent with it. Where the one is
+    refused and the other admitted much oftener than the other way round, it is not a limit (McNemar's test). From then
+    on the requests that are refused once and admitted later tell whether that is still so.
+    """
+
+    def __init__(self) -> None:
+        self._noticed = False
+        self._single: deque[_Pair] = deque(maxlen=OWN_MEMORY)
+        self._balance = 0.0  # share of the pairs in which the repeated one was refused, less that in which the new one
+        self._pairs = 0
+        self._new = 0.0  # share of the new requests that are refused
+        self._again = 0.0  # share of the requests refused once that were refused again
+
+    @property
+    def are_usual(self) -> bool:
+        """Whether it is so now, when not even most new requests are refused."""
+        return self._noticed and self._new < 0.5  # noqa: PLR2004 -- most
+
+    def begin(self, attempt: Attempt) -> None:
+        """Pair the attempt with one sent before it."""
+        if attempt.is_repeated:
+            attempt.pair = _Pair()
+            self._single.append(attempt.pair)
+            return
+        self._new -= self._new / OWN_LONG_MEMORY
+        if self._single:
+            attempt.pair = self._single.popleft()
+
+    def learn(self, attempt: Attempt, *, refused: bool) -> bool:
+        """Learn how the attempt ended; True where it is the one from which on it is so."""
+        if refused and not attempt.is_repeated:
+            self._new += 1 / OWN_LONG_MEMORY
+        pair = attempt.pair
+        if pair is None:
+            return False
+        if attempt.is_repeated:
+            pair.repeated = refused
+        else:
+            pair.new = refused
+        if pair.repeated is None or pair.new is None or pair.repeated == pair.new:
+            return False
+        self._pairs = min(self._pairs + 1, OWN_MEMORY)
+        self._balance += (pair.repeated - pair.new - self._balance) / (self._pairs + OWN_PRIOR)
+        if self._noticed or self._balance < OWN_FROM:
+            return False
+        self._noticed, self._again = True, 1.0
+        return True
+
+    def resolve(self, *, again: bool) -> None:
+        """Learn whether a request that was refused once was refused again."""
+        self._again += (again - self._again) / OWN_LONG_MEMORY
+        if self._again < OWN_UNTIL:
+            self._noticed, self._balance, self._pairs = False, 0.0, 0
+
+
 class Pacer:
     """Lets requests through: at most `limit` at a time, at the pace of `_rate`, none during a pause.
 
@@ -204,6 +279,7 @@ class Pacer:
         self._tolerated = TOLERATED
         self._chance_until = 0.0
         self._limit_met = False
+        self._own_refusals = _OwnRefusals()
         self._judged = 0  # the last attempt begun before the limits were lowered last
         self._streak: deque[tuple[int, float | None]] = deque(maxlen=STREAK)  # attempts refused of late
         self._paused_until = 0.0
@@ -221,8 +297,7 @@ class Pacer:
         self._short_of_places = False
         # The rate, held down: refusals that come all the same are chance.
         self._share = 0.0  # of refusals when the pace was lowered
-        self._held_down_sent = 0
-        self._held_down_lost = 0
+        self._held_down_sent = self._held_down_lost = 0
         # The concurrency.
         self._beyond: list[Attempt] = []  # refused since, where Halo had more than it was seen to admit
         self._refused_since = 0
@@ -304,9 +379,11 @@ class Pacer:
         self._since, self._since_attempt = moment, self._begun
         self._sent = self._lost = 0
 
-    def begin(self, attempt: Attempt) -> None:
-        """It is sent now."""
+    def begin(self, attempt: Attempt, refusals: Refusals) -> None:
+        """It is sent now, after these refusals of its request."""
         attempt.started = asyncio.get_running_loop().time()
+        attempt.is_repeated = refusals.count > 0
+        self._own_refusals.begin(attempt)
         self._under_way.add(attempt)
         attempt.rank = len(self._under_way)
 
@@ -327,9 +404,10 @@ class Pacer:
         self._under_way.discard(attempt)
         self._admit()
 
-    def succeeded(self, attempt: Attempt) -> None:
-        """Halo admitted it, and answered."""
+    def succeeded(self, attempt: Attempt, refusals: Refusals) -> None:
+        """Halo admitted it, and answered; its request had these refusals."""
         now = asyncio.get_running_loop().time()
+        self._learn_own(attempt, refused=False)
         self._newest_admitted = max(self._newest_admitted, attempt.number)
         self._latency += (now - attempt.started - self._latency) / 10
         self._closed_since = None
@@ -339,6 +417,12 @@ class Pacer:
             self._rate.lift()
             self._limit_met = False
         self._notice_rank(attempt.rank, now)
+        if refusals.unexplained is not None:
+            self._own_refusals.resolve(again=False)
+            self._blame_limit(refusals.unexplained)
+            refusals.unexplained = None
+            if self._is_evident():
+                self._lower(now, pause=None, told=False)
         if self.limit < self.concurrency:
             self._probe(attempt, now)
 
@@ -364,7 +448,7 @@ class Pacer:
         self.refused += 1
         is_passed = refusals.count > 0 and self._newest_admitted > refusals.first
         self._count(attempt, now, refusals, error.retry_after, is_passed=is_passed)
-        self._put_away(attempt, now)
+        self._explain(attempt, now, refusals, is_passed=is_passed)
         pause = None if is_passed else self._streak_pause(attempt, error.retry_after)
         if not self._under_way and (error.retry_after or 0.0) > MAX_PAUSE:
             pause = error.retry_after
@@ -396,23 +480,68 @@ class Pacer:
         if (retry_after or 0.0) > MAX_PAUSE or (refusals.alone and now - refusals.since > MAX_PAUSE):
             refusals.alone = MAX_ALONE
 
-    def _put_away(self, attempt: Attempt, now: float) -> None:
-        """Take the refused attempt out of what Halo admitted, and into the evidence."""
+    def _explain(self, attempt: Attempt, now: float, refusals: Refusals, *, is_passed: bool) -> None:
+        """Take the refused attempt out of what Halo admitted, and into the evidence of a limit, if it is one."""
         for other in self._under_way:
             other.rank -= other.number > attempt.number
         if attempt.number > self._since_attempt:
             self._sent -= 1
-            self._lost += 1
+        self._learn_own(attempt, refused=True)
+        is_own = self._own_refusals.are_usual
+        if not is_own or attempt.rank > max(self._most, self._most_before):
+            self._close(now)
+        if not is_own:
+            refusals.unexplained = None
+            self._blame_limit(attempt)
+        elif is_passed:
+            if refusals.unexplained is not None:
+                self._own_refusals.resolve(again=True)
+                refusals.unexplained = None
+            self._held_down_sent -= attempt.held_down
+            self._give_turn_back(now)
+        else:
+            refusals.unexplained = attempt
+
+    def _give_turn_back(self, now: float) -> None:
+        """Let another request have the turn at Halo's pace; the user's own bound counts every request."""
+        turn = max(0.0, 1 / self._rate.at(now) - self._interval)
+        self._next_start = max(now, self._next_start - turn)
+
+    def _learn_own(self, attempt: Attempt, *, refused: bool) -> None:
+        if self._own_refusals.learn(attempt, refused=refused):
+            self._forget_limits()
+
+    def _close(self, now: float) -> None:
+        """Leave the place empty for as long as an answer would have taken."""
         if now >= self._chance_until:
             self._closed += 1
             wait = self._latency * random.uniform(0.5, 1.5)  # noqa: S311 -- no secret
             asyncio.get_running_loop().call_later(wait, self._open)
+
+    def _blame_limit(self, attempt: Attempt) -> None:
+        """Take the refusal for evidence of a limit."""
+        self._lost += attempt.number > self._since_attempt
         if attempt.number > self._judged:
             self._evidence += 1
             self._refused_since += 1
             self._held_down_lost += attempt.held_down
             if attempt.rank > max(self._most, self._most_before):
                 self._beyond.append(attempt)
+
+    def _forget_limits(self) -> None:
+        """Look for the limits anew."""
+        now = asyncio.get_running_loop().time()
+        self._rate.lift()
+        self._limit_met = self._first_judged = False
+        self._probe_size = max(1, self.limit // 2)
+        self._probe_after = min(5, self.limit)
+        self._judged = self._begun
+        self._chance_until = now
+        self._tolerated = TOLERATED
+        self._measure_from(now)
+        self._evidence = 0.0
+        self._beyond.clear()
+        self._refused_since = 0
 
     def _open(self) -> None:
         self._closed -= 1
@@ -500,8 +629,6 @@ class Pacer:
         if pace > self._rate.measured:
             self._limit_met = self._limit_met or self._rate.sure
             self._share = share
-        elif self._rate.held_down(now):
-            rate /= KEPT  # it was not Halo that held us down so far
         expected = self._share * self._held_down_sent
         if expected >= EVIDENCE + 1 and self._held_down_lost < expected / 2:
             self._held_down_sent = self._held_down_lost = 0

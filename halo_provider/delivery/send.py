@@ -68,12 +68,12 @@ class Sender:
         try:
             if not await sending.exchange.may_attempt():
                 return None
-            self.pacer.begin(attempt)
+            self.pacer.begin(attempt, sending.refusals)
             error = await self._attempt(sending.exchange)
         finally:
             self.pacer.release(attempt)
         if error is None:
-            self.pacer.succeeded(attempt)
+            self.pacer.succeeded(attempt, sending.refusals)
             return None
         refused = self.pacer.failed(attempt, error, sending.refusals)
         sending.failures += not isinstance(error, HaloRateLimitError)

@@ -128,13 +128,13 @@ class Sender:
                     return
                 await asyncio.sleep(max(0.001, self.waiting[0][0] - clock()))
                 continue
-            self.pacer.begin(attempt)
+            refusals = self.refusals.setdefault(row, Refusals())
+            self.pacer.begin(attempt, refusals)
             error = await self.halo.answer(sender=self.number, row=row)
             self.pacer.release(attempt)
             if error is None:
-                self.pacer.succeeded(attempt)
+                self.pacer.succeeded(attempt, refusals)
                 continue
-            refusals = self.refusals.setdefault(row, Refusals())
             self.pacer.failed(attempt, error, refusals)
             if refusals.hopeless:
                 self.traffic.given_up.append(row)
@@ -160,6 +160,7 @@ def meet(
     senders: int = 1,
     begin_every: float = 0.0,
     rows: int | None = None,
+    requests_per_second: float | None = None,
     seed: int = 0,
 ) -> Traffic:
     """Send as much as the pacers let through for so long, or so many rows."""
@@ -169,7 +170,9 @@ def meet(
 
     async def run() -> None:
         stops = [Stop() for _ in range(senders)]
-        traffic.pacers.extend(Pacer(concurrency=CONCURRENCY, requests_per_second=None, stop=stop) for stop in stops)
+        traffic.pacers.extend(
+            Pacer(concurrency=CONCURRENCY, requests_per_second=requests_per_second, stop=stop) for stop in stops
+        )
         await asyncio.gather(
             *(
                 Sender(number, halo, traffic, rows, seconds, pacer).run(begins_at=number * begin_every)
@@ -198,8 +201,8 @@ def test_sender_settles_at_the_rate_that_halo_allows(retry_after: str | None, la
 
 @pytest.mark.parametrize("latency", [0.05, 0.1, 0.2])
 def test_few_are_refused_by_a_rate_that_tells_when_to_come_back(latency: float) -> None:
-    """Those who come back together are not taken for requests that Halo refuses whatever the others do."""
-    for seed in range(3):
+    """Those who come back together, and refusals at a pace still too high, are not taken for refusals by chance."""
+    for seed in range(6):
         traffic = meet(TokenBucket(rate=20), latency=latency, seconds=SETTLED, seed=seed)
         assert traffic.refused_share(SETTLED / 2) < 0.1
         assert traffic.given_up == []
@@ -279,12 +282,57 @@ def test_rows_that_are_always_refused_do_not_slow_the_others(latency: float) -> 
     assert sorted(traffic.given_up) == list(refused)
 
 
-@pytest.mark.parametrize("latency", [0.05, 0.5])
-def test_many_rows_that_are_always_refused_do_not_slow_the_others(latency: float) -> None:
-    """One user in ten is refused for ever, while there are always more rows."""
-    traffic = meet(RefusedUsers(share=0.1), latency=latency, seconds=30.0)
+@pytest.mark.parametrize(
+    ("latency", "share"), [(0.05, 0.1), (0.1, 0.1), (0.5, 0.02), (0.5, 0.1), (0.5, 0.3), (2.0, 0.1)]
+)
+def test_many_rows_that_are_always_refused_do_not_slow_the_others(share: float, latency: float) -> None:
+    """Some users are refused for ever, while there are always more rows."""
+    for seed in range(2):
+        traffic = meet(RefusedUsers(share=share), latency=latency, seconds=30.0 if latency > 0.1 else 15.0, seed=seed)
 
-    assert traffic.rate(10.0, 30.0) > 0.9 * CONCURRENCY / latency
+        assert traffic.rate(10.0, traffic.ended - 1.0) > 0.85 * CONCURRENCY / latency
+
+
+def test_own_bound_counts_rows_that_are_always_refused() -> None:
+    """Thirty requests a second are thirty, whoever is refused, and whatever Halo's own limit is."""
+    limits = AllOf(limits=(RefusedUsers(share=0.3), TokenBucket(rate=20)))
+
+    traffic = meet(limits, requests_per_second=30.0, seconds=60.0)
+
+    moments = [moment for moment, _ in traffic.admitted + traffic.refused]
+    assert max(sum(begin <= moment < begin + 1.0 for moment in moments) for begin in range(60)) <= 32
+    assert traffic.rate(SETTLED, 60.0) > 10.0
+
+
+@pytest.mark.parametrize(
+    ("limit", "rate"),
+    [
+        (TokenBucket(rate=40), 40.0),
+        (TokenBucket(rate=40, retry_after=None), 40.0),
+        (ConcurrencyLimit(requests=10), 40.0),
+    ],
+)
+def test_limit_is_found_beside_rows_that_are_always_refused(limit: Limit, rate: float) -> None:
+    """One user in ten is refused for ever, the others where they are too many; each such row is refused ten times."""
+    for seed in range(3):
+        traffic = meet(AllOf(limits=(RefusedUsers(share=0.1), limit)), latency=0.25, seconds=60.0, seed=seed)
+
+        assert traffic.rate(SETTLED, 60.0) > 0.75 * rate
+        assert traffic.refused_share(SETTLED) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("limit", "rate"), [(TokenBucket(rate=20), 20.0), (ConcurrencyLimit(requests=8), 16.0)], ids=["rate", "concurrency"]
+)
+def test_limit_that_comes_beside_rows_that_are_always_refused_is_obeyed(limit: Limit, rate: float) -> None:
+    """Refusals that were the requests' own until now are told from those of the limit that begins."""
+    beginning = ChangingLimit(steps=(Step(after=0, limit=None), Step(after=20, limit=limit)))
+
+    traffic = meet(AllOf(limits=(RefusedUsers(share=0.1), beginning)), seconds=80.0)
+
+    assert traffic.rate(10.0, 20.0) > 0.9 * CONCURRENCY / 0.5
+    assert traffic.rate(50.0, 80.0) > 0.5 * rate
+    assert sum(moment >= 30.0 for moment, _ in traffic.refused) < 50.0 * 2.5 * rate
 
 
 @pytest.mark.parametrize("latency", [0.02, 0.5])

@@ -65,13 +65,13 @@ def overload(*, retry_after: float | None = None) -> HaloServerError:
 async def send(pacer: Pacer, *, seconds: float = 1.0, error: Any = None, refusals: Refusals | None = None) -> float:
     """Send one request that takes so long and ends so; return when it started."""
     attempt = await pacer.acquire()
-    pacer.begin(attempt)
+    pacer.begin(attempt, Refusals())
     try:
         await asyncio.sleep(seconds)
     finally:
         pacer.release(attempt)
     if error is None:
-        pacer.succeeded(attempt)
+        pacer.succeeded(attempt, Refusals())
     else:
         pacer.failed(attempt, error, refusals or Refusals())
     return attempt.started - 1000.0
@@ -162,13 +162,13 @@ def test_limit_is_what_halo_admits_at_a_time() -> None:
         pacer = pacer_of(concurrency=16)
         attempts = [await pacer.acquire() for _ in range(16)]
         for attempt in attempts:
-            pacer.begin(attempt)
+            pacer.begin(attempt, Refusals())
         for attempt in attempts[5:]:
             pacer.release(attempt)
             pacer.failed(attempt, refusal(retry_after=1.0), Refusals())
         for attempt in attempts[:5]:
             pacer.release(attempt)
-            pacer.succeeded(attempt)
+            pacer.succeeded(attempt, Refusals())
 
         assert (pacer.limit, pacer.refused) == (5, 11)
 
@@ -182,7 +182,7 @@ def test_limit_that_proves_too_low_is_raised() -> None:
         pacer = pacer_of(concurrency=16)
         attempts = [await pacer.acquire() for _ in range(16)]
         for attempt in attempts:
-            pacer.begin(attempt)
+            pacer.begin(attempt, Refusals())
         for attempt in (attempts[4], attempts[7], attempts[11]):
             pacer.release(attempt)
             pacer.failed(attempt, refusal(), Refusals())
@@ -190,7 +190,7 @@ def test_limit_that_proves_too_low_is_raised() -> None:
         for attempt in attempts:
             if attempt not in (attempts[4], attempts[7], attempts[11]):
                 pacer.release(attempt)
-                pacer.succeeded(attempt)
+                pacer.succeeded(attempt, Refusals())
 
         assert pacer.limit == 13
 
