@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from halo_provider.delivery.pace import Backoff
+from halo_provider.delivery.refusals import Backoff
 from halo_provider.ledger.rules import OnInDoubt
 
 AskElse = Literal["hold", "resend"]

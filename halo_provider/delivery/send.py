@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from halo_provider.delivery.options import SendOptions
-from halo_provider.delivery.pace import Pacer, Refusals
+from halo_provider.delivery.pace import Pacer
+from halo_provider.delivery.refusals import Refusals
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import HaloCallError, HaloConnectionError, HaloRateLimitError
 

@@ -12,7 +12,7 @@ from halo_provider.client.client import HaloClient
 from halo_provider.delivery.delivery import deliver
 from halo_provider.delivery.observer import DeliveryObserver
 from halo_provider.delivery.options import DeliveryOptions
-from halo_provider.delivery.pace import Backoff
+from halo_provider.delivery.refusals import Backoff
 from halo_provider.delivery.report import DeliveryReport, Outcome
 from halo_provider.ledger import LEASE, LeaseHolder, Ledger, TaskInstanceRef
 from halo_provider.ledger.statuses import RowStatus

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from halo_provider.delivery.pace import Backoff, Pace, Pacer, Refusals
+from halo_provider.delivery.pace import Pace, Pacer
+from halo_provider.delivery.refusals import Backoff, Refusals
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import HaloRateLimitError, HaloServerError
 from halo_provider.simulator import (

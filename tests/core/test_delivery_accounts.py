@@ -9,7 +9,7 @@ from sqlalchemy import delete
 
 import halo_provider.delivery.delivery
 import halo_provider.delivery.pace
-from halo_provider.delivery.pace import Backoff
+from halo_provider.delivery.refusals import Backoff
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.ledger.tables import submissions
 from halo_provider.simulator import Fault, RequestRecord, Simulator

@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, text
 
 import halo_provider.delivery.commit
 import halo_provider.delivery.delivery
-from halo_provider.delivery.pace import Backoff
+from halo_provider.delivery.refusals import Backoff
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import HaloError, LedgerError
 from halo_provider.ledger import Candidate, LeaseHolder, Ledger, TaskInstanceRef

@@ -10,7 +10,7 @@ import pytest
 import halo_provider.delivery.breaker
 import halo_provider.delivery.delivery
 import halo_provider.delivery.pace
-from halo_provider.delivery.pace import MAX_ALONE, MAX_PAUSE
+from halo_provider.delivery.refusals import MAX_ALONE, MAX_PAUSE
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import (
     HaloAuthenticationError,

@@ -11,7 +11,7 @@ import pytest
 from halo_provider.client.client import HaloClient
 from halo_provider.delivery.identify import IdentifyReport, identify
 from halo_provider.delivery.options import SendOptions
-from halo_provider.delivery.pace import MAX_PAUSE
+from halo_provider.delivery.refusals import MAX_PAUSE
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import (
     HaloAuthenticationError,

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from halo_provider.delivery.pace import MAX_ALONE, MAX_PAUSE, STREAK, Backoff, Pace, Pacer, Refusals
+from halo_provider.delivery.pace import STREAK, Pace, Pacer
+from halo_provider.delivery.refusals import MAX_ALONE, MAX_PAUSE, Backoff, Refusals
 from halo_provider.delivery.stop import Stop
 from halo_provider.exceptions import HaloConnectionError, HaloRateLimitError, HaloServerError
 

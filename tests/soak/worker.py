@@ -23,7 +23,7 @@ import halo_provider.delivery.delivery
 from halo_provider.client.client import HaloClient
 from halo_provider.delivery.delivery import deliver
 from halo_provider.delivery.options import DeliveryOptions
-from halo_provider.delivery.pace import Backoff
+from halo_provider.delivery.refusals import Backoff
 from halo_provider.exceptions import LedgerError
 from halo_provider.ledger import Ledger, OnInDoubt, TaskInstanceRef
 from halo_provider.models import Chat, ChatAnswer
