@@ -1,6 +1,7 @@
 """The proof: workers killed, orphaned, doubled and cut off from their ledger, and what became of every row.
 
-``python -m tests.acceptance.proof`` plays every night on every ledger that answers and prints the table as Markdown.
+``python -m tests.acceptance.proof`` plays every night on every ledger that answers, prints the table as Markdown, and
+writes it into docs/explanation/proof.md where all of them were played and the promise was kept.
 Of every night it is required that no row is lost, that with on_in_doubt="hold" no row reaches Halo twice, and that
 with "resend" only rows that were in doubt do, at most as many as were in flight. With "ask" rows in doubt are looked
 up, in a Halo that finds its conversations up to LAG seconds late, and whose tools are others on each ledger: none is
@@ -36,6 +37,7 @@ from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import events
 from halo_provider.simulator import Fault, Reading, Simulator, serving
 from halo_provider.simulator.reading import Variant
+from tests import figures
 from tests.acceptance.crash_worker import CONCURRENCY, Point, Task, Worker
 from tests.acceptance.sign_in_worker import sign_in_at
 from tests.core.deliveries import NAMESPACE, NOTE, note, notes, rows_in
@@ -44,6 +46,7 @@ from tests.soak.worker import Task as SoakTask
 from tests.soak.worker import Worker as SoakWorker
 from tests.soak.worker import fake_clocks, set_clock
 
+PAGE = figures.DOCS / "explanation" / "proof.md"
 ROWS = 200
 LATENCY = (0.03, 0.08)  # seconds Halo takes to answer
 OUTAGE = 1.5  # seconds a ledger is away
@@ -550,13 +553,14 @@ def _restart_mariadb(db: Connection, name: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; 0 if the promise was kept everywhere."""
+    """Print the table, write the page; 0 if the promise was kept everywhere."""
     parser = argparse.ArgumentParser(prog="python -m tests.acceptance.proof", description=__doc__)
     parser.add_argument("--rows", type=int, default=ROWS, help="of every night (default: %(default)s)")
     parser.add_argument("--two-workers-rows", type=int, default=20_000, help="(default: %(default)s)")
     parser.add_argument("--policies", nargs="+", choices=POLICIES, default=POLICIES, help="(default: all)")
     parser.add_argument("--jobs", type=int, default=6, help="nights at once (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the rows at which workers die (default: %(default)s)")
+    parser.add_argument("--no-page", action="store_true", help="do not write docs/explanation/proof.md")
     options = parser.parse_args(arguments)
     began = time.monotonic()
     ledgers = [name for name in LEDGERS if reachable(name)]
@@ -579,20 +583,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for (night, policy, ledger), verdict in verdicts.items()
         for fault in verdict.faults(policy_of(night, policy, ledger), bound=bound_of(night, verdict))
     ]
-    print("\n".join(table(verdicts, ledgers)))
+    lines = [
+        *figures.wrapped(
+            f"{figures.today()}: {figures.machine()}. {options.rows} rows a scenario, at most {CONCURRENCY} of them",
+            f"in flight; {', '.join(ledgers)}, in this order.",
+        ),
+        "",
+        *table(verdicts, ledgers),
+    ]
     if not clocks:
-        print("\nNo clock stepped: libfaketime is not installed here.")
-    print(f"\n{options.rows} rows a night, at most {CONCURRENCY} in flight; {', '.join(ledgers)} in this order.")
+        lines += ["", "No clock stepped: libfaketime is not installed here."]
     for ledger in ledgers[1:2] or ledgers:
         rows = options.two_workers_rows
         tickets, doubles, seconds = two_workers(ledger, rows=rows)
-        print(f"Two workers, one {ledger} ledger, the same {rows:,} rows: ", end="")
-        print(f"{tickets:,} tickets, {doubles} doubles, {seconds:.0f} s.")
+        found = f"{tickets:,} tickets, {doubles} doubles, {seconds:.0f} s"
+        lines += ["", f"Two workers, one {ledger} ledger, the same {rows:,} rows: {found}."]
         if (tickets, doubles) != (rows, 0):
             broken.append(f"two workers on {ledger}: {tickets} tickets, {doubles} doubles")
+    print("\n".join(lines))
     print(f"All of it in {time.monotonic() - began:.0f} s.")
     for fault in broken:
         print(f"BROKEN: {fault}", file=sys.stderr)
+    is_whole = clocks and not broken and set(ledgers) == set(LEDGERS) and set(options.policies) == set(POLICIES)
+    if is_whole and not options.no_page:
+        figures.renew(PAGE, "proof", lines)
+    elif not options.no_page:
+        print(f"{PAGE.name} is left as it is: it has only whole tables, where the promise was kept.", file=sys.stderr)
     return 1 if broken else 0
 
 
