@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import Element
 
+from markdown import Markdown
+from markdown.extensions import Extension
+from markdown.treeprocessors import Treeprocessor
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.pages import Page
 from mkdocs.utils import get_relative_url
@@ -39,6 +43,32 @@ def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:
         return output
     script = f'<script src="{get_relative_url(MERMAID, page.url)}"></script>'
     return output.replace('<script id="__config"', f'{script}<script id="__config"', 1)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Let tables of text be stacked where the screen is narrow."""
+    config.markdown_extensions.append(StackedTables())  # type: ignore[arg-type]  # Markdown takes instances, too
+    return config
+
+
+class StackedTables(Extension):
+    """Name each cell of a table of text by its column, for site.css; tables of numbers stay tables."""
+
+    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802 -- Markdown's name
+        """Do it when the page is a tree, with the tables in it."""
+        md.treeprocessors.register(_CellNames(md), "stacked-tables", 0)
+
+
+class _CellNames(Treeprocessor):
+    def run(self, root: Element) -> None:
+        for table in root.iter("table"):
+            headings = list(table.iter("th"))
+            if any("right" in heading.get("style", "") for heading in headings):
+                continue
+            table.set("data-stacked", "")
+            for row in table.iter("tr"):
+                for heading, cell in zip(headings, row.findall("td"), strict=False):
+                    cell.set("data-column", "".join(heading.itertext()))
 
 
 def on_post_build(*, config: MkDocsConfig) -> None:
