@@ -3,7 +3,7 @@ ARGS ?=
 BIN := .venv/bin
 UV := $(BIN)/uv
 
-.PHONY: demo test test-quick test-acceptance test-again matrix bench proof soak screenshots docs release-check lint types constraints clean
+.PHONY: demo test test-quick test-acceptance test-again matrix bench sizing proof workers soak screenshots docs release-check lint types constraints clean
 
 demo: .venv  ## run the main job: simulator, Airflow, both example DAGs
 	@$(BIN)/python -m halo_provider.demo $(ARGS)
@@ -26,8 +26,14 @@ bench: .venv  ## the benchmarks: ratios within one run, against a bare loop and 
 	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --group bench
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
-proof: .venv  ## kill, cut off and overlap deliveries in every way, and print the table of what came of the rows
+sizing: .venv  ## a ledger of ten million rows on PostgreSQL, and the tables of docs/guides/sizing.md
+	$(BIN)/python -m tests.benchmarks.sizing --measure $(ARGS)
+
+proof: .venv  ## kill, cut off and overlap deliveries in every way, and write the table of what came of the rows
 	$(BIN)/python -m tests.acceptance.proof $(ARGS)
+
+workers: .venv  ## one Celery worker, two, and two of which one is killed, and the table of docs/guides/many-workers.md
+	$(BIN)/python -m tests.acceptance.celery_workers $(ARGS)
 
 soak: .venv  ## kill, stop and cut off three workers again and again, for 10 minutes, before an independent judge
 	$(BIN)/python -m tests.soak $(ARGS)
@@ -44,8 +50,8 @@ docs: .venv  ## the site, strict about dead links, into site/; ARGS=serve shows 
 	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable . --group dev
 	@touch .venv
 
-release-check: .venv  ## build, check and install what would be released; writes dist/, with a bill of materials
-	.ci/release-check
+release-check: .venv  ## build, check and install what would be released; writes dist/; ARGS=--dry-run without a public address
+	.ci/release-check $(ARGS)
 
 lint: .venv
 	$(BIN)/ruff format --check .
