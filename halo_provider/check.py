@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 from rich.console import Console
@@ -20,14 +21,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 when everything could be checked, 1 when not, 2 when the words are off."""
     parsed = _parser().parse_args(arguments)
     try:
-        from halo_provider.hooks.halo import HaloHook  # noqa: PLC0415 -- imports Airflow
+        with redirect_stdout(sys.stderr):  # Airflow logs there from its import on, and JSON is to stand alone
+            from halo_provider.hooks.halo import HaloHook  # noqa: PLC0415 -- imports Airflow
 
-        hook = HaloHook(parsed.conn_id)
-        _say("halo-check: this is what happens now", hook.what_check_does(parsed.user_id, ticket=parsed.ticket))
-        if not (parsed.yes or _agreed()):
-            print("halo-check: nothing was sent", file=sys.stderr)
-            return 1
-        report = hook.check(parsed.user_id, ticket=parsed.ticket)
+            hook = HaloHook(parsed.conn_id)
+            _say("halo-check: this is what happens now", hook.what_check_does(parsed.user_id, ticket=parsed.ticket))
+            if not (parsed.yes or _agreed()):
+                print("halo-check: nothing was sent", file=sys.stderr)
+                return 1
+            report = hook.check(parsed.user_id, ticket=parsed.ticket)
     except HaloError as error:
         print(f"halo-check: {error}", file=sys.stderr)
         return 1

@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -267,6 +270,28 @@ def test_command_prints_json_alone(workspace: Callable[..., Simulator], capsys: 
     report = json.loads(capsys.readouterr().out)
     assert report["connection"] == "halo_default"
     assert results(report)["key"] == "accepted"
+
+
+def test_warnings_do_not_get_into_the_json(
+    workspace: Callable[..., Simulator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow writes them to standard output; such as that a secret is short."""
+    workspace()
+    connection = json.loads(os.environ["AIRFLOW_CONN_HALO_DEFAULT"]) | {
+        "extra": {"identity_secret": "ha_secret_example"}
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_HALO_DEFAULT", json.dumps(connection))
+    command = "import sys; from halo_provider.check import main; sys.exit(main())"
+
+    ended = subprocess.run(
+        [sys.executable, "-c", command, "--user-id", USER, "--yes", "--json"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert json.loads(ended.stdout)["connection"] == "halo_default"
+    assert "below the minimum recommended length" in ended.stderr
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("yes\n", 0), ("n\n", 1), ("\n", 1), ("", 1)])
