@@ -1,8 +1,8 @@
 """Many workers on one source: a real Airflow with CeleryExecutor, Redis and PostgreSQL, and a worker that is killed.
 
 ``python -m tests.acceptance.celery_workers`` delivers as many rows by one worker, by two, and by two of which one is
-killed in the middle, and prints what it took and what became of the rows. Halo answers as slowly there as makes it, and
-not the machine, the limit: then twice the workers are twice as fast.
+killed in the middle, and writes what it took and what became of the rows into docs/guides/many-workers.md. Halo answers
+as slowly there as makes it, and not the machine, the limit: then twice the workers are twice as fast.
 """
 # ruff: noqa: T201 -- prints for a person
 
@@ -28,16 +28,18 @@ from sqlalchemy import URL, func, select
 
 from halo_provider.demo.airflow import Run
 from halo_provider.demo.processes import START_TIMEOUT, Child, Home, kill
-from halo_provider.demo.report import table
 from halo_provider.ledger.ledger import Ledger
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import events, submissions
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, serving
 from halo_provider.sources.shards import Shard
+from tests import figures
 from tests.acceptance.airflows import running_airflow
 from tests.core.databases import own_database
 
+PAGE = figures.DOCS / "guides" / "many-workers.md"
 SHARDS = 8
+ROWS = 20_000
 SLOTS = 4  # tasks that a worker runs at a time
 CONCURRENCY = 32  # requests that a task has in flight
 LATENCY = (1.0, 1.5)  # seconds Halo takes to answer, at least and at most
@@ -277,32 +279,41 @@ def site(folder: Path, *, postgres_url: str, redis_url: str) -> Iterator[Site]:
         )
 
 
-HEADER = ("workers", "run", "rows", "with Halo", "once in doubt", "sent twice", "of these never in doubt",
-          "seconds", "rows/s", "tries of the shards", "CPU busy")  # fmt: skip
-
-
-def _line(name: str, delivery: DeliveryRecord) -> tuple[object, ...]:
-    """A line of the table under HEADER."""
-    return (
-        name,
-        delivery.state,
-        delivery.rows,
-        len(delivery.accepted),
-        len(delivery.doubted),
-        len(delivery.doubles),
-        len(delivery.doubles - delivery.doubted),
-        f"{delivery.seconds:.1f}",
-        f"{delivery.rows / delivery.seconds:.0f}",
-        " ".join(map(str, delivery.tries)),
-        f"{delivery.cpu:.0f} %",
+def report(deliveries: dict[str, DeliveryRecord], *, load: float) -> Iterator[str]:
+    """What was delivered by which workers, as Markdown."""
+    low, high = LATENCY
+    yield from figures.wrapped(
+        f"{figures.today()}: {figures.machine()}, for Airflow, workers, Halo and databases together;",
+        f"load before: {load:.1f}.",
+        f"{SHARDS} shards with {CONCURRENCY} requests in flight each; a worker runs {SLOTS} of them at a time.",
+        f"Halo takes {low:g} to {high:g} s to answer, so that a worker makes at most {_limit():.0f} rows a second.",
+        f"Airflow notices a killed worker after {HEARTBEAT_TIMEOUT} s here.",
     )
+    yield ""
+    yield "| Workers | Rows | With Halo | Once in doubt | Sent twice | Of these never in doubt | Seconds | Rows/s |"
+    yield "|---|--:|--:|--:|--:|--:|--:|--:|"
+    for name, delivery in deliveries.items():
+        yield (
+            f"| {name} | {delivery.rows:,} | {len(delivery.accepted):,} | {len(delivery.doubted)} "
+            f"| {len(delivery.doubles)} | {len(delivery.doubles - delivery.doubted)} | {delivery.seconds:.0f} "
+            f"| {delivery.rows / delivery.seconds:.0f} |"
+        )
+    yield ""
+    yield "Seconds are those from the first request to the last."
 
 
-def main() -> None:
-    """Measure one worker and two, then kill one of them."""
+def _limit() -> float:
+    """Rows a second that one worker can make (Little's law)."""
+    return SLOTS * CONCURRENCY / (sum(LATENCY) / 2)
+
+
+def main() -> int:
+    """Measure one worker and two, then kill one of them; 0 if each row is with Halo."""
     parser = argparse.ArgumentParser(prog="python -m tests.acceptance.celery_workers", description=__doc__)
-    parser.add_argument("--rows", type=int, default=20_000, help="(default: %(default)s)")
-    rows = parser.parse_args().rows
+    parser.add_argument("--rows", type=int, default=ROWS, help="(default: %(default)s)")
+    parser.add_argument("--no-page", action="store_true", help="do not write docs/guides/many-workers.md")
+    options = parser.parse_args()
+    rows = options.rows
     load = os.getloadavg()[0]
     with (
         tempfile.TemporaryDirectory(prefix="halo-celery-") as folder,
@@ -313,19 +324,27 @@ def main() -> None:
         ) as airflow,
     ):
         airflow.start_workers("first")
-        lines = [_line("one", airflow.deliver(rows))]
+        deliveries = {"one": airflow.deliver(rows)}
         airflow.start_workers("second")
-        lines.append(_line("two", airflow.deliver(rows)))
-        lines.append(_line("two, one killed", airflow.deliver(rows, killing="second")))
-    print(f"\n{table(HEADER, lines)}\n")
-    limit = SLOTS * CONCURRENCY / (sum(LATENCY) / 2)
-    print(
-        f"{SHARDS} shards, each with {CONCURRENCY} requests in flight to a Halo that takes {LATENCY[0]:g} to "
-        f"{LATENCY[1]:g} s to answer. A worker runs {SLOTS} of them at a time:\nat most {limit:.0f} rows a second. "
-        f"A dead worker's tasks are missed after {HEARTBEAT_TIMEOUT} s, its claims end after {LEASE:g} s.\n"
-        f"Seconds are those from the first chat to the last. {os.cpu_count()} cores for Airflow, workers, Halo and "
-        f"databases together; load before: {load:.2f}."
-    )
+        deliveries["two"] = airflow.deliver(rows)
+        deliveries["two, one killed at a quarter"] = airflow.deliver(rows, killing="second")
+    lines = list(report(deliveries, load=load))
+    print("\n".join(lines))
+    for name, delivery in deliveries.items():
+        tries = " ".join(map(str, delivery.tries))
+        print(
+            f"{name}: run {delivery.state}, tries of the shards {tries}, CPU {delivery.cpu:.0f} % busy", file=sys.stderr
+        )
+    broken = [
+        name
+        for name, delivery in deliveries.items()
+        if len(delivery.accepted) != rows or not delivery.doubles <= delivery.doubted
+    ]
+    if broken:
+        print(f"BROKEN: rows lost, or sent twice without doubt: {'; '.join(broken)}", file=sys.stderr)
+    elif not options.no_page:
+        figures.renew(PAGE, "workers", lines)
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":
