@@ -46,11 +46,18 @@ def test_metrics_page_has_every_counter() -> None:
     assert {name for name in DELIVERY_COUNTS if f"`halo.{name}`" not in page} == set()
 
 
-def test_sizing_table_is_that_of_the_formula() -> None:
-    """``python -m tests.benchmarks.sizing`` writes it."""
+def test_sizing_tables_are_those_of_the_formula() -> None:
+    """``python -m tests.benchmarks.sizing`` writes them."""
     page = sizing.PAGE.read_text(encoding="utf-8")
 
-    assert sizing.with_table(page) == page
+    assert sizing.with_computed(page) == page
+
+
+def test_ledger_is_computed_by_the_size_that_was_measured() -> None:
+    """Rounded up, so that nobody's disk fills before the plan says so, and not by more than a fifth."""
+    measured = sizing.delivered_bytes(sizing.PAGE.read_text(encoding="utf-8"))
+
+    assert measured <= sizing.BYTES <= measured * 1.2
 
 
 def test_size_grows_with_rate_and_latency() -> None:
