@@ -114,7 +114,10 @@ function localTimes(root) {
   }
   for (const each of root.querySelectorAll("time")) {
     const at = new Date(each.dateTime);
-    each.textContent = `${format.format(at)}, ${howLong(Date.now() - at)} ago`;
+    const parts = [`${format.format(at)},`, `${howLong(Date.now() - at)} ago`].map((text) =>
+      Object.assign(document.createElement("span"), { textContent: text }),
+    );
+    each.replaceChildren(parts[0], " ", parts[1]); // a narrow column breaks between the two
   }
 }
 
