@@ -52,11 +52,13 @@ with DAG("{DAG}", schedule=None, start_date=datetime(2026, 1, 1)):
 
 with DAG("{NIGHT}", schedule=None, start_date=datetime(2026, 1, 1)):
     kinds = {{"well": {WELL}, "invalid": {INVALID}, "doubt": {DOUBTFUL}}}
-    keys = [f"{{kind}}-{{each}}" for kind, number in kinds.items() for each in range(number)] + [""] * {KEYLESS}
+    keys = [f"{{kind}}-{{each}}" for each in range({DOUBTFUL}) for kind, number in kinds.items() if each < number]
+    keys += [""] * {KEYLESS}
     HaloTicketOperator(
         task_id="tickets",
         submission=Submission(name="night", key="id", user=User(id="user"), message="Order {{id}}"),
         rows=[{{"id": key, "user": key or "nobody"}} for key in keys],
+        concurrency=1,  # the kinds take turns: 50 rows in doubt one after the other would end the run
         on_in_doubt="hold",
         max_rejected=1.0,
         retries=0,
