@@ -4,6 +4,7 @@ Where the ledger is missing, down or slow, these pages say so, and Airflow's own
 errors included, carries the same security headers.
 """
 
+from http import HTTPStatus
 from importlib.resources import files
 from typing import Any
 
@@ -27,6 +28,10 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+NO_RIGHT = (
+    "your role in Airflow does not allow it for this DAG: to see its rows takes the right to see its task instances, "
+    "to decide about them the right to trigger it"
+)  # in place of Airflow's own word, which is "Forbidden"
 
 router = APIRouter()
 
@@ -88,8 +93,11 @@ async def _query_is_refused(request: Request, error: Exception) -> Response:
 async def _refusal(request: Request, error: Exception) -> Response:
     if not isinstance(error, StarletteHTTPException):
         raise error
+    reason = error.detail
+    if (error.status_code, reason) == (status.HTTP_403_FORBIDDEN, HTTPStatus.FORBIDDEN.phrase):
+        reason = NO_RIGHT
     if "text/html" in request.headers.get("accept", ""):
-        return page(request, "refusal.html", error.status_code, reason=error.detail)
+        return page(request, "refusal.html", error.status_code, reason=reason)
     return await http_exception_handler(request, error)
 
 

@@ -119,7 +119,7 @@ def decide(  # noqa: PLR0917 -- FastAPI passes by name
         raise HTTPException(status.HTTP_400_BAD_REQUEST, "to resolve a row, give the session that was found in Halo")
     if action == "reject" and not reason:
         raise HTTPException(status.HTTP_400_BAD_REQUEST, "to reject rows, give a reason")
-    if action != "resolve" and not (wanted.status or wanted.row_key or selected):
+    if action != "resolve" and not (wanted.is_of_one_status or wanted.row_key or selected):
         raise HTTPException(status.HTTP_400_BAD_REQUEST, f"to {action} more than one row, name their status")
     if as_of.tzinfo is None:
         raise HTTPException(status.HTTP_400_BAD_REQUEST, "as_of: the time of the confirmation has no time zone")
@@ -181,7 +181,7 @@ def _confirmation(
         action=action,
         wanted=wanted,
         choice=choice,
-        asks_for_status=not (wanted.status or wanted.row_key or selected or sessions),
+        asks_for_status=not (wanted.is_of_one_status or wanted.row_key or selected or sessions),
         selected=values or [],
         sessions=sessions or {},
         pasted=pasted,

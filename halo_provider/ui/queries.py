@@ -14,9 +14,11 @@ from halo_provider.ledger.admin import MAX_SORTED, UrgencyCursor
 from halo_provider.ledger.row_filter import RowCursor, RowFilter
 from halo_provider.ledger.rules import MAX_TEXT
 from halo_provider.ledger.statuses import LedgerStatus
+from halo_provider.ledger.triage import STUCK
 
 SORTED_BY = ("row_key", "user_id", "session_id", "attempts", "error", "updated_at")
 WITHIN = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
+STUCK_ROWS: Literal["stuck"] = "stuck"  # in place of a status: those that were not delivered
 NOT_MAPPED = -1  # the map index of a task that is not mapped
 MAX_ID = 250  # characters of a DAG's, a run's or a task's id, and of a namespace
 MAX_KEY = 520  # characters of a row's key, with the mark of a follow-up
@@ -39,7 +41,7 @@ class RowQuery:
     run_id: Id = ""
     task_id: Id = ""
     map_index: MapIndex = ""
-    status: LedgerStatus | Literal[""] = ""
+    status: LedgerStatus | Literal["", "stuck"] = ""
     search: Annotated[str, Query(max_length=MAX_SEARCH)] = ""
     error: Annotated[str, Query(max_length=MAX_TEXT)] = ""
     changed: Literal["", "hour", "day", "week", "before_day"] = ""
@@ -55,12 +57,23 @@ class RowQuery:
             return None
         return NOT_MAPPED if self.map_index.startswith("{") else int(self.map_index)
 
+    @property
+    def is_of_one_status(self) -> bool:
+        """Whether all these rows have the same status."""
+        return self.status not in {"", STUCK_ROWS}
+
+    @property
+    def _statuses(self) -> tuple[LedgerStatus, ...]:
+        if self.status == STUCK_ROWS:
+            return STUCK
+        return (LedgerStatus(self.status),) if self.status else ()
+
     def filter(self, dag_id: str) -> RowFilter:
         """The ledger's filter for these rows, within the DAG for which the user's permission was checked."""
         now = datetime.now(UTC)
         return replace(
             self.scope(dag_id),
-            statuses=(self.status,) if self.status else (),
+            statuses=self._statuses,
             search=self.search.strip() or None,
             error=self.error or None,
             changed_since=now - WITHIN[self.changed] if self.changed in WITHIN else None,

@@ -69,10 +69,10 @@ def overview(request: Request, user: GetUserDep) -> HTMLResponse:
     """The latest deliveries of every DAG the user may see, and the rows that were not delivered."""
     with reading() as ledger:
         admin, deliveries = LedgerAdmin(ledger, actor=user.get_name()), DeliveryRecords(ledger)
-        dag_ids = tuple(visible(sorted({*admin.dag_ids(STUCK), *deliveries.dag_ids()}), user))
+        dag_ids = tuple(visible(sorted({*admin.dag_ids(), *deliveries.dag_ids()}), user))
         shown = deliveries.latest(dag_ids=dag_ids, limit=DELIVERIES_SHOWN)
         now = ledger.now()
-        board = _board(Triage(ledger).stuck(dag_ids, now=now), deliveries.last_of_each(dag_ids=dag_ids))
+        board = _board(dag_ids, Triage(ledger).stuck(dag_ids, now=now), deliveries.last_of_each(dag_ids=dag_ids))
         stuck = admin.urgent_first(RowFilter(dag_ids=dag_ids, statuses=STUCK), limit=STUCK_SHOWN).rows
     return page(
         request,
@@ -279,14 +279,22 @@ def _next_offset(rows: Sequence[Any], offset: int) -> dict[str, Any] | None:
     return {"offset": offset + PAGE} if len(rows) > PAGE else None
 
 
-def _board(stuck: Sequence[StuckRows], last: Sequence[DeliveryRecord]) -> list[tuple[StuckRows, DeliveryRecord | None]]:
-    """Every submission of every DAG with its last delivery: those with stuck rows first."""
+def _board(
+    dag_ids: Sequence[str], stuck: Sequence[StuckRows], last: Sequence[DeliveryRecord]
+) -> list[tuple[StuckRows, DeliveryRecord | None]]:
+    """Every submission of every DAG with its last delivery: those with stuck rows first.
+
+    A DAG that has neither, whose rows are all well and were not delivered by a task, has one line for all of them: no
+    index has the submissions of delivered rows.
+    """
     by_place = {(each.dag_id, each.namespace): each for each in last}
     lines = [(line, by_place.pop((line.dag_id, line.namespace), None)) for line in stuck]
-    return lines + [
+    lines += [
         (StuckRows(dag_id=each.dag_id, namespace=each.namespace), each)
         for each in sorted(by_place.values(), key=lambda each: each.started_at, reverse=True)
     ]
+    told = {line.dag_id for line, _ in lines}
+    return lines + [(StuckRows(dag_id=dag_id, namespace=""), None) for dag_id in dag_ids if dag_id not in told]
 
 
 def _found(admin: LedgerAdmin, wanted: RowFilter, *, after: UrgencyCursor | None) -> UrgencyPage:

@@ -1,5 +1,6 @@
 """The templates: every value is escaped, and an unknown name in a template is an error."""
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
@@ -8,7 +9,7 @@ from typing import Any
 from fastapi import Request, status
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from halo_provider.ledger.delivery_records import duration
 from halo_provider.ui import charts
@@ -37,6 +38,7 @@ def page(request: Request, template: str, code: int = status.HTTP_200_OK, **valu
             airflow=airflow,
             api=f"{airflow_root(root)}/api/v2",
             query=request.query_params,
+            code=code,
             **values,
         )
     )
@@ -55,6 +57,8 @@ def _environment() -> Environment:
     environment.filters["words"] = lambda name: str(name).replace("_", " ")
     environment.filters["number"] = lambda value: f"{value:,}"
     environment.filters["timestamp"] = _timestamp
+    environment.filters["breakable"] = _breakable
+    environment.filters["sentence"] = lambda text: text[:1].upper() + text[1:]
     return environment
 
 
@@ -64,3 +68,8 @@ def _timestamp(value: datetime | None) -> Markup:
         return Markup()
     iso = value.isoformat(timespec="seconds")
     return Markup('<time datetime="{}" title="{}">{} UTC</time>').format(iso, iso, f"{value:%Y-%m-%d %H:%M:%S}")
+
+
+def _breakable(text: str) -> Markup:
+    """A long name that a narrow column breaks behind its punctuation, and not in the middle of a word."""
+    return Markup(re.sub(r"([/_.:@+-]+)", r"\1<wbr>", str(escape(text))))  # noqa: S704 -- escaped before

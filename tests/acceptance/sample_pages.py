@@ -33,7 +33,9 @@ WIDTHS = (1400, 800)  # pixels
 DAG, RUN, NAMESPACE = "applications", "scheduled__2026-11-28T06:00:00+00:00", "halo_default/application"
 NO_ANSWER = "POST /chat: no answer within 120 s; Halo may have it"
 INVALID = "POST /chat: Halo answered 422: user.email is not a valid e-mail address"
+AUTH_MANAGER = "tests.acceptance.auth_manager.OneDagAuthManager"  # by name: Airflow must not be imported too soon
 USER = "admin"
+ONE_DAG_USER = f"only_{DAG}"
 PASSWORD = "password of admin"
 
 
@@ -49,9 +51,13 @@ PAGES = {
     "halo-cause": _rows_of(DAG, run_id=RUN, status="rejected", error=INVALID),
     "halo-requeue": f"dags/{DAG}/decision?{urlencode({'action': 'requeue', 'run_id': RUN, 'status': 'in_doubt'})}",
     "halo-resolve": f"dags/{DAG}/decision?{urlencode({'action': 'resolve', 'run_id': RUN})}",
-    "halo-refusal": f"dags/{DAG}/row?{urlencode({'namespace': NAMESPACE, 'row_key': 'nothing'})}",
+    "halo-missing": f"dags/{DAG}/row?{urlencode({'namespace': NAMESPACE, 'row_key': 'nothing'})}",
 }
-IN_README = ("halo-overview", "halo-run", "halo-row")
+PAGES_FOR_ONE_DAG = {  # of a person who may see DAG, and nothing else
+    "halo-overview-of-one": "",
+    "halo-refusal": "dags/cancellations/rows",
+}
+IN_README = {"halo-overview", "halo-run", "halo-row"}
 
 
 def fill(ledger: Ledger) -> None:
@@ -113,6 +119,23 @@ def fill(ledger: Ledger) -> None:
         }
         for number, (status, error) in enumerate(statuses)
     ]
+    for number in range(310 + 12 + 40):  # of the delivery that runs; and of a DAG that has no delivery's record
+        is_ours = number < 310 + 12  # as the delivery counts them
+        is_rejected = number < 12
+        rows.append(
+            {
+                **rows[-1],
+                "namespace": "halo_default/cancellation" if is_ours else "halo_default/renewal",
+                "row_key": f"{'CAN' if is_ours else 'REN'}-{1000 + number}",
+                "status": LedgerStatus.REJECTED if is_rejected else LedgerStatus.DELIVERED,
+                "session_id": None if is_rejected else f"ses_example_{number:024}",
+                "error": "POST /chat: Halo answered 422: the ticket is closed" if is_rejected else None,
+                "dag_id": "cancellations" if is_ours else "renewals",
+                "run_id": "manual__2026-11-28T09:00:00+00:00",
+                "created_at": now - timedelta(seconds=40),
+                "updated_at": now - timedelta(seconds=40 - number // 16),
+            }
+        )
     ledger.transaction(lambda db: db.execute(insert(submissions), rows))
     admin = LedgerAdmin(ledger, actor="example")
     admin.requeue(RowFilter(row_keys=("APP-1003",)), reason="not in Halo", decision="e" * 32)
@@ -120,9 +143,9 @@ def fill(ledger: Ledger) -> None:
 
 
 def settings(home: Path) -> dict[str, str]:
-    """The environment of an Airflow with one administrator, and with a connection whose addresses lead into Halo."""
+    """The environment of an Airflow with an administrator and somebody with one DAG; its connection leads into Halo."""
     passwords = home / "example_passwords.json"
-    passwords.write_text(json.dumps({USER: PASSWORD}))
+    passwords.write_text(json.dumps(dict.fromkeys((USER, ONE_DAG_USER), PASSWORD)))
     connection = {
         "conn_type": "halo",
         "host": "http://127.0.0.1:1",
@@ -135,26 +158,28 @@ def settings(home: Path) -> dict[str, str]:
     }
     return {
         "AIRFLOW_CONN_HALO_DEFAULT": json.dumps(connection),
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
+        "AIRFLOW__CORE__AUTH_MANAGER": AUTH_MANAGER,
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin,{ONE_DAG_USER}:op",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
     }
 
 
 @contextmanager
-def served(home: Path) -> Iterator[tuple[str, str]]:
-    """Airflow's API server over the examples in `home`; yields its address and a token of its administrator."""
+def served(home: Path) -> Iterator[str]:
+    """Airflow's API server over the examples in `home`; yields its address."""
     with closing(Ledger.at_path(home / "halo_ledger.db")) as ledger:
         fill(ledger)
     from airflow.api_fastapi.app import create_app  # noqa: PLC0415 -- reads the configuration
 
     with serving(create_app(apps="core")) as url:
-        login = httpx.post(f"{url}/auth/token", json={"username": USER, "password": PASSWORD}, timeout=60.0)
-        yield url, login.raise_for_status().json()["access_token"]
+        yield url
 
 
 @contextmanager
-def opened(browser: Any, url: str, token: str, *, look: str, width: int) -> Iterator[Any]:
-    """A page of a browser in which the administrator is logged in."""
+def opened(browser: Any, url: str, *, look: str, width: int, user: str = USER) -> Iterator[Any]:
+    """A page of a browser in which somebody is logged in."""
+    login = httpx.post(f"{url}/auth/token", json={"username": user, "password": PASSWORD}, timeout=60.0)
+    token = login.raise_for_status().json()["access_token"]
     context = browser.new_context(viewport={"width": width, "height": 1200}, color_scheme=look)
     context.set_default_timeout(60_000)
     context.add_cookies([{"name": "_token", "value": token, "url": url}])
@@ -162,16 +187,17 @@ def opened(browser: Any, url: str, token: str, *, look: str, width: int) -> Iter
     context.close()
 
 
-def take(driver: Any, url: str, token: str, folder: Path | None) -> None:
+def take(driver: Any, url: str, folder: Path | None) -> None:
     """Take every page into a folder, or renew the pictures of the README."""
     browser = driver.chromium.launch(executable_path=chromium(), args=CHROMIUM_FLAGS)
     for look in LOOKS if folder else LOOKS[:1]:
         for width in WIDTHS if folder else WIDTHS[:1]:
-            with opened(browser, url, token, look=look, width=width) as page:
-                for name in PAGES if folder else IN_README:
-                    page.goto(f"{url}/halo/{PAGES[name]}")
-                    place = folder / f"{name}-{look}-{width}.png" if folder else IMAGES / f"{name}.png"
-                    page.screenshot(path=str(place))
+            for user, pages in ((USER, PAGES), (ONE_DAG_USER, PAGES_FOR_ONE_DAG)):
+                with opened(browser, url, look=look, width=width, user=user) as page:
+                    for name in pages if folder else IN_README & pages.keys():
+                        page.goto(f"{url}/halo/{pages[name]}")
+                        place = folder / f"{name}-{look}-{width}.png" if folder else IMAGES / f"{name}.png"
+                        page.screenshot(path=str(place), full_page=folder is not None)
     browser.close()
 
 
@@ -183,8 +209,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="halo-pages-") as home:
         os.environ |= {"AIRFLOW_HOME": home, "AIRFLOW__CORE__LOAD_EXAMPLES": "False", **settings(Path(home))}
         subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, stdout=subprocess.DEVNULL)
-        with served(Path(home)) as (url, token), sync_playwright() as driver:
-            take(driver, url, token, folder)
+        with served(Path(home)) as url, sync_playwright() as driver:
+            take(driver, url, folder)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ STANDARDS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
 
 
 @pytest.fixture(scope="module")
-def served(airflow_home: Path) -> Iterator[tuple[str, str]]:
-    """The examples' address, and a token."""
+def served(airflow_home: Path) -> Iterator[str]:
+    """The examples' address."""
     with pytest.MonkeyPatch.context() as patched:
         for name, value in sample_pages.settings(airflow_home).items():
             patched.setenv(name, value)
@@ -41,12 +41,11 @@ def browser() -> Iterator[Any]:
 
 @pytest.mark.parametrize("width", sample_pages.WIDTHS)
 @pytest.mark.parametrize("look", sample_pages.LOOKS)
-def test_page_is_for_everybody(served: tuple[str, str], browser: Any, look: str, width: int) -> None:
+def test_page_is_for_everybody(served: str, browser: Any, look: str, width: int) -> None:
     """WCAG AA, in light and dark; and nothing is cut off, not even in a narrow window."""
-    url, token = served
-    with sample_pages.opened(browser, url, token, look=look, width=width) as page:
+    with sample_pages.opened(browser, served, look=look, width=width) as page:
         for name, path in sample_pages.PAGES.items():
-            page.goto(f"{url}/halo/{path}")
+            page.goto(f"{served}/halo/{path}")
             found = axe_core.Axe().run(page, options={"runOnly": {"type": "tag", "values": STANDARDS}}).response
             assert found["passes"], "axe-core has judged nothing"
             grave = {
@@ -61,11 +60,10 @@ def test_page_is_for_everybody(served: tuple[str, str], browser: Any, look: str,
 
 
 @pytest.mark.parametrize("zone", ["Asia/Tokyo", "UTC"])
-def test_times_are_in_the_zone_that_is_chosen_in_airflow(served: tuple[str, str], browser: Any, zone: str) -> None:
+def test_times_are_in_the_zone_that_is_chosen_in_airflow(served: str, browser: Any, zone: str) -> None:
     """With how long ago it was, and the exact time on hover."""
-    url, token = served
-    with sample_pages.opened(browser, url, token, look="light", width=1400) as page:
-        page.goto(f"{url}/halo/")
+    with sample_pages.opened(browser, served, look="light", width=1400) as page:
+        page.goto(f"{served}/halo/")
         page.evaluate("zone => localStorage.setItem('timezone', JSON.stringify(zone))", zone)
         page.reload()
         time = page.locator("table.board time").first
@@ -76,28 +74,20 @@ def test_times_are_in_the_zone_that_is_chosen_in_airflow(served: tuple[str, str]
         playwright.expect(page.locator("#age")).to_contain_text(f"times in {zone}")
 
 
-def test_person_who_may_see_one_dag_meets_no_other(
-    served: tuple[str, str], browser: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_person_who_may_see_one_dag_meets_no_other(served: str, browser: Any) -> None:
     """Not on the overview, not in a chart, not by an address: and the own DAG's rows can be decided about."""
-    from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager  # noqa: PLC0415
-
-    by_role = SimpleAuthManager.is_authorized_dag
-
-    def of_one_dag(self: Any, *, details: Any = None, **request: Any) -> bool:
-        return details is not None and details.id == sample_pages.DAG and by_role(self, details=details, **request)
-
-    monkeypatch.setattr(SimpleAuthManager, "is_authorized_dag", of_one_dag)
-    url, token = served
     expect = playwright.expect
-    with sample_pages.opened(browser, url, token, look="light", width=1400) as page:
-        page.goto(f"{url}/halo/")
+    user = sample_pages.ONE_DAG_USER
+    with sample_pages.opened(browser, served, look="light", width=1400, user=user) as page:
+        page.goto(f"{served}/halo/")
         expect(page.locator("table.board tbody tr")).to_have_count(1)
         assert sample_pages.DAG in page.content()
-        assert "cancellation" not in page.content()
-        refused = page.goto(f"{url}/halo/dags/cancellations/rows")
+        for hidden in ("cancellation", "renewal"):
+            assert hidden not in page.content()
+        refused = page.goto(f"{served}/halo/dags/cancellations/rows")
         assert refused.status == 403
-        page.goto(f"{url}/halo/")
+        expect(page.get_by_text("your role in Airflow does not allow it", exact=False)).to_be_visible()
+        page.get_by_role("link", name="Halo deliveries").last.click()
         page.locator("table.board a.bad").first.click()
         page.get_by_role("link", name="Requeue all in doubt…").click()
         expect(page.get_by_role("heading", name="Requeue 6 rows?")).to_be_visible()

@@ -646,6 +646,16 @@ def test_what_was_confirmed_is_what_happens(ledger: Ledger, op: Browser) -> None
     assert LedgerAdmin(ledger, actor="test").counts(RowFilter()) == {LedgerStatus.FAILED: 30}
 
 
+def test_decision_about_stuck_rows_is_about_one_status(ledger: Ledger, op: Browser) -> None:
+    """Stuck is not a status: the confirmation asks for one, and a form without one changes nothing."""
+    add_row(ledger, "1", LedgerStatus.IN_DOUBT)
+    add_row(ledger, "2", LedgerStatus.FAILED)
+    assert "Requeue which rows?" in op.get(decision("requeue", status="stuck")).text
+    answer = op.post(decision("requeue", status="stuck"), data=bound(ledger, 2), headers=FROM_OUR_PAGE)
+    assert answer.status_code == httpx.codes.BAD_REQUEST
+    assert status_of(ledger, "1") == LedgerStatus.IN_DOUBT
+
+
 def test_decision_about_several_statuses_asks_for_one(ledger: Ledger, op: Browser) -> None:
     """Failed rows and rows in doubt are not the same decision."""
     add_row(ledger, "1", LedgerStatus.IN_DOUBT)
@@ -929,6 +939,7 @@ def test_overview_tells_where_to_begin(ledger: Ledger, viewer: Browser) -> None:
     add_rows(ledger, ("1", "2"), LedgerStatus.IN_DOUBT)
     add_row(ledger, "3", LedgerStatus.FAILED, updated_at=day_before)
     add_row(ledger, "4", LedgerStatus.DELIVERED, dag_id="fine")
+    add_row(ledger, "5", LedgerStatus.DELIVERED)  # neither stuck nor new
     for dag_id in (DAG, "fine"):
         task_instance = TaskInstanceRef(dag_id=dag_id, run_id=RUN, task_id="tickets", map_index=-1, try_number=1)
         DeliveryRecords(ledger).begin(dag_id, namespace=NAMESPACE, task_instance=task_instance, total=1)
@@ -939,9 +950,27 @@ def test_overview_tells_where_to_begin(ledger: Ledger, viewer: Browser) -> None:
     assert [count for _, count in numbers] == ["2", "1"]
     assert row_keys(viewer.get(html.unescape(numbers[0][0]))) == ["1", "2"]
     assert f"{day_before:%Y-%m-%d %H:%M}" in first
-    assert re.search(r"changed=day[^>]*>2</a>", first), "two are new"
+    new = re.search(r'<a href="/halo/([^"]*changed=day)">2</a>', first)
+    assert new, "two are new"
+    assert row_keys(viewer.get(html.unescape(new[1]))) == ["1", "2"]
+    oldest = re.search(r'<a href="/halo/([^"]*sort=updated_at)">', first)
+    assert oldest
+    assert row_keys(viewer.get(html.unescape(oldest[1])))[0] == "3"
     assert "complete" in second
     assert f"run_id={RUN.replace(':', '%3A').replace('+', '%2B')}" in second
+
+
+def test_overview_has_a_dag_without_a_record_of_a_delivery(ledger: Ledger, op: Browser, only_orders: None) -> None:
+    """Rows that HaloHook delivered, or a task whose record is gone, are found from the overview."""
+    add_row(ledger, "1", LedgerStatus.DELIVERED)
+    add_row(ledger, "2", LedgerStatus.DELIVERED, dag_id="secret")
+    overview = op.get("")
+    (line,) = re.findall(r'<th scope="row">.*?</tr>', overview.text, re.DOTALL)
+    assert "none recorded" in line
+    assert "secret" not in overview.text
+    place = re.search(r'href="/halo/([^"]*)"', line)
+    assert place
+    assert row_keys(op.get(html.unescape(place[1]))) == ["1"]
 
 
 def test_page_says_which_other_ledger_has_the_rows(

@@ -21,13 +21,14 @@ function followLook() {
   document.documentElement.dataset.look = ["dark", "light"].includes(chosen) ? chosen : "system";
 }
 
-// Change what differs and leave the rest: focus, selection, chosen boxes and what is being typed stay.
+// Change what differs and leave the rest: focus, selection, chosen boxes, what is open and what is being typed stay.
 function morph(old, fresh) {
   if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName) {
     old.replaceWith(fresh);
   } else if (old.nodeType !== Node.ELEMENT_NODE) {
     if (old.data !== fresh.data) old.data = fresh.data;
   } else {
+    if (old.nodeName === "DETAILS") fresh.open = old.open;
     for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
     for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
     morphChildren(old, fresh);
@@ -114,7 +115,10 @@ function localTimes(root) {
   }
   for (const each of root.querySelectorAll("time")) {
     const at = new Date(each.dateTime);
-    each.textContent = `${format.format(at)}, ${howLong(Date.now() - at)} ago`;
+    const parts = [`${format.format(at)},`, `${howLong(Date.now() - at)} ago`].map((text) =>
+      Object.assign(document.createElement("span"), { textContent: text }),
+    );
+    each.replaceChildren(parts[0], " ", parts[1]); // a narrow column breaks between the two
   }
 }
 
