@@ -304,6 +304,17 @@ class LedgerAdmin:
         found = self._values(submissions.c.dag_id, statuses)
         return sorted({dag_id for _, dag_id in found if dag_id is not None})
 
+    def namespaces(self) -> list[str]:
+        """Every namespace of the ledger: a query of the primary key for each, however many rows it has."""
+        column = submissions.c.namespace
+        found: list[str] = []
+        while True:
+            following = select(func.min(column)).where(column > (found[-1] if found else ""))
+            namespace = self._all(following)[0][0]
+            if namespace is None:
+                return found
+            found.append(namespace)
+
     def counts(self, wanted: RowFilter) -> dict[LedgerStatus, int]:
         """How many rows there are of each status."""
         columns = submissions.c

@@ -26,7 +26,7 @@ from halo_provider.ledger.admin import (
     UrgencyPage,
 )
 from halo_provider.ledger.delivery_records import DeliveryRecord, DeliveryRecords
-from halo_provider.ledger.row_filter import RowFilter
+from halo_provider.ledger.row_filter import RowCursor, RowFilter
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.triage import STUCK, StuckRows, Triage, WentOn
 from halo_provider.ui import charts
@@ -291,9 +291,10 @@ def _board(stuck: Sequence[StuckRows], last: Sequence[DeliveryRecord]) -> list[t
 
 
 def _found(admin: LedgerAdmin, wanted: RowFilter, *, after: UrgencyCursor | None) -> UrgencyPage:
-    """One page of rows. A search for a complete row key is answered from an index, however many rows there are."""
+    """One page of rows. A search for a complete row key is answered from the primary key."""
     if wanted.search and after is None:
-        exact = admin.page(replace(wanted, search=None, row_keys=(wanted.search,)))
+        keys = tuple(RowCursor(namespace, wanted.search) for namespace in admin.namespaces())
+        exact = admin.page(replace(wanted, search=None, rows=keys)) if keys else []
         if exact:
             return UrgencyPage(exact, None)
     return admin.urgent_first(wanted, after=after)
