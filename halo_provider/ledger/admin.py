@@ -17,10 +17,11 @@ from halo_provider.exceptions import DecisionOutdatedError
 from halo_provider.ledger import rules
 from halo_provider.ledger.claims import count_changes
 from halo_provider.ledger.ledger import Ledger
-from halo_provider.ledger.row_filter import RowCursor, RowFilter, cursor_of, keys_of
+from halo_provider.ledger.refs import task_ref
+from halo_provider.ledger.row_filter import RowCursor, RowFilter, cursor_of, keys_of, values_by_status
 from halo_provider.ledger.rules import Change
 from halo_provider.ledger.statuses import LedgerStatus
-from halo_provider.ledger.tables import events, submissions
+from halo_provider.ledger.tables import deliveries, events, submissions
 from halo_provider.ledger.tombstones import no_tombstone
 
 PAGE = 100  # rows of a page, unless told otherwise
@@ -30,6 +31,7 @@ MAX_SORTED = 20_000  # rows that are read to sort them
 NAMED_TOGETHER = 100  # task instances whose names are read by one statement
 CHUNK = 500  # rows changed in one transaction
 EXAMPLES = 5  # rows that a confirmation names
+NOT_MAPPED = -1  # the map index of a task that is not mapped
 MYSQL = ("mysql", "mariadb")  # dialects
 
 # The statuses from which a person may move a row whose lease is over. A row in flight whose lease ran out is in doubt,
@@ -146,22 +148,24 @@ class LedgerAdmin:
     ) -> list[Any]:
         """One page of rows, none of them beyond `until`: by namespace and key; of a run, by task instance first."""
         fields = [submissions.c[name] for name in dict.fromkeys((*columns, *CURSOR_COLUMNS))]
-        places: list[Any] = []
-        if after is not None:
-            places.append(self._behind(after, wanted))
-        if until is not None:
-            places.append(not_(self._behind(until, wanted)))
         rows = select(*fields).where(*wanted.conditions())
+        behind = [self._behind(after, wanted)] if after is not None else []
         scope = wanted.without_search()
-        if self._ledger.engine.dialect.name not in MYSQL or not scope.is_of_an_index:
-            return self._all(rows.where(*places).order_by(*wanted.order()).limit(limit))
-        # MySQL would sort whole rows where an index has their keys in this order: the keys are read first.
+        dialect = self._ledger.engine.dialect.name
+        reads_keys_first = scope.is_of_an_index if dialect in MYSQL else until is not None and dialect != "sqlite"
+        if not reads_keys_first:
+            bounds = [*behind, not_(self._behind(until, wanted))] if until is not None else behind
+            return self._all(rows.where(*bounds).order_by(*wanted.order()).limit(limit))
+        # MySQL would sort whole rows where an index has their keys in this order, and for a bound on both sides
+        # PostgreSQL reads all of the table. SQLite does neither, but would read all of an index for the join.
         key = (submissions.c.namespace, submissions.c.row_key)
-        keys = select(*key).where(*scope.conditions(by_numbers=True), *places).order_by(*wanted.order())
-        page = keys.limit(limit if scope == wanted else SEARCH_STEP).subquery()
+        keys = select(*dict.fromkeys((*key, *wanted.order()))).where(*scope.conditions(by_numbers=True), *behind)
+        page = keys.order_by(*wanted.order()).limit(limit if scope == wanted else SEARCH_STEP).subquery()
         rows = rows.select_from(page.join(submissions, and_(*(page.c[column.name] == column for column in key))))
-        for dialect in MYSQL:
-            rows = rows.prefix_with("STRAIGHT_JOIN", dialect=dialect)
+        if until is not None:
+            rows = rows.where(not_(self._behind(until, wanted, columns=page.c)))
+        for each in MYSQL:
+            rows = rows.prefix_with("STRAIGHT_JOIN", dialect=each)
         return self._all(rows.order_by(*wanted.order()).limit(limit))
 
     def urgent_first(
@@ -179,7 +183,8 @@ class LedgerAdmin:
         """
         search_ends = time.monotonic() + SEARCH_TIME
         found: list[Any] = []
-        for status, one in self._scans(wanted):
+        scans = self._scans(wanted)
+        for number, (status, one) in enumerate(scans, start=1):
             behind = None
             if after is not None:
                 place = (status, one.task_number) if one.is_of_one_task else (status, None)
@@ -191,10 +196,13 @@ class LedgerAdmin:
                 found += self.page(one, after=behind, until=until, limit=limit - len(found) + 1, columns=columns)
                 if len(found) > limit:
                     return UrgencyPage(found[:limit], UrgencyCursor.of(found[limit - 1]))
+                if wanted.is_search and time.monotonic() >= search_ends:
+                    # Between scans, too: a run may have thousands of task instances, each of them a scan.
+                    end = until or (self._end_of_scan(one, after=behind) if number < len(scans) else None)
+                    if end is not None:
+                        return UrgencyPage(found, UrgencyCursor(status, end))
                 if until is None:
                     break
-                if time.monotonic() >= search_ends:
-                    return UrgencyPage(found, UrgencyCursor(status, until))
                 behind = until
         return UrgencyPage(found, None)
 
@@ -225,27 +233,17 @@ class LedgerAdmin:
         ]
 
     def _tasks(self, wanted: RowFilter) -> dict[tuple[LedgerStatus, int], tuple[str, int]]:
-        """Task and map index of the wanted task instances of one run, by status and number: a row of each is read."""
-        columns = submissions.c
-        run = RowFilter(dag_ids=wanted.dag_ids, run_id=wanted.run_id, statuses=wanted.statuses)
-        numbers = select(columns.status, columns.task_ref).where(*run.conditions(by_numbers=True)).distinct()
-        pairs = [tuple(pair) for pair in self._all(numbers)]
+        """Task and map index of the wanted task instances of one run, by status and number."""
+        run = RowFilter(dag_ids=wanted.dag_ids, run_id=wanted.run_id)
+        statuses = wanted.statuses or tuple(LedgerStatus)
+        pairs: list[tuple[LedgerStatus, int]] = [
+            (status, number)
+            for status, number in self._values(submissions.c.task_ref, statuses, *run.conditions(by_numbers=True))
+            if number is not None
+        ]
         names = self._task_names
-        unknown = sorted({number for _, number in pairs if number is not None} - names.keys())
-        for start in range(0, len(unknown), NAMED_TOGETHER):
-            some = unknown[start : start + NAMED_TOGETHER]
-            one_of_each = [
-                select(
-                    select(columns.task_ref, columns.task_id, columns.map_index)
-                    .where(*run.conditions(by_numbers=True), columns.task_ref == number)
-                    .where(columns.status == next(status.value for status, known in pairs if known == number))
-                    .limit(1)
-                    .subquery()
-                )
-                for number in some
-            ]
-            for row in self._all(union_all(*one_of_each)):
-                names[row.task_ref] = (row.task_id, -1 if row.map_index is None else row.map_index)
+        if any(number not in names for _, number in pairs):
+            self._name_tasks(run, {number: status for status, number in pairs})
         return {
             (status, number): names[number]
             for status, number in pairs
@@ -254,31 +252,68 @@ class LedgerAdmin:
             and wanted.map_index in {None, names[number][1]}
         }
 
+    def _name_tasks(self, run: RowFilter, statuses: Mapping[int, LedgerStatus]) -> None:
+        """Learn the names of a run's task instances, given by number with a status that each has.
+
+        The records of deliveries tell them, in one query; of those that have no record, a row of each is read.
+        """
+        columns, names = submissions.c, self._task_names
+        recorded = select(deliveries.c.task_id, deliveries.c.map_index).distinct()
+        recorded = recorded.where(deliveries.c.dag_id.in_(run.dag_ids or ()), deliveries.c.run_id == run.run_id)
+        for task_id, map_index in self._all(recorded):
+            number = task_ref(task_id, map_index)
+            if number is not None:
+                names[number] = (task_id, NOT_MAPPED if map_index is None else map_index)
+        unknown = sorted(statuses.keys() - names.keys())
+        for start in range(0, len(unknown), NAMED_TOGETHER):
+            one_of_each = [
+                select(
+                    select(columns.task_ref, columns.task_id, columns.map_index)
+                    .where(*run.conditions(by_numbers=True), columns.task_ref == number)
+                    .where(columns.status == statuses[number].value)
+                    .limit(1)
+                    .subquery()
+                )
+                for number in unknown[start : start + NAMED_TOGETHER]
+            ]
+            for row in self._all(union_all(*one_of_each)):
+                names[row.task_ref] = (row.task_id, NOT_MAPPED if row.map_index is None else row.map_index)
+
     def _end_of_step(self, wanted: RowFilter, *, after: RowCursor | None) -> RowCursor | None:
         """The cursor of the row that is `SEARCH_STEP` rows further; None where there are fewer."""
-        columns = submissions.c
-        scope = wanted.without_search()
-        statement = select(columns.namespace, columns.row_key, columns.task_ref)
-        statement = statement.where(*scope.conditions(by_numbers=True))
+        return self._cursor(wanted, after, lambda rows: rows.order_by(*wanted.order()).offset(SEARCH_STEP - 1))
+
+    def _end_of_scan(self, wanted: RowFilter, *, after: RowCursor | None) -> RowCursor | None:
+        """The cursor of the last row; None where there is none behind `after`."""
+        return self._cursor(wanted, after, lambda rows: rows.order_by(*(each.desc() for each in wanted.order())))
+
+    def _cursor(self, wanted: RowFilter, after: RowCursor | None, ordered: Callable[[Any], Any]) -> RowCursor | None:
+        # No column but those of the index: MySQL would sort the rows.
+        columns = dict.fromkeys((submissions.c.namespace, submissions.c.row_key, *wanted.order()))
+        statement = select(*columns).where(*wanted.without_search().conditions(by_numbers=True))
         if after is not None:
             statement = statement.where(self._behind(after, wanted))
-        found = self._all(statement.order_by(*wanted.order()).offset(SEARCH_STEP - 1).limit(1))
-        return cursor_of(found[0]) if found else None
+        found = self._all(ordered(statement).limit(1))
+        if not found:
+            return None
+        task = found[0].task_ref if submissions.c.task_ref in columns else wanted.task_number
+        return RowCursor(found[0].namespace, found[0].row_key, task)
 
     def dag_ids(self, statuses: Sequence[LedgerStatus] = tuple(LedgerStatus)) -> list[str]:
-        """The DAGs that rows of these statuses belong to. One query of the index for each, however many rows it has."""
-        column = submissions.c.dag_id
-        found: set[str] = set()
-        for status in statuses:
-            last: str | None = None
-            while True:
-                # Compared with a text also at first: MySQL reads all of the index where it looks for what is not NULL.
-                following = column > ("" if last is None else last)
-                last = self._all(select(func.min(column)).where(submissions.c.status == status.value, following))[0][0]
-                if last is None:
-                    break
-                found.add(last)
-        return sorted(found)
+        """The DAGs that rows of these statuses belong to."""
+        found = self._values(submissions.c.dag_id, statuses)
+        return sorted({dag_id for _, dag_id in found if dag_id is not None})
+
+    def namespaces(self) -> list[str]:
+        """Every namespace of the ledger: a query of the primary key for each, however many rows it has."""
+        column = submissions.c.namespace
+        found: list[str] = []
+        while True:
+            following = select(func.min(column)).where(column > (found[-1] if found else ""))
+            namespace = self._all(following)[0][0]
+            if namespace is None:
+                return found
+            found.append(namespace)
 
     def counts(self, wanted: RowFilter) -> dict[LedgerStatus, int]:
         """How many rows there are of each status."""
@@ -288,9 +323,13 @@ class LedgerAdmin:
         wanted = replace(wanted, statuses=wanted.statuses or tuple(LedgerStatus))  # which both indexes begin with
         conditions = wanted.conditions(by_numbers=True)
         if wanted.is_of_some_tasks:
+            every = replace(wanted, task_id=None, map_index=None)
             numbers = {number for _, number in self._tasks(wanted)}
-            conditions = replace(wanted, task_id=None, map_index=None).conditions(by_numbers=True)
-            conditions.append(columns.task_ref.in_(sorted(numbers)) if numbers else false())
+            conditions = every.conditions(by_numbers=True)
+            if numbers and numbers == {number for _, number in self._tasks(every)}:  # one scan, not one for each
+                conditions.append(columns.task_ref.is_not(None))
+            else:
+                conditions.append(columns.task_ref.in_(sorted(numbers)) if numbers else false())
         statement = select(columns.status, func.count()).where(*conditions)
         counts: Counter[LedgerStatus] = Counter()
         for status, count in self._all(statement.group_by(columns.status, *by_index)):
@@ -579,8 +618,11 @@ class LedgerAdmin:
             after = cursor_of(some[-1])
         return changed
 
-    def _behind(self, cursor: RowCursor, wanted: RowFilter) -> Any:
-        return wanted.behind(cursor, dialect=self._ledger.engine.dialect.name)
+    def _behind(self, cursor: RowCursor, wanted: RowFilter, *, columns: Any = submissions.c) -> Any:
+        return wanted.behind(cursor, dialect=self._ledger.engine.dialect.name, columns=columns)
+
+    def _values(self, column: Any, statuses: Sequence[LedgerStatus], *conditions: Any) -> list[Any]:
+        return self._all(values_by_status(column, statuses, *conditions, dialect=self._ledger.engine.dialect.name))
 
     def _all(self, statement: Any) -> list[Any]:
         return self._ledger.transaction(lambda db: list(db.execute(statement)), read_only=True)

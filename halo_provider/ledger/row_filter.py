@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, false, or_, tuple_
+from sqlalchemy import and_, false, func, literal, or_, select, tuple_, type_coerce, union_all
 
 from halo_provider.ledger.refs import run_ref, task_ref
 from halo_provider.ledger.statuses import LedgerStatus
@@ -147,9 +147,12 @@ class RowFilter:
         namespace = [columns.namespace] if self.namespace is None else []
         return [*task, *namespace, columns.row_key]
 
-    def behind(self, cursor: RowCursor, *, dialect: str) -> "ColumnElement[bool]":
-        """The rows after the cursor in that order: in the form with which each database begins there in its index."""
-        order = self.order()
+    def behind(self, cursor: RowCursor, *, dialect: str, columns: Any = submissions.c) -> "ColumnElement[bool]":
+        """The rows after the cursor in that order: in the form with which each database begins there in its index.
+
+        `columns` are the table's, or a subquery's with the same names.
+        """
+        order = [columns[each.name] for each in self.order()]
         places = {"task_ref": cursor.task, "namespace": cursor.namespace, "row_key": cursor.row_key}
         values = [places[column.name] for column in order]
         if dialect not in {"mysql", "mariadb"}:
@@ -183,3 +186,25 @@ def keys_of(table: Any, rows: Sequence[Any]) -> "ColumnElement[bool]":
             for namespace, row_keys in by_namespace.items()
         )
     )
+
+
+def values_by_status(
+    column: "ColumnElement[Any]", statuses: Sequence[LedgerStatus], *conditions: Any, dialect: str
+) -> Any:
+    """A statement for the values of a column beside each status that has them.
+
+    `column` stands behind the status in an index that begins with what the conditions name. The index is read from
+    value to value, however many rows each has: MySQL does so for DISTINCT, the others for a recursive query.
+    """
+    status = submissions.c.status
+    if dialect in {"mysql", "mariadb"}:
+        return select(status, column).where(*conditions, status.in_([each.value for each in statuses])).distinct()
+
+    def least(of: Any, *more: Any) -> Any:
+        return select(func.min(column)).where(*conditions, status == of, *more).scalar_subquery()
+
+    each = union_all(*(select(literal(one.value).label("status")) for one in statuses)).subquery()
+    found = select(each.c.status, least(each.c.status).label("value")).cte("found", recursive=True)
+    following = select(found.c.status, least(found.c.status, column > found.c.value)).where(found.c.value.is_not(None))
+    found = found.union_all(following)
+    return select(type_coerce(found.c.status, status.type), found.c.value).where(found.c.value.is_not(None))

@@ -1,13 +1,16 @@
 """Rows looked up and settled by hand, on every database the ledger runs on."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from halo_provider.exceptions import DecisionOutdatedError
 from halo_provider.ledger import Candidate, Change, LeaseHolder, Ledger, Settlement, TaskInstanceRef
+from halo_provider.ledger import admin as admin_module
 from halo_provider.ledger.admin import CHUNK, REJECT_FROM, REQUEUE_FROM, Confirmation, LedgerAdmin
+from halo_provider.ledger.delivery_records import DeliveryRecords
 from halo_provider.ledger.row_filter import RowCursor, RowFilter
 from halo_provider.ledger.rules import LEASE_RAN_OUT
 from halo_provider.ledger.statuses import LedgerStatus
@@ -40,10 +43,16 @@ def bring(ledger: Ledger) -> Bring:
     """Bring new rows to a status, as a delivery does; what is still under way is so for `lease` seconds."""
 
     def bring(
-        status: LedgerStatus, *row_keys: str, namespace: str = NAMESPACE, lease: float = EXPIRED, run_id: str = "run 1"
+        status: LedgerStatus,
+        *row_keys: str,
+        namespace: str = NAMESPACE,
+        lease: float = EXPIRED,
+        run_id: str = "run 1",
+        map_index: int = -1,
+        dag_id: str = "applications",
     ) -> None:
         task_instance = TaskInstanceRef(
-            dag_id="applications", run_id=run_id, task_id="tickets", map_index=-1, try_number=2
+            dag_id=dag_id, run_id=run_id, task_id="tickets", map_index=map_index, try_number=2
         )
         lease_holder: LeaseHolder = ledger.lease_holder(namespace, task_instance=task_instance, lease=lease)
         lease_holder.claim(
@@ -317,6 +326,85 @@ def test_filter_finds_the_rows_for_which_all_of_it_holds(
 
     assert {row.row_key for row in admin.page(wanted)} == found
     assert sum(admin.counts(wanted).values()) == len(found)
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        RowFilter(dag_ids=("applications",)),
+        RowFilter(dag_ids=("applications",), run_id="run 1"),
+        RowFilter(dag_ids=("applications",), run_id="run 1", task_id="tickets"),
+        RowFilter(dag_ids=("applications",), run_id="run 1", task_id="tickets", map_index=2),
+        RowFilter(dag_ids=("applications",), run_id="run 1", map_index=2),
+    ],
+    ids=["dag", "run", "task", "task instance", "map index"],
+)
+def test_search_whose_pages_end_early_finds_every_row_once(
+    scope: RowFilter, admin: LedgerAdmin, bring: Bring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Page after page, each of one step at most, also where every task instance has fewer rows than a step."""
+    for map_index in range(9):
+        bring(LedgerStatus.FAILED, f"{map_index}-a", map_index=map_index)
+        bring(LedgerStatus.DELIVERED, *(f"{map_index}-{each}" for each in "bcdef"), map_index=map_index)
+    expected = {row.row_key for row in admin.page(replace(scope, search="c"))}
+    monkeypatch.setattr(admin_module, "SEARCH_STEP", 2)
+    monkeypatch.setattr(admin_module, "SEARCH_TIME", 0.0)
+    read: list[RowFilter] = []
+    page = LedgerAdmin.page
+    monkeypatch.setattr(LedgerAdmin, "page", lambda self, one, **how: read.append(one) or page(self, one, **how))
+
+    found: list[str] = []
+    after = None
+    while True:
+        read.clear()
+        part = admin.urgent_first(replace(scope, search="c"), after=after)
+        found += [row.row_key for row in part.rows]
+        after = part.following
+        if after is None:
+            break
+        assert len(set(read)) <= len(LedgerStatus)
+
+    assert expected
+    assert sorted(found) == sorted(expected)
+
+
+def test_page_about_several_tasks_counts_only_these(admin: LedgerAdmin, bring: Bring) -> None:
+    """All of a task's instances, one of them, and one that does not exist."""
+    for map_index in range(3):
+        bring(LedgerStatus.DELIVERED, f"{map_index}-a", f"{map_index}-b", map_index=map_index)
+    bring(LedgerStatus.FAILED, "2-c", map_index=2)
+    bring(LedgerStatus.FAILED, "other", run_id="run 2", map_index=2)
+    run = RowFilter(dag_ids=("applications",), run_id="run 1")
+
+    assert admin.counts(replace(run, task_id="tickets")) == {LedgerStatus.DELIVERED: 6, LedgerStatus.FAILED: 1}
+    assert admin.counts(replace(run, map_index=2)) == {LedgerStatus.DELIVERED: 2, LedgerStatus.FAILED: 1}
+    assert admin.counts(replace(run, map_index=9)) == {}
+    assert admin.counts(replace(run, task_id="others")) == {}
+
+
+def test_task_instances_are_named_by_their_deliveries_or_by_their_rows(
+    ledger: Ledger, admin: LedgerAdmin, bring: Bring
+) -> None:
+    """A delivery's record names its task instance; a row names one that has none, as a hook's."""
+    for map_index in range(2):
+        bring(LedgerStatus.DELIVERED, f"{map_index}-a", map_index=map_index)
+    recorded = TaskInstanceRef(dag_id="applications", run_id="run 1", task_id="tickets", map_index=1, try_number=1)
+    DeliveryRecords(ledger).begin("somebody", namespace=NAMESPACE, task_instance=recorded, total=None)
+
+    found = admin.urgent_first(RowFilter(dag_ids=("applications",), run_id="run 1", task_id="tickets")).rows
+
+    assert {row.row_key for row in found} == {"0-a", "1-a"}
+
+
+def test_dags_are_those_with_rows_of_these_statuses(admin: LedgerAdmin, bring: Bring) -> None:
+    """Each once, however many rows and statuses it has."""
+    for number, dag_id in enumerate(("b", "a", "c")):
+        bring(LedgerStatus.FAILED, f"{number}-1", f"{number}-2", dag_id=dag_id)
+        bring(LedgerStatus.REJECTED, f"{number}-3", dag_id=dag_id)
+    bring(LedgerStatus.DELIVERED, "done", dag_id="d")
+
+    assert admin.dag_ids((LedgerStatus.FAILED, LedgerStatus.REJECTED)) == ["a", "b", "c"]
+    assert admin.dag_ids((LedgerStatus.IN_DOUBT,)) == []
 
 
 DECISION = "d" * 32
