@@ -45,7 +45,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0  # seconds between looks at a Halo that ad
 MEASURED_TIME, MEASURED_REQUESTS = 1.0, 10  # seconds and admitted requests at least from which a rate is measured
 KEPT = 0.8  # share of the measured rate with which sending goes on
 GROWTH = 0.02  # requests a second that the pace rises by, times the cube of the seconds: the same for every sender,
-GROWTH_FAST = 0.003  # but at least this share of the rate
+GROWTH_FAST = 0.006  # but at least this share of the rate
 GROWTH_UNSURE = 0.05  # of the rate instead, while it is only estimated
 
 PROBE_INTERVAL = 0.5  # seconds between probes for more concurrency that succeed
@@ -294,7 +294,7 @@ class Pacer:
         self._closed_since = None
         if attempt.number > self._paused_after:
             self._pauses = 0
-        if self._rate.at(now) > 2 * self.concurrency / self._latency and self._rate.measured < math.inf:
+        if self._rate.at(attempt.started) > 2 * self.concurrency / self._latency and self._rate.measured < math.inf:
             self._rate.lift()
             self._limit_met = False
         self._notice_rank(attempt.rank, now)
