@@ -123,8 +123,10 @@ def limited(limit: Limit | None, *, latency: float) -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         address = next(word for word in process.stdout.readline().split() if word.startswith("http"))
-        yield address.rstrip("/")
-        process.terminate()
+        try:
+            yield address.rstrip("/")
+        finally:
+            process.terminate()
 
 
 def observed(limit: Limit | None, *, latency: float, rows: int, seconds: float, folder: Path, name: str) -> Course:
