@@ -364,12 +364,10 @@ SECTIONS: dict[str, Callable[[Bench], Iterator[str]]] = {
 
 def renewed(page: str, section: Sequence[str]) -> str:
     """The page with this section in the place of the one with the same heading, or at the end."""
-    heading, text = section[0], "\n".join(section)
+    heading, text = section[0], "\n".join(section).rstrip()
     before, found, after = page.partition(f"{heading}\n")
-    if not found:
-        return f"{page.rstrip()}\n\n{text}"
-    _, following, rest = after.partition("\n## ")
-    return f"{before}{text}{following.lstrip() if following else ''}{rest}"
+    _, following, rest = after.partition("\n## ") if found else ("", "", "")
+    return f"{before.rstrip()}\n\n{text}\n" + (f"\n## {rest}" if following else "")
 
 
 def machine() -> str:
