@@ -2,14 +2,10 @@
 
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete
 
-import halo_provider.delivery.delivery
-import halo_provider.delivery.pace
-from halo_provider.delivery.refusals import Backoff
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.ledger.tables import submissions
 from halo_provider.simulator import Fault, RequestRecord, Simulator
@@ -52,11 +48,6 @@ options = st.fixed_dictionaries(
         "batch_size": st.integers(1, 6),
     }
 )
-
-
-@pytest.fixture(autouse=True)
-def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(halo_provider.delivery.pace, "Backoff", lambda base: Backoff(base=base / 1000))
 
 
 STATUS_OF = {
