@@ -521,7 +521,8 @@ class Pacer:
         evidence = CHANCE_EVIDENCE_LIMITED if self._limit_met else CHANCE_EVIDENCE
         if self._held_down_lost < evidence or self._share <= TOLERATED:
             return False
-        return 0.5 * self._share <= self._held_down_lost / self._held_down_sent <= 2.0 * self._share
+        expected = self._share * self._held_down_sent
+        return 0.5 * expected <= self._held_down_lost <= 2.0 * expected
 
     def _doubt_chance(self) -> None:
         self._tolerated = TOLERATED
