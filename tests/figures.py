@@ -6,6 +6,7 @@
 import os
 import platform
 import re
+import sys
 import textwrap
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -43,3 +44,8 @@ def today() -> str:
 def machine() -> str:
     """What it runs on."""
     return f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
+
+
+def say(stage: str) -> None:
+    """Tell a person what is being measured."""
+    sys.stderr.write(f"{stage} …\n")

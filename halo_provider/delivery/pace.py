@@ -295,8 +295,7 @@ class Pacer:
         if attempt.number > self._paused_after:
             self._pauses = 0
         if self._rate.at(attempt.started) > 2 * self.concurrency / self._latency and self._rate.measured < math.inf:
-            self._rate.lift()
-            self._limit_met = False
+            self._lift_rate()
         self._notice_rank(attempt.rank, now)
         if refusals.unexplained is not None:
             self._own_refusals.resolve(again=False)
@@ -369,7 +368,7 @@ class Pacer:
             self._sent -= 1
         self._learn_own(attempt, refused=True)
         is_own = self._own_refusals.are_usual
-        if not is_own or attempt.rank > max(self._most, self._most_before):
+        if not is_own or attempt.rank > self._most_admitted:
             self._close(now)
         if not is_own:
             refusals.unexplained = None
@@ -406,23 +405,31 @@ class Pacer:
             self._evidence += 1
             self._refused_since += 1
             self._held_down_lost += attempt.held_down
-            if attempt.rank > max(self._most, self._most_before):
+            if attempt.rank > self._most_admitted:
                 self._beyond.append(attempt)
 
     def _forget_limits(self) -> None:
         """Look for the limits anew."""
         now = asyncio.get_running_loop().time()
-        self._rate.lift()
-        self._limit_met = self._first_judged = False
+        self._lift_rate()
+        self._first_judged = False
         self._probe_size = max(1, self.limit // 2)
         self._probe_after = min(5, self.limit)
-        self._judged = self._begun
         self._chance_until = now
         self._tolerated = TOLERATED
         self._measure_from(now)
+        self._clear_evidence()
+
+    def _clear_evidence(self) -> None:
+        """Judge by refusals of what begins from now on."""
+        self._judged = self._begun
         self._evidence = 0.0
         self._beyond.clear()
         self._refused_since = 0
+
+    def _lift_rate(self) -> None:
+        self._rate.lift()
+        self._limit_met = False
 
     def _open(self) -> None:
         self._closed -= 1
@@ -430,8 +437,7 @@ class Pacer:
 
     def _streak_pause(self, attempt: Attempt, retry_after: float | None) -> float | None:
         """Seconds for which nobody needs to try, where Halo admits nobody."""
-        most = max(self._most, self._most_before)
-        if attempt.number <= self._paused_after or 0 < most < attempt.rank:
+        if attempt.number <= self._paused_after or 0 < self._most_admitted < attempt.rank:
             self._streak.clear()
             return None
         self._streak.append((attempt.number, retry_after))
@@ -483,10 +489,7 @@ class Pacer:
             self._short_of_places = False
             self._first_judged = True
         self._next_start = max(self._next_start, now)
-        self._judged = self._begun
-        self._evidence = 0.0
-        self._beyond.clear()
-        self._refused_since = 0
+        self._clear_evidence()
         self._probe_at = now + PROBE_INTERVAL
         self._probe_size = max(1, self.limit // 2) if unsure else 1
         self._probe_after = min(5, self.limit) if unsure else PROBE_PATIENCE
@@ -496,8 +499,7 @@ class Pacer:
     def _lower_rate(self, rate: float, now: float, *, resumed: float, sure: bool, paused: bool) -> None:
         share = self._lost / (self._sent + self._lost)
         if self._is_chance():
-            self._rate.lift()
-            self._limit_met = False
+            self._lift_rate()
             self.limit = self.concurrency
             self._tolerated = 2 * self._share
             self._chance_until = now + CHANCE_TIME
@@ -552,6 +554,11 @@ class Pacer:
             if not place.done():
                 place.set_result(None)
                 self._promised += 1
+
+    @property
+    def _most_admitted(self) -> int:
+        """The most requests at a time that Halo admitted of late."""
+        return max(self._most, self._most_before)
 
     @property
     def _free(self) -> int:

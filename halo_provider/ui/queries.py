@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 
 from fastapi import HTTPException, Query, status
 
-from halo_provider.ledger.admin import MAX_SORTED, UrgencyCursor
+from halo_provider.ledger.admin import MAX_SORTED, NOT_MAPPED, UrgencyCursor
 from halo_provider.ledger.row_filter import RowCursor, RowFilter
 from halo_provider.ledger.rules import MAX_TEXT
 from halo_provider.ledger.statuses import LedgerStatus
@@ -19,7 +19,6 @@ from halo_provider.ledger.triage import STUCK
 SORTED_BY = ("row_key", "user_id", "session_id", "attempts", "error", "updated_at")
 WITHIN = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
 STUCK_ROWS: Literal["stuck"] = "stuck"  # in place of a status: those that were not delivered
-NOT_MAPPED = -1  # the map index of a task that is not mapped
 MAX_ID = 250  # characters of a DAG's, a run's or a task's id, and of a namespace
 MAX_KEY = 520  # characters of a row's key, with the mark of a follow-up
 MAX_SEARCH = 200  # characters

@@ -8,14 +8,12 @@ are installed). Prints a table as Markdown, and writes docs/benchmarks.md and, w
 import argparse
 import gc
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -41,6 +39,7 @@ from tests.benchmarks.contenders import (
 )
 from tests.benchmarks.server import Server, serving
 from tests.core.databases import emptied, mariadb_place, postgres_place
+from tests.figures import machine, say, today
 
 CHECKOUT = Path(__file__).parents[2]
 PAGE = CHECKOUT / "docs" / "benchmarks.md"
@@ -241,7 +240,7 @@ class Bench:
         if chart.can_draw():
             say("a run through several limits")
             course, possible = weather.changing(self._folder)
-            caption = f"Rows a second, answers after 0.5 s, {datetime.now(UTC).date()}, {machine()}"
+            caption = f"Rows a second, answers after 0.5 s, {today()}, {machine()}"
             chart.draw_course(WEATHER_CHART, course.delivered, possible, refused=course.refused, caption=caption)
 
     def profile(self, url: str) -> tuple[Measured, Measured, list[tuple[str, float]]]:
@@ -262,11 +261,6 @@ class Bench:
         command = [sys.executable, "-m", "tests.benchmarks.memory", str(rows), url, str(self._folder)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT)
         return int(done.stdout) / 1024
-
-
-def say(stage: str) -> None:
-    """Tell a person what is being measured."""
-    sys.stderr.write(f"{stage} …\n")
 
 
 def comparison(grid: Grid) -> Iterator[str]:
@@ -370,11 +364,6 @@ def renewed(page: str, section: Sequence[str]) -> str:
     return f"{before.rstrip()}\n\n{text}\n" + (f"\n## {rest}" if following else "")
 
 
-def machine() -> str:
-    """What it ran on."""
-    return f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
-
-
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
@@ -407,7 +396,7 @@ def main() -> None:
     lines = [
         "# Benchmarks",
         "",
-        f"`make bench` on {datetime.now(UTC).date()}: {machine()}. Contenders and server share the machine; rows a",
+        f"`make bench` on {today()}: {machine()}. Contenders and server share the machine; rows a",
         f"second, medians of {min(ROUNDS.values())} to {max(ROUNDS.values())} rounds (httpx and dlt: one), start and",
         "end of a run included.",
         "",
@@ -452,7 +441,7 @@ def main() -> None:
             | ({MAPPED: dict.fromkeys(IN_FLIGHT, mapped)} if mapped and not seconds else {})
             for seconds, cells in grid.items()
         }
-        caption = f"Rows a second, {datetime.now(UTC).date()}, {machine()}"
+        caption = f"Rows a second, {today()}, {machine()}"
         chart.draw(CHART, panels, in_flight=IN_FLIGHT, caption=caption)
 
 

@@ -144,7 +144,7 @@ def measured() -> Iterator[str]:
     """A ledger of each size on PostgreSQL, as Markdown."""
     load = os.getloadavg()[0]
     with own_database(os.environ.get(*POSTGRES), force=True) as place, closing(Ledger.at(place)) as ledger:
-        say(f"delivering {DELIVERED_ROWS:,} rows")
+        figures.say(f"delivering {DELIVERED_ROWS:,} rows")
         lease_holder = bench_ledger.new_lease_holder(ledger)
         for _ in range(VACUUMS):
             bench_ledger.deliver_new(lease_holder, DELIVERED_ROWS // VACUUMS // bench_ledger.BATCH)
@@ -153,10 +153,10 @@ def measured() -> Iterator[str]:
     filled, timings = [], []
     with own_database(os.environ.get(*POSTGRES), force=True) as place, closing(Ledger.at(place)) as ledger:
         for first, rows in zip((0, *SIZES), SIZES, strict=False):
-            say(f"filling up to {rows:,} rows")
+            figures.say(f"filling up to {rows:,} rows")
             bench_ledger.fill(ledger, rows, first=first)
             filled.append(bytes_of(ledger) / rows)
-            say(f"measuring {rows:,} rows")
+            figures.say(f"measuring {rows:,} rows")
             timings.append(dict(bench_ledger.measure(ledger, rows)))
     yield from figures.wrapped(
         f"{figures.today()}: {figures.machine()}; load before: {load:.1f}. PostgreSQL with its default settings, on",
@@ -194,11 +194,6 @@ def delivered_bytes(page: str) -> int:
     if found is None:
         raise ValueError("the page lacks the measured size of a row: run `make sizing`")
     return int(found[1].replace(",", ""))
-
-
-def say(stage: str) -> None:
-    """Tell a person what is being measured."""
-    sys.stderr.write(f"{stage} …\n")
 
 
 def main() -> None:
