@@ -1,6 +1,7 @@
-"""How fast the pages are over a large ledger: ``python tests/benchmarks/bench_ui.py [--rows 1000000] [--url URL]``.
+"""How fast the pages are over a large ledger: ``python tests/benchmarks/bench_ui.py [--url URL] [--rows 1000000]``.
 
-Fills a ledger in SQLite, or in the database behind a SQLAlchemy URL, whose halo tables are dropped before and after;
+Fills a ledger in SQLite, or in the database behind a SQLAlchemy URL, whose halo tables are dropped before and after,
+or with ``--keep`` left, and taken as they are where they have so many rows;
 serves Airflow's own API server with the plugin, and prints the median and the worst time of each page over HTTP. A
 third of the rows belongs to one run, the others to runs of 1,000 rows of twenty DAGs; one in a thousand is in doubt.
 """
@@ -22,8 +23,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 import httpx
-from sqlalchemy import create_engine, insert, text
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy import create_engine, func, insert, inspect, select, text
+from sqlalchemy.engine import URL, Engine, make_url
 
 from halo_provider.ledger import Ledger
 from halo_provider.ledger.refs import task_ref
@@ -101,6 +102,14 @@ def fill(url: URL, *, number: int) -> None:
                 ledger.transaction(lambda db, table=table, chunk=chunk: db.execute(insert(table), chunk))
         if ledger.engine.dialect.name == "postgresql":
             ledger.engine.execution_options(isolation_level="AUTOCOMMIT").connect().execute(text("VACUUM ANALYZE"))
+
+
+def is_filled(engine: Engine, *, number: int) -> bool:
+    """Whether the ledger has been filled with so many rows."""
+    if not inspect(engine).has_table(submissions.name):
+        return False
+    with engine.begin() as db:
+        return db.execute(select(func.count()).select_from(submissions)).scalar() == number
 
 
 def pages(number: int) -> dict[str, str]:
@@ -218,21 +227,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--url", help="a SQLAlchemy URL of PostgreSQL, MySQL or MariaDB; by default SQLite")
+    parser.add_argument("--keep", action="store_true", help="leave the ledger, and measure the one that is there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="halo-bench-") as folder:
         url = make_url(options.url or f"sqlite:///{folder}/halo_ledger.db")
         engine = create_engine(url)
-        metadata.drop_all(engine)
         configure(Path(folder), url)
-        started = time.perf_counter()
-        fill(url, number=options.rows)
-        sys.stdout.write(
-            f"{url.get_backend_name()}: {options.rows:,} rows, filled in {time.perf_counter() - started:.0f} s\n"
-        )
+        if not (options.keep and is_filled(engine, number=options.rows)):
+            metadata.drop_all(engine)
+            started = time.perf_counter()
+            fill(url, number=options.rows)
+            sys.stdout.write(
+                f"{url.get_backend_name()}: {options.rows:,} rows, filled in {time.perf_counter() - started:.0f} s\n"
+            )
         try:
             measure(options.rows)
         finally:
-            metadata.drop_all(engine)
+            if not options.keep:
+                metadata.drop_all(engine)
             engine.dispose()
 
 
