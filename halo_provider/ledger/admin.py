@@ -5,12 +5,12 @@ import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, case, delete, false, func, insert, not_, or_, select, union_all, update
+from sqlalchemy import and_, case, delete, func, insert, not_, or_, select, union_all, update
 from sqlalchemy.engine import Connection
 
 from halo_provider.exceptions import DecisionOutdatedError
@@ -25,8 +25,8 @@ from halo_provider.ledger.tables import deliveries, events, submissions
 from halo_provider.ledger.tombstones import no_tombstone
 
 PAGE = 100  # rows of a page, unless told otherwise
-SEARCH_STEP = 1_000  # rows that a search reads at a time
-SEARCH_TIME = 0.2  # seconds after which a page of a search ends, with what it has found
+SEARCH_STEP = 500  # rows that a search reads at a time
+SEARCH_TIME = 0.15  # seconds after which a page of a search ends, with what it has found
 MAX_SORTED = 20_000  # rows that are read to sort them
 NAMED_TOGETHER = 100  # task instances whose names are read by one statement
 CHUNK = 500  # rows changed in one transaction
@@ -50,6 +50,7 @@ BY_URGENCY = (  # those that wait for a decision first
 )
 ROW_COLUMNS = tuple(submissions.c.keys())
 CURSOR_COLUMNS = ("status", "namespace", "row_key", "task_ref")
+NAMES = ("dag_id", "run_id", "task_id", "map_index")  # of which the numbers in the indexes are made
 DECISIONS = ("requeued", "resolved", "rejected")  # events that can be undone
 
 
@@ -147,20 +148,23 @@ class LedgerAdmin:
         columns: Sequence[str] = ROW_COLUMNS,
     ) -> list[Any]:
         """One page of rows, none of them beyond `until`: by namespace and key; of a run, by task instance first."""
-        fields = [submissions.c[name] for name in dict.fromkeys((*columns, *CURSOR_COLUMNS))]
-        rows = select(*fields).where(*wanted.conditions())
+        fields = [submissions.c[name] for name in dict.fromkeys((*columns, *CURSOR_COLUMNS, *NAMES))]
         behind = [self._behind(after, wanted)] if after is not None else []
         scope = wanted.without_search()
         dialect = self._ledger.engine.dialect.name
         reads_keys_first = scope.is_of_an_index if dialect in MYSQL else until is not None and dialect != "sqlite"
         if not reads_keys_first:
             bounds = [*behind, not_(self._behind(until, wanted))] if until is not None else behind
-            return self._all(rows.where(*bounds).order_by(*wanted.order()).limit(limit))
+            # By numbers alone: PostgreSQL takes each name for another choice, and reads and sorts all rows that are
+            # left where it expects fewer than a page.
+            rows = select(*fields).where(*wanted.conditions(by_numbers=True), *bounds).order_by(*wanted.order())
+            return [row for row in self._all(rows.limit(limit)) if wanted.names(row)]
         # MySQL would sort whole rows where an index has their keys in this order, and for a bound on both sides
         # PostgreSQL reads all of the table. SQLite does neither, but would read all of an index for the join.
         key = (submissions.c.namespace, submissions.c.row_key)
         keys = select(*dict.fromkeys((*key, *wanted.order()))).where(*scope.conditions(by_numbers=True), *behind)
         page = keys.order_by(*wanted.order()).limit(limit if scope == wanted else SEARCH_STEP).subquery()
+        rows = select(*fields).where(*wanted.conditions())
         rows = rows.select_from(page.join(submissions, and_(*(page.c[column.name] == column for column in key))))
         if until is not None:
             rows = rows.where(not_(self._behind(until, wanted, columns=page.c)))
@@ -236,17 +240,22 @@ class LedgerAdmin:
         """Task and map index of the wanted task instances of one run, by status and number."""
         run = RowFilter(dag_ids=wanted.dag_ids, run_id=wanted.run_id)
         statuses = wanted.statuses or tuple(LedgerStatus)
-        pairs: list[tuple[LedgerStatus, int]] = [
-            (status, number)
-            for status, number in self._values(submissions.c.task_ref, statuses, *run.conditions(by_numbers=True))
-            if number is not None
-        ]
+        return self._wanted_tasks(
+            wanted, self._values(submissions.c.task_ref, statuses, *run.conditions(by_numbers=True))
+        )
+
+    def _wanted_tasks(
+        self, wanted: RowFilter, pairs: Iterable[tuple[LedgerStatus, int | None]]
+    ) -> dict[tuple[LedgerStatus, int], tuple[str, int]]:
+        """Those of these pairs of status and number, with their names."""
+        known = [(status, number) for status, number in pairs if number is not None]
         names = self._task_names
-        if any(number not in names for _, number in pairs):
-            self._name_tasks(run, {number: status for status, number in pairs})
+        if any(number not in names for _, number in known):
+            run = RowFilter(dag_ids=wanted.dag_ids, run_id=wanted.run_id)
+            self._name_tasks(run, {number: status for status, number in known})
         return {
             (status, number): names[number]
-            for status, number in pairs
+            for status, number in known
             if number in names
             and wanted.task_id in {None, names[number][0]}
             and wanted.map_index in {None, names[number][1]}
@@ -318,21 +327,19 @@ class LedgerAdmin:
     def counts(self, wanted: RowFilter) -> dict[LedgerStatus, int]:
         """How many rows there are of each status."""
         columns = submissions.c
-        by_index = [columns.run_ref] if wanted.is_of_one_run else [columns.dag_id]
-        # Grouped by the index's other column as well, or MySQL chooses for the grouping an index that lacks it.
         wanted = replace(wanted, statuses=wanted.statuses or tuple(LedgerStatus))  # which both indexes begin with
-        conditions = wanted.conditions(by_numbers=True)
+        every = replace(wanted, task_id=None, map_index=None) if wanted.is_of_some_tasks else wanted
+        # Grouped by the index's other column as well, or MySQL chooses for the grouping an index that lacks it.
+        part = columns.dag_id
+        if wanted.is_of_one_run:
+            part = columns.task_ref if wanted.is_of_some_tasks else columns.run_ref
+        statement = select(columns.status, part, func.count()).where(*every.conditions(by_numbers=True))
+        found = self._all(statement.group_by(columns.status, part))
         if wanted.is_of_some_tasks:
-            every = replace(wanted, task_id=None, map_index=None)
-            numbers = {number for _, number in self._tasks(wanted)}
-            conditions = every.conditions(by_numbers=True)
-            if numbers and numbers == {number for _, number in self._tasks(every)}:  # one scan, not one for each
-                conditions.append(columns.task_ref.is_not(None))
-            else:
-                conditions.append(columns.task_ref.in_(sorted(numbers)) if numbers else false())
-        statement = select(columns.status, func.count()).where(*conditions)
+            tasks = self._wanted_tasks(wanted, [(status, number) for status, number, _ in found])
+            found = [each for each in found if (each[0], each[1]) in tasks]
         counts: Counter[LedgerStatus] = Counter()
-        for status, count in self._all(statement.group_by(columns.status, *by_index)):
+        for status, _, count in found:
             counts[status] += count
         return dict(counts)
 

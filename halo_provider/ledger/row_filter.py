@@ -115,6 +115,13 @@ class RowFilter:
             conditions.append(_one_of(columns.dag_id, self.dag_ids) if self.dag_ids else false())
         return conditions + self._conditions_on_rows()
 
+    def names(self, row: Any) -> bool:
+        """Whether a row that was found by numbers has the names that are wanted: other names may have these numbers."""
+        if not self.is_of_one_run or self.dag_ids is None:
+            return True
+        is_of_run = row.run_id == self.run_id and row.dag_id == self.dag_ids[0]
+        return is_of_run and (not self.is_of_one_task or (row.task_id, row.map_index) == (self.task_id, self.map_index))
+
     def _conditions_on_rows(self) -> list[Any]:
         """Those about single rows, and what only they tell."""
         columns = submissions.c

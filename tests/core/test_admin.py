@@ -3,17 +3,21 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from halo_provider.exceptions import DecisionOutdatedError
 from halo_provider.ledger import Candidate, Change, LeaseHolder, Ledger, Settlement, TaskInstanceRef
 from halo_provider.ledger import admin as admin_module
 from halo_provider.ledger.admin import CHUNK, REJECT_FROM, REQUEUE_FROM, Confirmation, LedgerAdmin
 from halo_provider.ledger.delivery_records import DeliveryRecords
+from halo_provider.ledger.refs import run_ref
 from halo_provider.ledger.row_filter import RowCursor, RowFilter
 from halo_provider.ledger.rules import LEASE_RAN_OUT
 from halo_provider.ledger.statuses import LedgerStatus
+from halo_provider.ledger.tables import submissions
 from tests.core.deliveries import NAMESPACE, rows_in
 
 PAYLOAD = "a" * 64
@@ -382,6 +386,21 @@ def test_page_about_several_tasks_counts_only_these(admin: LedgerAdmin, bring: B
     assert admin.counts(replace(run, task_id="others")) == {}
 
 
+@pytest.mark.parametrize("wanted", [{}, {"task_id": "tickets", "map_index": -1}, {"search": "user"}])
+def test_page_of_a_run_has_no_row_of_another_run_with_the_same_number(
+    wanted: dict[str, Any], ledger: Ledger, admin: LedgerAdmin, bring: Bring
+) -> None:
+    """The number in the index is made of names, and others may have it: the page is for people of one DAG."""
+    bring(LedgerStatus.FAILED, "b")
+    bring(LedgerStatus.FAILED, "a", dag_id="secret")
+    same = update(submissions).values(run_ref=run_ref("applications", "run 1")).where(submissions.c.row_key == "a")
+    ledger.transaction(lambda db: db.execute(same))
+
+    found = admin.urgent_first(RowFilter(dag_ids=("applications",), run_id="run 1", **wanted)).rows
+
+    assert [row.row_key for row in found] == ["b"]
+
+
 def test_task_instances_are_named_by_their_deliveries_or_by_their_rows(
     ledger: Ledger, admin: LedgerAdmin, bring: Bring
 ) -> None:
@@ -405,6 +424,20 @@ def test_dags_are_those_with_rows_of_these_statuses(admin: LedgerAdmin, bring: B
 
     assert admin.dag_ids((LedgerStatus.FAILED, LedgerStatus.REJECTED)) == ["a", "b", "c"]
     assert admin.dag_ids((LedgerStatus.IN_DOUBT,)) == []
+
+
+def test_namespaces_are_those_with_rows(admin: LedgerAdmin, bring: Bring) -> None:
+    """Each once, in order, however many rows it has; of a name that begins another one, too."""
+    names = ("halo/applications", "halo", "halo/Applications", "halo/öffnen")
+    for name in names:
+        bring(LedgerStatus.DELIVERED, "1", "2", "3", namespace=name)
+
+    assert admin.namespaces() == sorted(names)
+
+
+def test_ledger_without_rows_has_no_namespace(admin: LedgerAdmin) -> None:
+    """Nothing is found, and nothing fails."""
+    assert admin.namespaces() == []
 
 
 DECISION = "d" * 32

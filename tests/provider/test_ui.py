@@ -436,11 +436,18 @@ def test_download_holds_every_row(ledger: Ledger, viewer: Browser) -> None:
     assert "private" not in answer.text
 
 
-def test_download_holds_no_formula(ledger: Ledger, viewer: Browser) -> None:
-    """Text that a spreadsheet would calculate is quoted."""
-    add_row(ledger, "=1+1", LedgerStatus.DELIVERED)
-    (row,) = csv.DictReader(io.StringIO(viewer.get(f"dags/{DAG}/rows.csv").text))
-    assert row["row_key"] == "'=1+1"
+@pytest.mark.parametrize("begins", ["=", "+", "-", "@", "\t", "\r"])
+def test_download_holds_no_formula(begins: str, ledger: Ledger, viewer: Browser) -> None:
+    """Text that a spreadsheet would calculate is quoted, in any column; what stands beside it is left as it is."""
+    formula = f"{begins}1+1"
+    add_row(ledger, formula, LedgerStatus.DELIVERED, error=None)
+    add_row(ledger, "a=1", LedgerStatus.FAILED, error=formula)
+    add_row(ledger, "b", LedgerStatus.FAILED, error=None)
+
+    text = io.StringIO(viewer.get(f"dags/{DAG}/rows.csv").text, newline="")
+    rows = [(row["row_key"], row["error"]) for row in csv.DictReader(text)]
+
+    assert rows == [("a=1", f"'{formula}"), ("b", ""), (f"'{formula}", "")]
 
 
 def test_row_page_shows_its_history(ledger: Ledger, viewer: Browser) -> None:
