@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,7 +39,7 @@ from tests.benchmarks.contenders import (
 )
 from tests.benchmarks.server import Server, serving
 from tests.core.databases import emptied, mariadb_place, postgres_place
-from tests.figures import machine, say, today
+from tests.figures import machine, renew, say, today, wrapped
 
 CHECKOUT = Path(__file__).parents[2]
 PAGE = CHECKOUT / "docs" / "benchmarks.md"
@@ -66,7 +66,7 @@ PROFILE_SHOWN = 0.02  # share of the loop's time from which code has a line of i
 MEMORY_ROWS = (10_000, 100_000)
 FULL_MEMORY_ROWS = 1_000_000  # takes minutes
 
-HALO, BARE, HTTPX, HTTPX_20, DLT, MAPPED = chart.COLOURS
+HALO, BARE, HTTPX, HTTPX_20, DLT = chart.COLOURS
 
 
 @dataclass
@@ -108,9 +108,10 @@ DATABASES = (
 class Bench:
     """One run of everything, in one temporary folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, full: bool = False) -> None:
         self._folder = folder
         self._numbers = count()
+        self.memory_rows = (*MEMORY_ROWS, FULL_MEMORY_ROWS) if full else MEMORY_ROWS
 
     def fresh(self, name: str) -> Path:
         """A path nobody has used."""
@@ -198,15 +199,15 @@ class Bench:
             source.close()
         return median(paces)
 
-    def wide(self) -> Iterator[tuple[int, float]]:
-        """Many requests in flight on one worker: how many, and rows a second by what so many can have at most."""
+    def wide(self) -> Iterator[tuple[int, Measured, Measured]]:
+        """Many requests in flight on one worker: how many, the provider, and the bare loop."""
         with serving(seconds=WIDE_LATENCY) as server:
             for in_flight in WIDE:
                 say(f"{in_flight:,} in flight")
                 applications = self.applications(WIDE_WAVES * in_flight)
                 ledger = self.fresh("ledger.db")
-                measured = halo(applications, server.url, in_flight=in_flight, ledger_path=ledger)
-                yield in_flight, measured.rows_per_second / (in_flight / WIDE_LATENCY)
+                bare = bare_loop(applications, server.url, in_flight=in_flight)
+                yield in_flight, halo(applications, server.url, in_flight=in_flight, ledger_path=ledger), bare
 
     def ledgers(self, url: str) -> Iterator[tuple[str, Measured]]:
         """The same rows with the ledger on each database, the median of some rounds."""
@@ -263,8 +264,16 @@ class Bench:
         return int(done.stdout) / 1024
 
 
-def comparison(grid: Grid) -> Iterator[str]:
-    """The contenders side by side, as Markdown."""
+def contender_lines(bench: Bench) -> Iterator[str]:
+    """The section about other ways to send the same rows, and its chart."""
+    grid = bench.grid()
+    at_once = grid[0.0][DEFAULT_IN_FLIGHT]
+    share = max(cell.server_share for cell in grid[0.0].values())
+    rounds = f"medians of {min(ROUNDS.values())} to {max(ROUNDS.values())} rounds (httpx and dlt: one)"
+    yield from wrapped(
+        f"Contenders and server share the machine; rows a second, {rounds}, start and end of a run included."
+    )
+    yield ""
     yield (
         "| Answer after | In flight | Bare loop | **Provider** | of bare | httpx, all kept | times "
         "| httpx, 20 kept | times | dlt | times |"
@@ -280,41 +289,76 @@ def comparison(grid: Grid) -> Iterator[str]:
                 f"| {seconds:g} s | {in_flight} | {cell.pace(BARE):,.0f} | **{cell.pace(HALO):,.0f}** "
                 f"| {cell.ratio(BARE):.2f} | {others} |"
             )
+    yield ""
+    yield f"The server was busy {share:.0%} of a core at most: it is not the limit."
+    yield ""
+    yield from wrapped(
+        f"Where Halo answers at once, the ledger and the interpreter are the limit. At {DEFAULT_IN_FLIGHT} in flight",
+        f"a row costs the provider {at_once.cpu(HALO):.0f} µs of processor time: {at_once.loop_cpu(HALO):.0f} on the",
+        f"loop's thread, where the bare loop needs {at_once.cpu(BARE):.0f}, and the rest on the threads that read and",
+        "that keep the ledger, which share one interpreter lock with it. Before a row is sent, its intent is on the",
+        "disk: one fsync for all rows at hand, so that more in flight means fewer of them.",
+    )
+    if chart.can_draw():
+        panels = {
+            seconds: {
+                name: {number: pace for number, cell in cells.items() if (pace := cell.pace(name))}
+                for name in (HALO, BARE, HTTPX, HTTPX_20, DLT)
+            }
+            for seconds, cells in grid.items()
+        }
+        chart.draw(CHART, panels, in_flight=IN_FLIGHT, caption=f"Rows a second, {today()}, {machine()}")
+
+
+def other_lines(bench: Bench) -> Iterator[str]:
+    """The section about other work than sending."""
+    with serving(seconds=0.0) as server:
+        yield "| | |"
+        yield "|---|--:|"
+        yield f"| Rows already delivered | {bench.resumed(server.url):,.0f} rows/s |"
+        yield f"| users/update | {bench.updated(server.url):,.0f} users/s |"
+        yield f"| Rows of a query (SQLite) | {bench.from_database(server.url):,.0f} rows/s |"
+        memory = {rows: bench.memory(server.url, rows) for rows in bench.memory_rows}
+        smallest_peak = memory[bench.memory_rows[0]]
+        for rows, peak in memory.items():
+            yield f"| Peak memory at {rows:,} rows | {peak:.1f} MB ({peak / smallest_peak - 1:+.1%}) |"
+        if mapped_tasks.can_run():
+            mapped = mapped_tasks.rows_per_second(server.url, rows=MAPPED_ROWS)
+            yield f"| One mapped HttpOperator task a row, 0 s | {mapped:.1f} rows/s |"
 
 
 def weather_lines(bench: Bench) -> Iterator[str]:
     """The section about limits."""
-    yield "## In every weather"
-    yield ""
-    yield "![Rows a second over the time of one run through several limits](images/weather.png)"
-    yield ""
-    yield f"A run of {weather.SECONDS:g} s through `deliver()` for each limit that the simulator knows, with"
-    yield f"{weather.IN_FLIGHT} in flight allowed; where the limit is lifted, after {weather.LIFTED_AT:g} s, what comes"
-    yield f"then counts, until {weather.LIFTED_SECONDS:g} s. Reached is what was delivered from the beginning, by what"
-    yield "the limit, or the latency, allows at most; settled is the second half of it. The time between Halo's answer"
-    yield "and the next request, above all for the commit of its intent, is in it."
+    yield from wrapped(
+        f"A run of {weather.SECONDS:g} s through `deliver()` for each limit that the simulator knows, with",
+        f"{weather.IN_FLIGHT} in flight allowed; where the limit is lifted, after {weather.LIFTED_AT:g} s, what comes",
+        f"then counts, until {weather.LIFTED_SECONDS:g} s. Reached is what was delivered from the beginning, by what",
+        "the limit, or the latency, allows at most; settled is the second half of it. The time between Halo's answer",
+        "and the next request, above all for the commit of its intent, is in it.",
+    )
     yield ""
     yield from bench.weather()
-    yield ""
 
 
 def wide_lines(bench: Bench) -> Iterator[str]:
     """The section about many requests in flight."""
-    yield "## Many in flight"
+    yield from wrapped(
+        f"Answers after {WIDE_LATENCY:g} s, on one worker, {WIDE_WAVES} of them one after the other; the start of the",
+        "run is in it. The bound is what so many requests in flight can have answered at most.",
+    )
     yield ""
-    yield f"Answers after {WIDE_LATENCY:g} s, on one worker; the start of the run is in it."
-    yield ""
-    yield "| In flight | Rows/s | of the bound |"
-    yield "|--:|--:|--:|"
-    for in_flight, share in bench.wide():
-        yield f"| {in_flight:,} | {share * in_flight / WIDE_LATENCY:,.0f} | {share:.2f} |"
-    yield ""
+    yield "| In flight | Rows/s | of the bound | Bare loop, of the bound | of the bare loop |"
+    yield "|--:|--:|--:|--:|--:|"
+    for in_flight, ours, bare in bench.wide():
+        bound = in_flight / WIDE_LATENCY
+        pace, bare_pace = ours.rows_per_second, bare.rows_per_second
+        yield (
+            f"| {in_flight:,} | {pace:,.0f} | {pace / bound:.2f} | {bare_pace / bound:.2f} | {pace / bare_pace:.2f} |"
+        )
 
 
 def ledger_lines(bench: Bench) -> Iterator[str]:
     """The section about the ledger's databases."""
-    yield "## The ledger's database"
-    yield ""
     yield f"Answers at once, {DEFAULT_IN_FLIGHT} in flight, the database on the same machine."
     yield ""
     yield "| Ledger | Rows/s | µs of processor time a row | on the loop's thread |"
@@ -325,43 +369,35 @@ def ledger_lines(bench: Bench) -> Iterator[str]:
                 f"| {name} | {measured.rows_per_second:,.0f} | {measured.cpu_per_row:.0f} "
                 f"| {measured.loop_cpu_per_row:.0f} |"
             )
-    yield ""
 
 
 def profile_lines(bench: Bench) -> Iterator[str]:
     """The section about what a row costs the loop."""
     with serving(seconds=0.0) as server:
         ours, bare, shares = bench.profile(server.url)
-    yield "## What a row costs"
-    yield ""
     others = ours.cpu_per_row - ours.loop_cpu_per_row
-    yield f"Answers at once, {DEFAULT_IN_FLIGHT} in flight. A row costs {ours.loop_cpu_per_row:.0f} µs of processor"
-    yield f"time on the loop's thread, and {others:.0f} on those that read and that keep the ledger, which share one"
-    yield f"interpreter lock with it; the bare loop {bare.cpu_per_row:.0f}. Of the loop's time, by a profile (C code"
-    yield "counts for the Python code that calls it):"
+    yield from wrapped(
+        f"Answers at once, {DEFAULT_IN_FLIGHT} in flight. A row costs {ours.loop_cpu_per_row:.0f} µs of processor",
+        f"time on the loop's thread, and {others:.0f} on those that read and that keep the ledger, which share one",
+        f"interpreter lock with it; the bare loop {bare.cpu_per_row:.0f}. Of the loop's time, by a profile (C code",
+        "counts for the Python code that calls it):",
+    )
     yield ""
     yield "| Code | Share | µs a row |"
     yield "|---|--:|--:|"
     shown = [(room, share) for room, share in shares if share >= PROFILE_SHOWN]
     for room, share in [*shown, ("all others", 1.0 - sum(share for _, share in shown))]:
         yield f"| {room} | {share:.0%} | {share * ours.loop_cpu_per_row:.0f} |"
-    yield ""
 
 
 SECTIONS: dict[str, Callable[[Bench], Iterator[str]]] = {
+    "contenders": contender_lines,
+    "others": other_lines,
     "weather": weather_lines,
     "wide": wide_lines,
     "ledger": ledger_lines,
     "profile": profile_lines,
 }
-
-
-def renewed(page: str, section: Sequence[str]) -> str:
-    """The page with this section in the place of the one with the same heading, or at the end."""
-    heading, text = section[0], "\n".join(section).rstrip()
-    before, found, after = page.partition(f"{heading}\n")
-    _, following, rest = after.partition("\n## ") if found else ("", "", "")
-    return f"{before.rstrip()}\n\n{text}\n" + (f"\n## {rest}" if following else "")
 
 
 def main() -> None:
@@ -373,76 +409,11 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # what was imported is none of the contenders' business
     with tempfile.TemporaryDirectory(prefix="halo-benchmark-") as folder:
-        bench = Bench(Path(folder))
-        if options.only:
-            section = list(SECTIONS[options.only](bench))
-            sys.stdout.write("\n".join(section))
-            PAGE.write_text(renewed(PAGE.read_text(encoding="utf-8"), section), encoding="utf-8")
-            return
-        grid = bench.grid()
-        with serving(seconds=0.0) as server:
-            resumed, updated, from_database = (
-                measure(server.url) for measure in (bench.resumed, bench.updated, bench.from_database)
-            )
-            sizes = (*MEMORY_ROWS, FULL_MEMORY_ROWS) if options.full else MEMORY_ROWS
-            memory = {rows: bench.memory(server.url, rows) for rows in sizes}
-            mapped = None
-            if mapped_tasks.can_run():
-                mapped = mapped_tasks.rows_per_second(server.url, rows=MAPPED_ROWS)
-        sections = [line for section in SECTIONS.values() for line in section(bench)]
-    smallest_peak = memory[sizes[0]]
-    at_once = grid[0.0][DEFAULT_IN_FLIGHT]
-    share = max(cell.server_share for cell in grid[0.0].values())
-    lines = [
-        "# Benchmarks",
-        "",
-        f"`make bench` on {today()}: {machine()}. Contenders and server share the machine; rows a",
-        f"second, medians of {min(ROUNDS.values())} to {max(ROUNDS.values())} rounds (httpx and dlt: one), start and",
-        "end of a run included.",
-        "",
-        "![Rows a second by answer time and requests in flight](images/benchmark.png)",
-        "",
-        *comparison(grid),
-        "",
-        "The provider reads the CSV file, renders, validates, claims in a SQLite ledger (synchronous=FULL), sends,",
-        "commits every outcome and writes a results file. The bare loop and httpx only post bodies made beforehand.",
-        "httpx's pool slows down with the connections it keeps; by default it keeps 20 and opens the others anew for",
-        "every request, which is cheap here, without TLS and distance.",
-        f"The server was busy {share:.0%} of a core at most: it is not the limit.",
-        "",
-        f"Where Halo answers at once, the ledger and the interpreter are the limit. At {DEFAULT_IN_FLIGHT} in flight a",
-        f"row costs the provider {at_once.cpu(HALO):.0f} µs of processor time: {at_once.loop_cpu(HALO):.0f} on the",
-        f"loop's thread, where the bare loop needs {at_once.cpu(BARE):.0f}, and the rest on the threads that read and",
-        "that keep the ledger, which share one interpreter lock with it. Before a row is sent, its intent is on the",
-        "disk: one fsync for all rows at hand, so that more in flight means fewer of them.",
-        "",
-        "| Also | |",
-        "|---|--:|",
-        f"| Rows already delivered | {resumed:,.0f} rows/s |",
-        f"| users/update | {updated:,.0f} users/s |",
-        f"| Rows of a query (SQLite) | {from_database:,.0f} rows/s |",
-        *(
-            f"| Peak memory at {rows:,} rows | {peak:.1f} MB ({peak / smallest_peak - 1:+.1%}) |"
-            for rows, peak in memory.items()
-        ),
-        f"| One mapped HttpOperator task a row, 0 s | {f'{mapped:.1f} rows/s' if mapped else 'not measured'} |",
-        "",
-        *sections,
-    ]
-    sys.stdout.write("\n".join(lines))
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text("\n".join(lines), encoding="utf-8")
-    if chart.can_draw():
-        panels = {
-            seconds: {
-                name: {number: pace for number, cell in cells.items() if (pace := cell.pace(name))}
-                for name in (HALO, BARE, HTTPX, HTTPX_20, DLT)
-            }
-            | ({MAPPED: dict.fromkeys(IN_FLIGHT, mapped)} if mapped and not seconds else {})
-            for seconds, cells in grid.items()
-        }
-        caption = f"Rows a second, {today()}, {machine()}"
-        chart.draw(CHART, panels, in_flight=IN_FLIGHT, caption=caption)
+        bench = Bench(Path(folder), full=options.full)
+        for name in [options.only] if options.only else SECTIONS:
+            section = [f"{today()}: {machine()}.", "", *SECTIONS[name](bench)]
+            sys.stdout.write("\n".join([*section, "", ""]))
+            renew(PAGE, name, section)
 
 
 if __name__ == "__main__":

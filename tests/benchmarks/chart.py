@@ -11,7 +11,6 @@ COLOURS = {
     "httpx, every connection kept": "#d1774a",
     "httpx, 20 kept": "#d9b13b",
     "dlt": "#3f9c6d",
-    "one task a row": "#b8434f",
 }
 Curve = Mapping[int, float]  # rows a second by requests in flight
 
