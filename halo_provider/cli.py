@@ -14,7 +14,6 @@ from halo_provider.delivery.lookup import Look, Sight
 from halo_provider.exceptions import HaloConfigurationError, HaloError
 from halo_provider.ledger import Ledger
 from halo_provider.ledger.admin import (
-    PAGE,
     PRUNE_FROM,
     REJECT_FROM,
     REQUEUE_FROM,
@@ -24,6 +23,7 @@ from halo_provider.ledger.admin import (
 )
 from halo_provider.ledger.overview import StatusSummary, by_namespace, summary
 from halo_provider.ledger.row_filter import RowFilter, cursor_of
+from halo_provider.ledger.row_reader import PAGE
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tombstones import forget, rows_of_user
 from halo_provider.printing import Format, Record, write
@@ -61,13 +61,13 @@ def _list(parsed: argparse.Namespace, admin: LedgerAdmin, _ledger: Ledger) -> in
     def records() -> Iterator[Record]:
         after = None
         left = parsed.limit
-        while left > 0 and (rows := admin.page(_wanted(parsed), after=after, limit=min(PAGE, left))):
+        while left > 0 and (rows := admin.rows.page(_wanted(parsed), after=after, limit=min(PAGE, left))):
             yield from (row._mapping for row in rows)
             left -= len(rows)
             after = cursor_of(rows[-1])
 
     write(COLUMNS, records(), form=parsed.format, stream=sys.stdout)
-    print(_told(admin.counts(_wanted(parsed))) or "no rows", file=sys.stderr)
+    print(_told(admin.rows.counts(_wanted(parsed))) or "no rows", file=sys.stderr)
     return 0
 
 
@@ -83,14 +83,14 @@ def _summary(parsed: argparse.Namespace, _admin: LedgerAdmin, ledger: Ledger) ->
 
 
 def _show(parsed: argparse.Namespace, admin: LedgerAdmin, _ledger: Ledger) -> int:
-    row = admin.row(parsed.namespace, parsed.row_key)
+    row = admin.rows.row(parsed.namespace, parsed.row_key)
     if row is None:
         print("halo-ledger: there is no such row", file=sys.stderr)
         return 1
     for name, value in row._mapping.items():
         if value is not None:
             print(f"{name:>17}  {value}")
-    for event in admin.history(parsed.namespace, parsed.row_key):
+    for event in admin.rows.history(parsed.namespace, parsed.row_key):
         print(f"{event.at:%Y-%m-%d %H:%M:%S}  {event.event}  {event.detail or ''}  ({event.actor})")
     return 0
 

@@ -45,7 +45,7 @@ async def ask_later(
     counts: Counter[Sight] = Counter()
     in_doubt = replace(wanted, statuses=(LedgerStatus.IN_DOUBT, LedgerStatus.IN_FLIGHT))
     after: RowCursor | None = None
-    while rows := admin.page(in_doubt, after=after, limit=TOGETHER):
+    while rows := admin.rows.page(in_doubt, after=after, limit=TOGETHER):
         after = cursor_of(rows[-1])
         now, lease_now = ledger.transaction(ledger.times, read_only=True)
         free = [row for row in rows if row.lease_expires_at is None or row.lease_expires_at <= lease_now]

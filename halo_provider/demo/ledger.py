@@ -6,9 +6,9 @@ from datetime import datetime
 from pathlib import Path
 
 from halo_provider.demo.airflow import Run
-from halo_provider.ledger.admin import LedgerAdmin
 from halo_provider.ledger.ledger import Ledger
 from halo_provider.ledger.row_filter import RowFilter
+from halo_provider.ledger.row_reader import RowReader
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 
 MAX_ROWS = 10_000  # rows of a DAG; the example files have some dozens
@@ -35,7 +35,7 @@ def ledger_rows(path: Path, *, run: Run) -> list[LedgerRow]:
     if not path.exists():
         return []
     with closing(Ledger.at_path(path)) as ledger:
-        found = LedgerAdmin(ledger, actor="demo").page(RowFilter(dag_ids=(run.dag_id,)), limit=MAX_ROWS)
+        found = RowReader(ledger).page(RowFilter(dag_ids=(run.dag_id,)), limit=MAX_ROWS)
     return [
         LedgerRow(
             row_key=row.row_key,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from halo_provider.exceptions import HaloConfigurationError
-from halo_provider.ledger.admin import LedgerAdmin
 from halo_provider.ledger.row_filter import RowCursor, RowFilter, cursor_of
+from halo_provider.ledger.row_reader import RowReader
 from halo_provider.ledger.rules import Change
 from halo_provider.ledger.statuses import LedgerStatus
 
@@ -81,10 +81,10 @@ def _status(status: str) -> LedgerStatus:
 
 def _pages(ledger: Ledger, wanted: RowFilter, *, halo_conn_id: str) -> Iterator[list[tuple[Any, ...]]]:
     """Read page by page, so that no statement takes long; the last page may be empty, and is there."""
-    admin = LedgerAdmin(ledger, actor="submissions_df")  # which only reads
+    reader = RowReader(ledger)
     after: RowCursor | None = None
     while True:
-        rows = admin.page(wanted, after=after, limit=PAGE)
+        rows = reader.page(wanted, after=after, limit=PAGE)
         yield [_values(row) for row in rows if row.namespace.rpartition("/")[0] == halo_conn_id]
         if len(rows) < PAGE:
             return

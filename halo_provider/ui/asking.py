@@ -56,7 +56,7 @@ def ask(
     try:
         with deciding() as ledger:
             admin = LedgerAdmin(ledger, actor=user.get_name())
-            found = admin.row(namespace, row_key)
+            found = admin.rows.row(namespace, row_key)
             if found is None or found.dag_id != dag_id:
                 raise HTTPException(status.HTTP_404_NOT_FOUND, f"the ledger has no such row of {dag_id}")
             if not may_ask(found, ledger.now()):
@@ -65,7 +65,7 @@ def ask(
             details = {"namespace": namespace, "row_key": row_key}
             audit(user, "halo_ask", dag_id=dag_id, run_id=found.run_id, details=details)
             look = _look(ledger, admin, namespace=namespace, row_key=row_key)
-            row = admin.row(namespace, row_key)
+            row = admin.rows.row(namespace, row_key)
     finally:
         _asking.release()
     return page(request, "asked.html", dag_id=dag_id, row=row, look=look)

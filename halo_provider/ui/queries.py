@@ -10,8 +10,8 @@ from urllib.parse import quote, urlencode
 
 from fastapi import HTTPException, Query, status
 
-from halo_provider.ledger.admin import MAX_SORTED, NOT_MAPPED, UrgencyCursor
 from halo_provider.ledger.row_filter import RowCursor, RowFilter
+from halo_provider.ledger.row_reader import MAX_SORTED, NOT_MAPPED, UrgencyCursor
 from halo_provider.ledger.rules import MAX_TEXT
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.triage import STUCK

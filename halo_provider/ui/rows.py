@@ -13,20 +13,10 @@ from halo_provider.compat import BaseUser, GetUserDep
 from halo_provider.exceptions import LedgerError
 from halo_provider.hooks.halo import HaloHook
 from halo_provider.ledger import Ledger
-from halo_provider.ledger.admin import (
-    BY_URGENCY,
-    DECISIONS,
-    MAX_SORTED,
-    PAGE,
-    REJECT_FROM,
-    REQUEUE_FROM,
-    RESOLVE_FROM,
-    LedgerAdmin,
-    UrgencyCursor,
-    UrgencyPage,
-)
+from halo_provider.ledger.admin import DECISIONS, REJECT_FROM, REQUEUE_FROM, RESOLVE_FROM, LedgerAdmin
 from halo_provider.ledger.delivery_records import DeliveryRecord, DeliveryRecords
 from halo_provider.ledger.row_filter import RowCursor, RowFilter
+from halo_provider.ledger.row_reader import BY_URGENCY, MAX_SORTED, PAGE, RowReader, UrgencyCursor, UrgencyPage
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.triage import STUCK, StuckRows, Triage, WentOn
 from halo_provider.ui import charts
@@ -69,12 +59,12 @@ router = APIRouter()
 def overview(request: Request, user: GetUserDep) -> HTMLResponse:
     """The latest deliveries of every DAG the user may see, and the rows that were not delivered."""
     with reading() as ledger:
-        admin, deliveries = LedgerAdmin(ledger, actor=user.get_name()), DeliveryRecords(ledger)
-        dag_ids = tuple(visible(sorted({*admin.dag_ids(), *deliveries.dag_ids()}), user))
+        reader, deliveries = RowReader(ledger), DeliveryRecords(ledger)
+        dag_ids = tuple(visible(sorted({*reader.dag_ids(), *deliveries.dag_ids()}), user))
         shown = deliveries.latest(dag_ids=dag_ids, limit=DELIVERIES_SHOWN)
         now = ledger.now()
         board = _board(dag_ids, Triage(ledger).stuck(dag_ids, now=now), deliveries.last_of_each(dag_ids=dag_ids))
-        stuck = admin.urgent_first(RowFilter(dag_ids=dag_ids, statuses=STUCK), limit=STUCK_SHOWN).rows
+        stuck = reader.urgent_first(RowFilter(dag_ids=dag_ids, statuses=STUCK), limit=STUCK_SHOWN).rows
     return page(
         request,
         "overview.html",
@@ -104,10 +94,10 @@ def rows(  # noqa: PLR0917 -- FastAPI passes by name
     scope, chosen = wanted.scope(dag_id), wanted.filter(dag_id)
     cursor = page_cursor.cursor(chosen)
     with reading() as ledger:
-        admin = LedgerAdmin(ledger, actor=user.get_name())
-        counts = admin.counts(scope)
+        reader, admin = RowReader(ledger), LedgerAdmin(ledger, actor=user.get_name())
+        counts = reader.counts(scope)
         matching = sum(counts.get(each, 0) for each in chosen.statuses or LedgerStatus)
-        listing = _listing(admin, wanted, chosen, after=cursor, offset=page_cursor.offset, matching=matching)
+        listing = _listing(reader, wanted, chosen, after=cursor, offset=page_cursor.offset, matching=matching)
         gone = _gone_on(ledger, user, scope, wanted, search=chosen.search, offset=page_cursor.offset)
         causes = Triage(ledger).causes(scope) if not wanted.row_key else None
         deliveries = DeliveryRecords(ledger).latest(
@@ -138,7 +128,7 @@ def rows(  # noqa: PLR0917 -- FastAPI passes by name
 
 
 @router.get("/dags/{dag_id}/rows.csv", dependencies=[SEES_ROWS])
-def rows_as_csv(user: GetUserDep, dag_id: DagId, wanted: RowQueryDep) -> StreamingResponse:
+def rows_as_csv(dag_id: DagId, wanted: RowQueryDep) -> StreamingResponse:
     """All rows of that query, as a CSV file.
 
     Between two pages of it a download holds neither a thread nor a seat at the ledger: slow readers stop nobody.
@@ -148,9 +138,7 @@ def rows_as_csv(user: GetUserDep, dag_id: DagId, wanted: RowQueryDep) -> Streami
 
     def read(cursor: UrgencyCursor | None) -> UrgencyPage:
         with reading(wait=DOWNLOAD_WAIT) as ledger:
-            return LedgerAdmin(ledger, actor=user.get_name()).urgent_first(
-                chosen, after=cursor, limit=CSV_PAGE, columns=CSV_COLUMNS
-            )
+            return RowReader(ledger).urgent_first(chosen, after=cursor, limit=CSV_PAGE, columns=CSV_COLUMNS)
 
     first = read(None)  # an error can still be answered: the file has not begun
 
@@ -185,10 +173,10 @@ def row(  # noqa: PLR0917 -- FastAPI passes by name
     """One row: its columns and its history, as far as the user may see the DAGs that it is about."""
     with reading() as ledger:
         admin = LedgerAdmin(ledger, actor=user.get_name())
-        found = admin.row(namespace, row_key)
+        found = admin.rows.row(namespace, row_key)
         if found is None or found.dag_id != dag_id:
             raise HTTPException(status.HTTP_404_NOT_FOUND, f"the ledger has no such row of {dag_id}")
-        history = admin.history(namespace, row_key)
+        history = admin.rows.history(namespace, row_key)
         decided = admin.decision(decision, dag_ids=(dag_id,)) if decision else None
         now = ledger.now()
     seen = set(visible({event.dag_id for event in history if event.dag_id}, user)) | {dag_id}
@@ -236,7 +224,7 @@ class GoneOn:
 
 
 def _listing(
-    admin: LedgerAdmin,
+    reader: RowReader,
     wanted: RowQuery,
     chosen: RowFilter,
     *,
@@ -247,9 +235,9 @@ def _listing(
     """The rows of the page: sorted where that is asked for and they are not too many, else the most urgent first."""
     if wanted.sort and matching <= MAX_SORTED:
         by = wanted.sort.removeprefix("-")
-        rows = admin.sorted_page(chosen, by=by, descending=wanted.sort.startswith("-"), limit=PAGE + 1, offset=offset)
+        rows = reader.sorted_page(chosen, by=by, descending=wanted.sort.startswith("-"), limit=PAGE + 1, offset=offset)
         return Listing(rows=rows[:PAGE], following=_next_offset(rows, offset), is_sorted=True)
-    found = _found(admin, chosen, after=after)
+    found = _found(reader, chosen, after=after)
     following = following_page(found.following) if found.following else None
     is_part = chosen.is_search and following is not None and len(found.rows) < PAGE
     return Listing(rows=found.rows, following=following, is_part=is_part)
@@ -298,14 +286,14 @@ def _board(
     return lines + [(StuckRows(dag_id=dag_id, namespace=""), None) for dag_id in dag_ids if dag_id not in told]
 
 
-def _found(admin: LedgerAdmin, wanted: RowFilter, *, after: UrgencyCursor | None) -> UrgencyPage:
+def _found(reader: RowReader, wanted: RowFilter, *, after: UrgencyCursor | None) -> UrgencyPage:
     """One page of rows. A search for a complete row key is answered from the primary key."""
     if wanted.search and after is None:
-        keys = tuple(RowCursor(namespace, wanted.search) for namespace in admin.namespaces())
-        exact = admin.page(replace(wanted, search=None, rows=keys)) if keys else []
+        keys = tuple(RowCursor(namespace, wanted.search) for namespace in reader.namespaces())
+        exact = reader.page(replace(wanted, search=None, rows=keys)) if keys else []
         if exact:
             return UrgencyPage(exact, None)
-    return admin.urgent_first(wanted, after=after)
+    return reader.urgent_first(wanted, after=after)
 
 
 def _pages_in_halo(row: Any) -> dict[str, str | None]:

@@ -18,6 +18,7 @@ from halo_provider.demo.report import COUNTS
 from halo_provider.ledger.admin import LedgerAdmin
 from halo_provider.ledger.ledger import Ledger
 from halo_provider.ledger.row_filter import RowFilter
+from halo_provider.ledger.row_reader import RowReader
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Fault, Simulator, serving
 from tests.acceptance.airflows import running_airflow
@@ -72,7 +73,7 @@ class Stage:
     def statuses(self, submission: str) -> dict[LedgerStatus, int]:
         """How many rows the ledger has of each status."""
         with closing(Ledger.at_path(self.ledger)) as ledger:
-            return LedgerAdmin(ledger, actor="test").counts(RowFilter(namespace=f"halo_default/{submission}"))
+            return RowReader(ledger).counts(RowFilter(namespace=f"halo_default/{submission}"))
 
     def accepted(self, submission: str) -> Counter[str]:
         """How often Halo took each row."""
@@ -85,7 +86,7 @@ class Stage:
         run = self.airflow.trigger(submission)
         self.wait(lambda: self.accepted(submission).total() >= 2 * CONCURRENCY or None, f"{submission} sends")
         with closing(Ledger.at_path(self.ledger)) as ledger:
-            row = LedgerAdmin(ledger, actor="test").row(f"halo_default/{submission}", "0")
+            row = RowReader(ledger).row(f"halo_default/{submission}", "0")
         _, process_id, _ = row.owner.split(":")
         return run, psutil.Process(int(process_id))
 
@@ -97,7 +98,7 @@ class Stage:
         began = time.monotonic()
         with closing(Ledger.at_path(self.ledger)) as ledger:
             admin, wanted = LedgerAdmin(ledger, actor="test"), RowFilter(namespace=f"halo_default/{run.dag_id}")
-            while any(str(process.pid) in row.owner and row.lease_expires_at for row in admin.page(wanted)):
+            while any(str(process.pid) in row.owner and row.lease_expires_at for row in admin.rows.page(wanted)):
                 assert time.monotonic() < began + PATIENCE
                 time.sleep(0.02)
             seconds = time.monotonic() - began

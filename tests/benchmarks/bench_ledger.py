@@ -209,11 +209,11 @@ def measure(ledger: Ledger, rows: int) -> Iterator[tuple[str, Timing]]:
         ledgers = [stack.enter_context(closing(Ledger.at(ledger.engine.url))) for _ in range(TASKS)]
         at_once = timed(lambda: deliver_at_once(ledgers), rows=TASKS * TASK_BATCHES * BATCH, rounds=3)
     yield f"new rows, {TASKS} tasks at once", at_once
-    yield "page of rows in doubt", timed(lambda: admin.page(RowFilter(statuses=(LedgerStatus.IN_DOUBT,))))
-    yield "page of a run's rows", timed(lambda: admin.page(run))
-    yield "first page of all rows", timed(lambda: admin.page(everything))
-    yield "page in the middle of all rows", timed(lambda: admin.page(everything, after=middle))
-    yield "counts of all rows", timed(lambda: admin.counts(everything), rounds=3)
+    yield "page of rows in doubt", timed(lambda: admin.rows.page(RowFilter(statuses=(LedgerStatus.IN_DOUBT,))))
+    yield "page of a run's rows", timed(lambda: admin.rows.page(run))
+    yield "first page of all rows", timed(lambda: admin.rows.page(everything))
+    yield "page in the middle of all rows", timed(lambda: admin.rows.page(everything, after=middle))
+    yield "counts of all rows", timed(lambda: admin.rows.counts(everything), rounds=3)
     yield "requeue of one row", timed(lambda: admin.requeue(RowFilter(namespace=NAMESPACE, row_keys=(key_of(0),))))
     yield "`halo-ledger summary`", timed(lambda: summary(ledger, everything), rounds=3)
     yield "`halo-ledger forget` of one user", timed(forget_one, rounds=3)

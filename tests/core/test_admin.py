@@ -9,8 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from halo_provider.exceptions import DecisionOutdatedError
-from halo_provider.ledger import Candidate, Change, LeaseHolder, Ledger, Settlement, TaskInstanceRef
-from halo_provider.ledger import admin as admin_module
+from halo_provider.ledger import Candidate, Change, LeaseHolder, Ledger, Settlement, TaskInstanceRef, row_reader
 from halo_provider.ledger.admin import CHUNK, REJECT_FROM, REQUEUE_FROM, Confirmation, LedgerAdmin
 from halo_provider.ledger.delivery_records import DeliveryRecords
 from halo_provider.ledger.refs import run_ref
@@ -82,7 +81,7 @@ def one(row_key: str) -> RowFilter:
 
 def told(admin: LedgerAdmin, row_key: str = "k") -> list[tuple[str, str, str | None]]:
     """The row's history: what happened, by whom, and why."""
-    return [(event.event, event.actor, event.detail) for event in admin.history(NAMESPACE, row_key)]
+    return [(event.event, event.actor, event.detail) for event in admin.rows.history(NAMESPACE, row_key)]
 
 
 @pytest.mark.parametrize("status", EVERY_STATUS)
@@ -266,7 +265,7 @@ def test_history_tells_errors_and_decisions_in_order(admin: LedgerAdmin, bring: 
 
     run = "applications run 1 tickets try 2"
     assert told(admin) == [("in_doubt", run, "why"), ("requeued", "somebody@example.com", "not in Halo")]
-    first, second = admin.history(NAMESPACE, "k")
+    first, second = admin.rows.history(NAMESPACE, "k")
     assert datetime.now(UTC) - timedelta(minutes=1) < first.at <= second.at
 
 
@@ -276,7 +275,7 @@ def test_more_rows_than_fit_a_transaction_are_all_settled(admin: LedgerAdmin, br
     bring(LedgerStatus.FAILED, *row_keys)
 
     assert admin.requeue(ALL) == len(row_keys)
-    assert admin.counts(ALL) == {LedgerStatus.PENDING: len(row_keys)}
+    assert admin.rows.counts(ALL) == {LedgerStatus.PENDING: len(row_keys)}
     assert len(told(admin, row_keys[-1])) == 2
 
 
@@ -287,9 +286,9 @@ def test_other_namespaces_are_left_alone(ledger: Ledger, admin: LedgerAdmin, bri
 
     admin.reject(one("k"), reason="a test row")
 
-    assert admin.row(NAMESPACE, "k").status == LedgerStatus.REJECTED
-    assert admin.row("halo_other/note", "k").status == LedgerStatus.FAILED
-    assert admin.row(NAMESPACE, "nobody") is None
+    assert admin.rows.row(NAMESPACE, "k").status == LedgerStatus.REJECTED
+    assert admin.rows.row("halo_other/note", "k").status == LedgerStatus.FAILED
+    assert admin.rows.row(NAMESPACE, "nobody") is None
 
 
 def test_pages_hold_every_row_once_in_the_order_of_namespace_and_key(admin: LedgerAdmin, bring: Bring) -> None:
@@ -298,7 +297,7 @@ def test_pages_hold_every_row_once_in_the_order_of_namespace_and_key(admin: Ledg
         bring(LedgerStatus.DELIVERED, "3", "1", "2", namespace=namespace)
     found: list[tuple[str, str]] = []
     after = None
-    while page := admin.page(RowFilter(), after=after, limit=2):
+    while page := admin.rows.page(RowFilter(), after=after, limit=2):
         found += [(row.namespace, row.row_key) for row in page]
         after = RowCursor(*found[-1])
 
@@ -328,8 +327,8 @@ def test_filter_finds_the_rows_for_which_all_of_it_holds(
     bring(LedgerStatus.FAILED, "b%")
     bring(LedgerStatus.IN_DOUBT, "c", run_id="run 2")
 
-    assert {row.row_key for row in admin.page(wanted)} == found
-    assert sum(admin.counts(wanted).values()) == len(found)
+    assert {row.row_key for row in admin.rows.page(wanted)} == found
+    assert sum(admin.rows.counts(wanted).values()) == len(found)
 
 
 @pytest.mark.parametrize(
@@ -350,18 +349,20 @@ def test_search_whose_pages_end_early_finds_every_row_once(
     for map_index in range(9):
         bring(LedgerStatus.FAILED, f"{map_index}-a", map_index=map_index)
         bring(LedgerStatus.DELIVERED, *(f"{map_index}-{each}" for each in "bcdef"), map_index=map_index)
-    expected = {row.row_key for row in admin.page(replace(scope, search="c"))}
-    monkeypatch.setattr(admin_module, "SEARCH_STEP", 2)
-    monkeypatch.setattr(admin_module, "SEARCH_TIME", 0.0)
+    expected = {row.row_key for row in admin.rows.page(replace(scope, search="c"))}
+    monkeypatch.setattr(row_reader, "SEARCH_STEP", 2)
+    monkeypatch.setattr(row_reader, "SEARCH_TIME", 0.0)
     read: list[RowFilter] = []
-    page = LedgerAdmin.page
-    monkeypatch.setattr(LedgerAdmin, "page", lambda self, one, **how: read.append(one) or page(self, one, **how))
+    page = row_reader.RowReader.page
+    monkeypatch.setattr(
+        row_reader.RowReader, "page", lambda self, one, **how: read.append(one) or page(self, one, **how)
+    )
 
     found: list[str] = []
     after = None
     while True:
         read.clear()
-        part = admin.urgent_first(replace(scope, search="c"), after=after)
+        part = admin.rows.urgent_first(replace(scope, search="c"), after=after)
         found += [row.row_key for row in part.rows]
         after = part.following
         if after is None:
@@ -380,10 +381,10 @@ def test_page_about_several_tasks_counts_only_these(admin: LedgerAdmin, bring: B
     bring(LedgerStatus.FAILED, "other", run_id="run 2", map_index=2)
     run = RowFilter(dag_ids=("applications",), run_id="run 1")
 
-    assert admin.counts(replace(run, task_id="tickets")) == {LedgerStatus.DELIVERED: 6, LedgerStatus.FAILED: 1}
-    assert admin.counts(replace(run, map_index=2)) == {LedgerStatus.DELIVERED: 2, LedgerStatus.FAILED: 1}
-    assert admin.counts(replace(run, map_index=9)) == {}
-    assert admin.counts(replace(run, task_id="others")) == {}
+    assert admin.rows.counts(replace(run, task_id="tickets")) == {LedgerStatus.DELIVERED: 6, LedgerStatus.FAILED: 1}
+    assert admin.rows.counts(replace(run, map_index=2)) == {LedgerStatus.DELIVERED: 2, LedgerStatus.FAILED: 1}
+    assert admin.rows.counts(replace(run, map_index=9)) == {}
+    assert admin.rows.counts(replace(run, task_id="others")) == {}
 
 
 @pytest.mark.parametrize("wanted", [{}, {"task_id": "tickets", "map_index": -1}, {"search": "user"}])
@@ -396,7 +397,7 @@ def test_page_of_a_run_has_no_row_of_another_run_with_the_same_number(
     same = update(submissions).values(run_ref=run_ref("applications", "run 1")).where(submissions.c.row_key == "a")
     ledger.transaction(lambda db: db.execute(same))
 
-    found = admin.urgent_first(RowFilter(dag_ids=("applications",), run_id="run 1", **wanted)).rows
+    found = admin.rows.urgent_first(RowFilter(dag_ids=("applications",), run_id="run 1", **wanted)).rows
 
     assert [row.row_key for row in found] == ["b"]
 
@@ -410,7 +411,7 @@ def test_task_instances_are_named_by_their_deliveries_or_by_their_rows(
     recorded = TaskInstanceRef(dag_id="applications", run_id="run 1", task_id="tickets", map_index=1, try_number=1)
     DeliveryRecords(ledger).begin("somebody", namespace=NAMESPACE, task_instance=recorded, total=None)
 
-    found = admin.urgent_first(RowFilter(dag_ids=("applications",), run_id="run 1", task_id="tickets")).rows
+    found = admin.rows.urgent_first(RowFilter(dag_ids=("applications",), run_id="run 1", task_id="tickets")).rows
 
     assert {row.row_key for row in found} == {"0-a", "1-a"}
 
@@ -422,8 +423,8 @@ def test_dags_are_those_with_rows_of_these_statuses(admin: LedgerAdmin, bring: B
         bring(LedgerStatus.REJECTED, f"{number}-3", dag_id=dag_id)
     bring(LedgerStatus.DELIVERED, "done", dag_id="d")
 
-    assert admin.dag_ids((LedgerStatus.FAILED, LedgerStatus.REJECTED)) == ["a", "b", "c"]
-    assert admin.dag_ids((LedgerStatus.IN_DOUBT,)) == []
+    assert admin.rows.dag_ids((LedgerStatus.FAILED, LedgerStatus.REJECTED)) == ["a", "b", "c"]
+    assert admin.rows.dag_ids((LedgerStatus.IN_DOUBT,)) == []
 
 
 def test_namespaces_are_those_with_rows(admin: LedgerAdmin, bring: Bring) -> None:
@@ -432,12 +433,12 @@ def test_namespaces_are_those_with_rows(admin: LedgerAdmin, bring: Bring) -> Non
     for name in names:
         bring(LedgerStatus.DELIVERED, "1", "2", "3", namespace=name)
 
-    assert admin.namespaces() == sorted(names)
+    assert admin.rows.namespaces() == sorted(names)
 
 
 def test_ledger_without_rows_has_no_namespace(admin: LedgerAdmin) -> None:
     """Nothing is found, and nothing fails."""
-    assert admin.namespaces() == []
+    assert admin.rows.namespaces() == []
 
 
 DECISION = "d" * 32
@@ -504,7 +505,7 @@ def test_decision_about_other_rows_than_were_shown_is_refused(admin: LedgerAdmin
     with pytest.raises(DecisionOutdatedError, match="of the 4 that were confirmed, some have changed since"):
         admin.reject(ALL, reason="a test row", confirmation=Confirmation(4, shown.as_of))
 
-    assert admin.counts(ALL) == {LedgerStatus.FAILED: 4}
+    assert admin.rows.counts(ALL) == {LedgerStatus.FAILED: 4}
 
 
 def test_event_says_which_dag_it_is_about(ledger: Ledger, admin: LedgerAdmin, bring: Bring) -> None:
@@ -516,5 +517,5 @@ def test_event_says_which_dag_it_is_about(ledger: Ledger, admin: LedgerAdmin, br
     other.commit(intents=["k"])
     other.commit(settlements=[Settlement(row_key="k", status=LedgerStatus.IN_DOUBT, error="no answer")])
 
-    assert [event.dag_id for event in admin.history(NAMESPACE, "k")] == ["applications", "applications", "other"]
+    assert [event.dag_id for event in admin.rows.history(NAMESPACE, "k")] == ["applications", "applications", "other"]
     assert rows_in(ledger)["k"]["error"] == "no answer"

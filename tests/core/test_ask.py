@@ -10,7 +10,7 @@ import pytest
 
 from halo_provider.client.records import Conversation, Message
 from halo_provider.exceptions import HaloReadError
-from halo_provider.ledger.admin import LedgerAdmin
+from halo_provider.ledger.row_reader import RowReader
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.simulator import Fault, Simulator
 from tests.core.deliveries import NAMESPACE, NOTE, Deliveries, note, notes, rows_in
@@ -66,7 +66,7 @@ def test_history_tells_what_was_found(deliveries: Deliveries, halo: Simulator, r
 
     ask(deliveries, notes(3), reader=reader)
 
-    events = LedgerAdmin(deliveries.ledger, actor="test").history(NAMESPACE, "0")
+    events = RowReader(deliveries.ledger).history(NAMESPACE, "0")
     assert [event.event for event in events] == ["in_doubt", "not_found", "in_doubt", "found"]
     assert events[-1].detail.startswith("by its message: session sess_")
 

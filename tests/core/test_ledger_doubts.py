@@ -21,6 +21,7 @@ from halo_provider.ledger import (
 )
 from halo_provider.ledger.admin import LedgerAdmin
 from halo_provider.ledger.row_filter import RowFilter
+from halo_provider.ledger.row_reader import RowReader
 from halo_provider.ledger.sign_ins import SignIns
 from halo_provider.ledger.tables import submissions
 from halo_provider.models import SignIn
@@ -113,7 +114,7 @@ def test_row_that_is_not_there_is_pending_again(ledger: Ledger) -> None:
 
     row = rows_in(ledger)["k"]
     assert (row["status"], row["payload_hash"], row["message_hash"]) == (LedgerStatus.PENDING, "b" * 64, "d" * 64)
-    events = LedgerAdmin(ledger, actor="test").history(NAMESPACE, "k")
+    events = RowReader(ledger).history(NAMESPACE, "k")
     assert [(event.event, event.detail) for event in events][-1] == ("not_found", "not there")
 
 
@@ -125,7 +126,7 @@ def test_found_row_is_told_in_its_history(ledger: Ledger) -> None:
     found = Settlement("k", LedgerStatus.DELIVERED, session_id="sess_1", found="by its message: session sess_1")
     lease_holder.commit(settlements=[found])
 
-    events = LedgerAdmin(ledger, actor="test").history(NAMESPACE, "k")
+    events = RowReader(ledger).history(NAMESPACE, "k")
     assert [event.event for event in events] == ["in_doubt", "found"]
     assert rows_in(ledger)["k"]["session_id"] == "sess_1"
 
@@ -197,7 +198,7 @@ def test_row_that_changed_since_it_was_read_is_left_alone(ledger: Ledger) -> Non
     claim(lease_holder)
     settle(lease_holder, LedgerStatus.IN_DOUBT)
     admin = LedgerAdmin(ledger, actor="test")
-    row = admin.row(NAMESPACE, "k")
+    row = admin.rows.row(NAMESPACE, "k")
     assert row is not None
     as_read = RowFilter(namespace=NAMESPACE, row_keys=("k",), updated_at=row.updated_at)
     claim(lease_holder)

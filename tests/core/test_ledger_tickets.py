@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import pytest
 
 from halo_provider.ledger import Ledger
-from halo_provider.ledger.admin import LedgerAdmin
 from halo_provider.ledger.row_filter import RowFilter
+from halo_provider.ledger.row_reader import RowReader
 from halo_provider.ledger.tickets import NO_TICKET, FollowedRow, TicketFact, TicketRows, with_others
 from tests.core.deliveries import NAMESPACE, Deliveries, notes, rows_in
 
@@ -75,7 +75,7 @@ def test_rows_without_a_ticket_are_a_filter(deliveries: Deliveries, ledger: Ledg
     rows = TicketRows(ledger)
     rows.record([(row, TicketFact(None, NO_TICKET, None)) for row in every(rows)[:2]])
 
-    found = LedgerAdmin(ledger, actor="test").page(RowFilter(namespace=NAMESPACE, ticket_statuses=(NO_TICKET,)))
+    found = RowReader(ledger).page(RowFilter(namespace=NAMESPACE, ticket_statuses=(NO_TICKET,)))
 
     assert [row.row_key for row in found] == ["0", "1"]
 

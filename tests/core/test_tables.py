@@ -15,6 +15,7 @@ from halo_provider.exceptions import LedgerError
 from halo_provider.ledger import Candidate, Ledger, TaskInstanceRef
 from halo_provider.ledger.admin import LedgerAdmin
 from halo_provider.ledger.row_filter import RowCursor, RowFilter
+from halo_provider.ledger.row_reader import RowReader
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import SCHEMA_VERSION, metadata, submissions, version
 from tests.core.databases import mariadb_place, postgres_place
@@ -193,21 +194,19 @@ def claim_again(ledger: Ledger) -> object:
 
 def page_of_doubt(ledger: Ledger) -> object:
     """The rows that wait for a decision."""
-    return LedgerAdmin(ledger, actor="").page(RowFilter(statuses=(LedgerStatus.IN_DOUBT,)))
+    return RowReader(ledger).page(RowFilter(statuses=(LedgerStatus.IN_DOUBT,)))
 
 
 def page_of_a_run(ledger: Ledger) -> object:
     """One run's rows that wait for a decision."""
-    return LedgerAdmin(ledger, actor="").page(
+    return RowReader(ledger).page(
         RowFilter(dag_ids=("dag 1",), run_id="run 4", statuses=(LedgerStatus.DELIVERED,)), limit=20
     )
 
 
 def page_in_the_middle(ledger: Ledger) -> object:
     """A page far behind the first."""
-    return LedgerAdmin(ledger, actor="").page(
-        RowFilter(), after=RowCursor("halo_default/note1", f"{MANY // 2:08}"), limit=20
-    )
+    return RowReader(ledger).page(RowFilter(), after=RowCursor("halo_default/note1", f"{MANY // 2:08}"), limit=20)
 
 
 def requeue_a_row(ledger: Ledger) -> object:

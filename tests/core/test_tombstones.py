@@ -124,7 +124,7 @@ def test_tombstone_is_not_settled_and_not_pruned(delivered: Deliveries, ledger: 
     assert admin.choice(wanted, REQUEUE_FROM).counts == {}
     assert admin.requeue(wanted) == admin.reject(wanted, reason="test") == 0
     assert admin.prune(wanted, before=ledger.now()) == 1
-    assert admin.counts(wanted) == {LedgerStatus.DELIVERED: 2, LedgerStatus.REJECTED: 1}
+    assert admin.rows.counts(wanted) == {LedgerStatus.DELIVERED: 2, LedgerStatus.REJECTED: 1}
 
 
 def test_forgetting_is_told_without_the_person(delivered: Deliveries, ledger: Ledger) -> None:

@@ -19,9 +19,9 @@ from halo_provider import compat
 from halo_provider.demo.processes import CHECKOUT
 from halo_provider.demo.source import first_day
 from halo_provider.ledger import Ledger
-from halo_provider.ledger.admin import LedgerAdmin
 from halo_provider.ledger.delivery_records import DeliveryRecords
 from halo_provider.ledger.row_filter import RowFilter
+from halo_provider.ledger.row_reader import RowReader
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Simulator, TokenBucket, serving
 from tests.core.databases import own_database
@@ -116,7 +116,7 @@ class Stage:
     def statuses(self, submission: str) -> dict[LedgerStatus, int]:
         """How many rows the ledger has of each status."""
         with closing(Ledger.at_path(self.airflow.home.ledger)) as ledger:
-            return LedgerAdmin(ledger, actor="test").counts(RowFilter(namespace=f"halo_default/{submission}"))
+            return RowReader(ledger).counts(RowFilter(namespace=f"halo_default/{submission}"))
 
     def has_ended(self, dag_id: str, run_id: str) -> bool:
         """Whether the run's last delivery has ended, by its record in the ledger, which its own process writes."""

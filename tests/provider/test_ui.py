@@ -20,10 +20,11 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from halo_provider.compat import AuditLog, create_session
-from halo_provider.ledger import Candidate, Ledger, TaskInstanceRef, admin
+from halo_provider.ledger import Candidate, Ledger, TaskInstanceRef, row_reader
 from halo_provider.ledger.admin import LedgerAdmin
 from halo_provider.ledger.delivery_records import DeliveryCounts, DeliveryRecords
 from halo_provider.ledger.row_filter import RowFilter
+from halo_provider.ledger.row_reader import RowReader
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.ledger.tables import boots, deliveries, submissions
 from halo_provider.simulator import serving
@@ -193,7 +194,7 @@ def bound(ledger: Ledger, count: int = 1) -> dict[str, str]:
 
 def status_of(ledger: Ledger, row_key: str) -> str:
     """What the ledger has of a row."""
-    return str(LedgerAdmin(ledger, actor="test").row(NAMESPACE, row_key).status)
+    return str(RowReader(ledger).row(NAMESPACE, row_key).status)
 
 
 @pytest.fixture
@@ -381,8 +382,8 @@ def test_search_finds_a_row_by_key_user_and_session(ledger: Ledger, viewer: Brow
 
 def test_long_search_goes_on_where_it_ended(ledger: Ledger, viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     """Among very many rows a page searches a part of them, says so, and leads on; a whole key is found at once."""
-    monkeypatch.setattr(admin, "SEARCH_STEP", 10)
-    monkeypatch.setattr(admin, "SEARCH_TIME", 0.0)
+    monkeypatch.setattr(row_reader, "SEARCH_STEP", 10)
+    monkeypatch.setattr(row_reader, "SEARCH_TIME", 0.0)
     for each in range(25):
         add_row(ledger, f"{each:02}", LedgerStatus.DELIVERED)
     assert row_keys(viewer.get(rows_page(search="24"))) == ["24"]
@@ -522,7 +523,7 @@ def test_requeued_row_shows_who_did_it(ledger: Ledger, op: Browser) -> None:
     answer = confirm(op, page, reason="not in Halo")
     assert "1 row requeued" in op.get(answer.headers["Location"].removeprefix("/halo/")).text
     assert status_of(ledger, "1") == LedgerStatus.PENDING
-    (event,) = LedgerAdmin(ledger, actor="test").history(NAMESPACE, "1")
+    (event,) = RowReader(ledger).history(NAMESPACE, "1")
     assert (event.event, event.actor, event.detail) == ("requeued", "op", "not in Halo")
 
 
@@ -540,7 +541,7 @@ def test_resolved_row_has_the_session_that_was_found(ledger: Ledger, op: Browser
     """Whoever found the ticket in Halo ends the doubt."""
     add_row(ledger, "1", LedgerStatus.IN_DOUBT)
     confirm(op, op.get(decision("resolve", row_key="1")), session_id="ses_found")
-    row = LedgerAdmin(ledger, actor="test").row(NAMESPACE, "1")
+    row = RowReader(ledger).row(NAMESPACE, "1")
     assert (row.status, row.session_id) == ("delivered", "ses_found")
 
 
@@ -600,7 +601,7 @@ def test_list_gives_each_row_in_doubt_its_own_session(ledger: Ledger, op: Browse
     assert "Resolve 2 rows?" in page.text
     assert "1 of the 3 rows in the list are left alone" in page.text
     confirm(op, page)
-    rows = {row.row_key: (row.status, row.session_id) for row in LedgerAdmin(ledger, actor="test").page(RowFilter())}
+    rows = {row.row_key: (row.status, row.session_id) for row in RowReader(ledger).page(RowFilter())}
     assert rows == {"1": ("delivered", "ses_one"), "2": ("delivered", "ses_two"), "3": ("failed", None)}
 
 
@@ -650,7 +651,7 @@ def test_what_was_confirmed_is_what_happens(ledger: Ledger, op: Browser) -> None
     answer = confirm(op, page, reason="test")
     assert answer.status_code == httpx.codes.CONFLICT
     assert "30 match now, 15 were confirmed: look again" in answer.text
-    assert LedgerAdmin(ledger, actor="test").counts(RowFilter()) == {LedgerStatus.FAILED: 30}
+    assert RowReader(ledger).counts(RowFilter()) == {LedgerStatus.FAILED: 30}
 
 
 def test_decision_about_stuck_rows_is_about_one_status(ledger: Ledger, op: Browser) -> None:
@@ -820,7 +821,7 @@ def test_unexpected_error_has_the_security_headers(
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("a detail")
 
-    monkeypatch.setattr(LedgerAdmin, "counts", broken)
+    monkeypatch.setattr(row_reader.RowReader, "counts", broken)
     answer = viewer.get(rows_page())
     assert answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]

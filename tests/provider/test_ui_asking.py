@@ -10,7 +10,7 @@ import pytest
 
 from halo_provider.delivery.lookup import message_hash_of
 from halo_provider.ledger import Ledger
-from halo_provider.ledger.admin import LedgerAdmin
+from halo_provider.ledger.row_reader import RowReader
 from halo_provider.ledger.statuses import LedgerStatus
 from halo_provider.simulator import EXAMPLE_WIDGET_KEY, Fault, Reading, Simulator
 from halo_provider.ui import asking
@@ -80,10 +80,10 @@ def test_row_that_halo_has_is_resolved(readable: Simulator, halo_url: str, ledge
     page = op.post(ASK, headers=FROM_OUR_PAGE)
 
     assert "Halo has it" in page.text
-    row = LedgerAdmin(ledger, actor="test").row(NAMESPACE, "1")
+    row = RowReader(ledger).row(NAMESPACE, "1")
     assert row is not None
     assert (row.status, row.session_id) == (LedgerStatus.DELIVERED, session)
-    (event,) = LedgerAdmin(ledger, actor="test").history(NAMESPACE, "1")
+    (event,) = RowReader(ledger).history(NAMESPACE, "1")
     assert (event.actor, event.event, event.detail) == (
         "op",
         "resolved",
