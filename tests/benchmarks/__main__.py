@@ -313,7 +313,7 @@ def contender_lines(bench: Bench) -> Iterator[str]:
 def other_lines(bench: Bench) -> Iterator[str]:
     """The section about other work than sending."""
     with serving(seconds=0.0) as server:
-        yield "| | |"
+        yield "| What | Measured |"
         yield "|---|--:|"
         yield f"| Rows already delivered | {bench.resumed(server.url):,.0f} rows/s |"
         yield f"| users/update | {bench.updated(server.url):,.0f} users/s |"
