@@ -77,24 +77,27 @@ class RowReader:
         scope = wanted.without_search()
         dialect = self._ledger.engine.dialect.name
         reads_keys_first = scope.is_of_an_index if dialect in MYSQL else until is not None and dialect != "sqlite"
-        if not reads_keys_first:
-            bounds = [*behind, not_(self._behind(until, wanted))] if until is not None else behind
-            # By numbers alone: PostgreSQL takes each name for another choice, and reads and sorts all rows that are
-            # left where it expects fewer than a page.
-            rows = select(*fields).where(*wanted.conditions(by_numbers=True), *bounds).order_by(*wanted.order())
-            return [row for row in self._all(rows.limit(limit)) if wanted.names(row)]
-        # MySQL would sort whole rows where an index has their keys in this order, and for a bound on both sides
-        # PostgreSQL reads all of the table. SQLite does neither, but would read all of an index for the join.
-        key = (submissions.c.namespace, submissions.c.row_key)
-        keys = select(*dict.fromkeys((*key, *wanted.order()))).where(*scope.conditions(by_numbers=True), *behind)
-        page = keys.order_by(*wanted.order()).limit(limit if scope == wanted else SEARCH_STEP).subquery()
-        rows = select(*fields).where(*wanted.conditions())
-        rows = rows.select_from(page.join(submissions, and_(*(page.c[column.name] == column for column in key))))
-        if until is not None:
-            rows = rows.where(not_(self._behind(until, wanted, columns=page.c)))
-        for each in MYSQL:
-            rows = rows.prefix_with("STRAIGHT_JOIN", dialect=each)
-        return self._all(rows.order_by(*wanted.order()).limit(limit))
+        # By numbers alone: PostgreSQL takes each name for another choice, and reads and sorts all rows that are left
+        # where it expects fewer than a page.
+        rows = select(*fields).where(*wanted.conditions(by_numbers=True))
+        bounds = [*behind, not_(self._behind(until, wanted))] if until is not None else behind
+        if reads_keys_first:
+            # MySQL would sort whole rows where an index has their keys in this order, and for a bound on both sides
+            # PostgreSQL reads all of the table. SQLite does neither, but would read all of an index for the join.
+            key = (submissions.c.namespace, submissions.c.row_key)
+            keys = select(*dict.fromkeys((*key, *wanted.order()))).where(*scope.conditions(by_numbers=True), *behind)
+            page = keys.order_by(*wanted.order()).limit(limit if scope == wanted else SEARCH_STEP).subquery()
+            rows = rows.select_from(page.join(submissions, and_(*(page.c[column.name] == column for column in key))))
+            bounds = [not_(self._behind(until, wanted, columns=page.c))] if until is not None else []
+            for each in MYSQL:
+                rows = rows.prefix_with("STRAIGHT_JOIN", dialect=each)
+        found = self._all(rows.where(*bounds).order_by(*wanted.order()).limit(limit))
+        named = [row for row in found if wanted.names(row)]
+        if len(named) == len(found):
+            return named
+        # A page that is not full is taken for the last one.
+        left = limit - len(named)
+        return named + self.page(wanted, after=cursor_of(found[-1]), until=until, limit=left, columns=columns)
 
     def urgent_first(
         self,

@@ -397,9 +397,12 @@ def test_page_of_a_run_has_no_row_of_another_run_with_the_same_number(
     same = update(submissions).values(run_ref=run_ref("applications", "run 1")).where(submissions.c.row_key == "a")
     ledger.transaction(lambda db: db.execute(same))
 
-    found = admin.rows.urgent_first(RowFilter(dag_ids=("applications",), run_id="run 1", **wanted)).rows
+    of_run = RowFilter(dag_ids=("applications",), run_id="run 1", **wanted)
+    found = admin.rows.urgent_first(of_run).rows
+    full_page = admin.rows.page(of_run, limit=1)
 
     assert [row.row_key for row in found] == ["b"]
+    assert [row.row_key for row in full_page] == ["b"]
 
 
 def test_task_instances_are_named_by_their_deliveries_or_by_their_rows(
