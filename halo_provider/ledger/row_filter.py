@@ -9,7 +9,7 @@ from sqlalchemy import and_, false, func, literal, or_, select, tuple_, type_coe
 
 from halo_provider.ledger.refs import run_ref, task_ref
 from halo_provider.ledger.statuses import LedgerStatus
-from halo_provider.ledger.tables import submissions
+from halo_provider.ledger.tables import MYSQL, submissions
 
 if TYPE_CHECKING:
     from sqlalchemy.sql import ColumnElement
@@ -162,7 +162,7 @@ class RowFilter:
         order = [columns[each.name] for each in self.order()]
         places = {"task_ref": cursor.task, "namespace": cursor.namespace, "row_key": cursor.row_key}
         values = [places[column.name] for column in order]
-        if dialect not in {"mysql", "mariadb"}:
+        if dialect not in MYSQL:
             return tuple_(*order) > tuple_(*values)
         behind: list[ColumnElement[bool]] = []
         for number, (column, value) in enumerate(zip(order, values, strict=True)):
@@ -204,7 +204,7 @@ def values_by_status(
     value to value, however many rows each has: MySQL does so for DISTINCT, the others for a recursive query.
     """
     status = submissions.c.status
-    if dialect in {"mysql", "mariadb"}:
+    if dialect in MYSQL:
         return select(status, column).where(*conditions, status.in_([each.value for each in statuses])).distinct()
 
     def least(of: Any, *more: Any) -> Any:

@@ -12,7 +12,7 @@ from halo_provider.ledger.ledger import Ledger
 from halo_provider.ledger.refs import task_ref
 from halo_provider.ledger.row_filter import RowCursor, RowFilter, cursor_of, values_by_status
 from halo_provider.ledger.statuses import LedgerStatus
-from halo_provider.ledger.tables import deliveries, events, submissions
+from halo_provider.ledger.tables import MYSQL, deliveries, events, submissions
 
 PAGE = 100  # rows of a page, unless told otherwise
 SEARCH_STEP = 500  # rows that a search reads at a time
@@ -20,7 +20,6 @@ SEARCH_TIME = 0.15  # seconds after which a page of a search ends, with what it 
 MAX_SORTED = 20_000  # rows that are read to sort them
 NAMED_TOGETHER = 100  # task instances whose names are read by one statement
 NOT_MAPPED = -1  # the map index of a task that is not mapped
-MYSQL = ("mysql", "mariadb")  # dialects
 BY_URGENCY = (  # those that wait for a decision first
     LedgerStatus.IN_DOUBT,
     LedgerStatus.FAILED,
@@ -255,14 +254,13 @@ class RowReader:
         """How many rows there are of each status."""
         columns = submissions.c
         wanted = replace(wanted, statuses=wanted.statuses or tuple(LedgerStatus))  # which both indexes begin with
-        every = replace(wanted, task_id=None, map_index=None) if wanted.is_of_some_tasks else wanted
+        by_task = wanted.is_of_some_tasks
+        every = replace(wanted, task_id=None, map_index=None) if by_task else wanted
         # Grouped by the index's other column as well, or MySQL chooses for the grouping an index that lacks it.
-        part = columns.dag_id
-        if wanted.is_of_one_run:
-            part = columns.task_ref if wanted.is_of_some_tasks else columns.run_ref
+        part = columns.task_ref if by_task else columns.run_ref if wanted.is_of_one_run else columns.dag_id
         statement = select(columns.status, part, func.count()).where(*every.conditions(by_numbers=True))
         found = self._all(statement.group_by(columns.status, part))
-        if wanted.is_of_some_tasks:
+        if by_task:
             tasks = self._wanted_tasks(wanted, [(status, number) for status, number, _ in found])
             found = [each for each in found if (each[0], each[1]) in tasks]
         counts: Counter[LedgerStatus] = Counter()

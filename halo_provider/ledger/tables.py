@@ -33,6 +33,7 @@ from halo_provider.ledger.refs import run_ref, task_ref
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
 from halo_provider.submission import MAX_ROW_KEY
 
+MYSQL = ("mysql", "mariadb")  # dialects
 SCHEMA_VERSION = 8  # those before were never released
 MAX_NAMESPACE = 250  # bytes of UTF-8
 # What a delivery counts: rows by their status; requests; and how many of these Halo refused for its load or for their
@@ -56,7 +57,7 @@ class UtcDateTime(TypeDecorator):  # type: ignore[type-arg]  # SQLAlchemy 1.4 ha
 
     def load_dialect_impl(self, dialect: Dialect) -> Any:
         """Ask MySQL for microseconds, which it leaves out by default."""
-        if dialect.name in {"mysql", "mariadb"}:
+        if dialect.name in MYSQL:
             return dialect.type_descriptor(mysql.DATETIME(fsp=6))
         return dialect.type_descriptor(DateTime(timezone=True))
 
@@ -96,7 +97,7 @@ class LedgerStatusType(TypeDecorator):  # type: ignore[type-arg]  # as above
 
     def load_dialect_impl(self, dialect: Dialect) -> Any:
         """Ask MySQL for one byte a character: wider, no index that ends with the primary key would order by it."""
-        if dialect.name in {"mysql", "mariadb"}:
+        if dialect.name in MYSQL:
             return dialect.type_descriptor(mysql.VARCHAR(16, charset="ascii", collation="ascii_bin"))
         return dialect.type_descriptor(String(16))
 
@@ -119,7 +120,7 @@ class JsonText(TypeDecorator):  # type: ignore[type-arg]  # as above
 
     def load_dialect_impl(self, dialect: Dialect) -> Any:
         """As every other text."""
-        return dialect.type_descriptor(_MYSQL_TEXT if dialect.name in {"mysql", "mariadb"} else Text())
+        return dialect.type_descriptor(_MYSQL_TEXT if dialect.name in MYSQL else Text())
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:  # noqa: ARG002 -- SQLAlchemy's signature
         """Parse it."""
@@ -332,7 +333,7 @@ def _create_missing_indexes(db: Connection) -> None:
             if index.name not in names:
                 index.create(db)
         if table is submissions:
-            key = () if db.dialect.name in {"mysql", "mariadb"} else ("namespace", "row_key")
+            key = () if db.dialect.name in MYSQL else ("namespace", "row_key")
             for name in PAGE_INDEXES.keys() - names:
                 columns = ", ".join((*PAGE_INDEXES[name], *key))
                 db.execute(text(f"CREATE INDEX {name} ON {table.name} ({columns})"))

@@ -94,10 +94,10 @@ def rows(  # noqa: PLR0917 -- FastAPI passes by name
     scope, chosen = wanted.scope(dag_id), wanted.filter(dag_id)
     cursor = page_cursor.cursor(chosen)
     with reading() as ledger:
-        reader, admin = RowReader(ledger), LedgerAdmin(ledger, actor=user.get_name())
-        counts = reader.counts(scope)
+        admin = LedgerAdmin(ledger, actor=user.get_name())
+        counts = admin.rows.counts(scope)
         matching = sum(counts.get(each, 0) for each in chosen.statuses or LedgerStatus)
-        listing = _listing(reader, wanted, chosen, after=cursor, offset=page_cursor.offset, matching=matching)
+        listing = _listing(admin.rows, wanted, chosen, after=cursor, offset=page_cursor.offset, matching=matching)
         gone = _gone_on(ledger, user, scope, wanted, search=chosen.search, offset=page_cursor.offset)
         causes = Triage(ledger).causes(scope) if not wanted.row_key else None
         deliveries = DeliveryRecords(ledger).latest(

@@ -227,7 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--url", help="a SQLAlchemy URL of PostgreSQL, MySQL or MariaDB; by default SQLite")
-    parser.add_argument("--keep", action="store_true", help="leave the ledger, and measure the one that is there")
+    parser.add_argument("--keep", action="store_true", help="leave the ledger at --url, and measure the one there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="halo-bench-") as folder:
         url = make_url(options.url or f"sqlite:///{folder}/halo_ledger.db")
