@@ -29,7 +29,7 @@ import math
 import random
 from collections import Counter, deque
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from halo_provider.delivery.refusals import MAX_ALONE, MAX_PAUSE, Attempt, OwnRefusals, Refusals
 from halo_provider.delivery.stop import Stop
@@ -39,7 +39,10 @@ MAX_LATENESS = 0.05  # seconds by which a start may be late and still count as i
 
 TOLERATED = 1 / 40  # refusals for every request that are no reason to slow down
 EVIDENCE = 3  # refusals beyond that which are one
-STREAK = 8  # refusals of requests begun one after the other that mean that Halo admits nobody
+STREAK = 8  # refusals of requests begun one after the other that mean that Halo admits nobody,
+STREAK_AGAIN = 4  # or where they are the first since Halo told everybody when to come back: a window is used up again
+LONG_WINDOW = 3.0  # seconds since then: a pause because of fewer refusals costs a shorter window more than it saves
+CLOSED_TIME = 1.0  # seconds without an admission from which on requests that were passed count in a streak
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0  # seconds between looks at a Halo that admits nobody and says no time
 
 MEASURED_TIME, MEASURED_REQUESTS = 1.0, 10  # seconds and admitted requests at least from which a rate is measured
@@ -129,6 +132,14 @@ class _RateCap:
         self.measured = math.inf
 
 
+class _Refused(NamedTuple):
+    """A refused attempt; `is_passed`: its request was refused before, and one that was sent later was admitted."""
+
+    number: int
+    retry_after: float | None
+    is_passed: bool
+
+
 class Pacer:
     """Lets requests through: at most `limit` at a time, at the pace of `_rate`, none during a pause.
 
@@ -162,10 +173,10 @@ class Pacer:
         self._limit_met = False
         self._own_refusals = OwnRefusals()
         self._judged = 0  # the last attempt begun before the limits were lowered last
-        self._streak: deque[tuple[int, float | None]] = deque(maxlen=STREAK)  # attempts refused of late
-        self._paused_until = 0.0
-        self._paused_after = 0  # the last attempt begun before the last pause
+        self._streak: deque[_Refused] = deque(maxlen=STREAK)  # of late
+        self._paused_until, self._paused_after = 0.0, 0  # and the last attempt begun before the last pause
         self._pauses = 0  # in a row
+        self._refused_since_told: int | None = None  # since the last pause, None where Halo did not tell its end
         self._closed_since: float | None = (
             None  # when Halo refused the first that none has passed, since it admitted one
         )
@@ -329,7 +340,7 @@ class Pacer:
         is_passed = refusals.count > 0 and self._newest_admitted > refusals.first
         self._count(attempt, now, refusals, error.retry_after, is_passed=is_passed)
         self._explain(attempt, now, refusals, is_passed=is_passed)
-        pause = None if is_passed else self._streak_pause(attempt, error.retry_after)
+        pause = self._streak_pause(_Refused(attempt.number, error.retry_after, is_passed), now, rank=attempt.rank)
         if not self._under_way and (error.retry_after or 0.0) > MAX_PAUSE:
             pause = error.retry_after
         if pause is not None or not is_passed:
@@ -435,24 +446,41 @@ class Pacer:
         self._closed -= 1
         self._admit()
 
-    def _streak_pause(self, attempt: Attempt, retry_after: float | None) -> float | None:
+    def _streak_pause(self, refused: _Refused, now: float, *, rank: int) -> float | None:
         """Seconds for which nobody needs to try, where Halo admits nobody."""
-        if attempt.number <= self._paused_after or 0 < self._most_admitted < attempt.rank:
+        if refused.is_passed and self._own_refusals.are_usual:
+            return None
+        if refused.number <= self._paused_after or 0 < self._most_admitted < rank:
             self._streak.clear()
             return None
-        self._streak.append((attempt.number, retry_after))
-        numbers = [number for number, _ in self._streak]
-        still_closed = self._pauses > 0 and attempt.number == self._paused_after + 1
-        if not still_closed and (len(numbers) < STREAK or max(numbers) - min(numbers) >= STREAK):
+        self._streak.append(refused)
+        if self._refused_since_told is not None:
+            self._refused_since_told += 1
+        still_closed = not refused.is_passed and self._pauses > 0 and refused.number == self._paused_after + 1
+        if not still_closed and not self._is_streak(now):
             return None
-        told = [seconds for _, seconds in self._streak if seconds is not None]
+        told = [one.retry_after for one in self._streak if one.retry_after is not None]
+        self._refused_since_told = 0 if told else None
         if told:
             return min(told)
         return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**self._pauses) * random.uniform(0.5, 1.0)  # noqa: S311 -- no secret
 
+    def _is_streak(self, now: float) -> bool:
+        """Whether requests begun one after the other were refused, so many that Halo admits nobody."""
+        is_next_window = self._refused_since_told == STREAK_AGAIN and now - self._paused_until >= LONG_WINDOW
+        enough = STREAK_AGAIN if is_next_window else STREAK
+        numbers = [one.number for one in self._streak]
+        if not len(numbers) >= enough > max(numbers) - min(numbers):
+            return False
+        passed = sum(one.is_passed for one in self._streak)
+        if is_next_window:
+            return passed < enough
+        is_closed = self._closed_since is not None and now - self._closed_since >= CLOSED_TIME
+        return passed == 0 or (is_closed and 2 * passed <= enough)
+
     def _is_evident(self) -> bool:
         """Whether there are more refusals than mean nothing, and what they are will not be clearer in a moment."""
-        last = [number for number, _ in self._streak][-EVIDENCE:]
+        last = [one.number for one in self._streak][-EVIDENCE:]
         if len(last) == EVIDENCE and last[-1] - last[0] == EVIDENCE - 1:
             return False  # a streak, perhaps
         return len(self._beyond) >= EVIDENCE or self._evidence >= EVIDENCE
@@ -465,7 +493,7 @@ class Pacer:
         # What began after the first of a streak will be refused as well.
         unknown = 0
         if pause is not None:
-            first = min((number for number, _ in self._streak), default=0)
+            first = min((one.number for one in self._streak), default=0)
             unknown = sum(attempt.number > first for attempt in self._under_way)
         admitted = self._sent - unknown
         first_time = not self._first_judged
