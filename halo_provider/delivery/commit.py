@@ -41,6 +41,7 @@ class Committer:
         self._on_committed = on_committed
         self._intents: dict[str, asyncio.Future[bool]] = {}
         self._settlements: list[tuple[Settlement, Work, Outcome | None]] = []
+        self.outcomes = 0  # settled, and not yet committed
         self._wanted = asyncio.Event()
         self._urgent = asyncio.Event()
 
@@ -55,9 +56,14 @@ class Committer:
     def settle(self, settlement: Settlement, work: Work, outcome: Outcome | None) -> None:
         """Put a settlement into the next transaction; an outcome counts once it is committed."""
         self._settlements.append((settlement, work, outcome))
+        self.outcomes += outcome is not None
         self._wanted.set()
         if len(self._settlements) >= COMMIT_SIZE:
             self._urgent.set()
+
+    def hurry(self) -> None:
+        """Commit what there is at once: no other outcome is to be expected."""
+        self._urgent.set()
 
     async def run(self) -> None:
         """Commit whatever comes, until cancelled."""
@@ -85,6 +91,7 @@ class Committer:
                 committed.set_result(commit is not None and row_key in commit.intents)
         for settlement, work, outcome in settlements:
             if outcome is not None:
+                self.outcomes -= 1
                 kept = commit is not None and settlement.row_key not in commit.lost_settlements
                 self._on_committed(work, outcome if kept else _unrecorded(outcome))
 

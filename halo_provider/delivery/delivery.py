@@ -27,7 +27,7 @@ from halo_provider.delivery.observer import DeliveryObserver, Observers
 from halo_provider.delivery.options import DeliveryOptions
 from halo_provider.delivery.place import End, PlacedRow, Placer, Send, Wait, candidate, place_of
 from halo_provider.delivery.prepare import PreparedRow, Reader
-from halo_provider.delivery.queues import HOLDS_BACK, UserQueues, Work
+from halo_provider.delivery.queues import HOLDS_BACK, SendQueue, UserQueues, Work
 from halo_provider.delivery.report import DeliveryReport, Outcome
 from halo_provider.delivery.send import Sender, Sending
 from halo_provider.delivery.stop import Stop
@@ -47,6 +47,7 @@ from halo_provider.models import ChatAnswer
 from halo_provider.sources.rows import Source
 from halo_provider.submission import Submission
 
+START_INTERVAL = 0.0006  # seconds between the first requests: answers that come all at once wait for each other
 CLAIM_WAIT = 600.0  # seconds to wait for rows that another run holds
 CLAIM_POLL = 1.0  # seconds between attempts to claim them
 MAX_DEFERRED = 5_000  # rows that may wait for another run, or for their next attempt, so that memory stays flat
@@ -142,7 +143,7 @@ class _Delivery:
         self._sender = Sender(options, stop=stop, on_request=observers.request_ended)
         self._committer = Committer(lease_holder, thread=self._ledger_thread, stop=stop, on_committed=self._close)
         self._user_queues = UserQueues()
-        self._ready: asyncio.Queue[Sending | None] = asyncio.Queue()
+        self._ready = SendQueue()
         self._open: dict[str, Work] = {}  # claimed, and not yet committed as settled
         self._max_open = max(2 * options.batch_size, 4 * options.concurrency)
         self._put_off = 0  # open, and waiting for the next attempt: these keep no others from being read
@@ -175,7 +176,11 @@ class _Delivery:
         async with asyncio.TaskGroup() as group:
             self._group = group
             background = [group.create_task(task) for task in (self._committer.run(), self._renew(), self._watch())]
-            workers = [group.create_task(self._send_always(group)) for _ in range(self._options.concurrency)]
+            now = asyncio.get_running_loop().time()
+            workers = [
+                group.create_task(self._send_always(group, not_before=now + number * START_INTERVAL))
+                for number in range(self._options.concurrency)
+            ]
             await self._feed()
             for _ in workers:
                 self._ready.put_nowait(None)
@@ -372,14 +377,17 @@ class _Delivery:
         else:
             self._end(work, RowStatus.NOT_ATTEMPTED, reason)
 
-    async def _send_always(self, group: asyncio.TaskGroup) -> None:
+    async def _send_always(self, group: asyncio.TaskGroup, *, not_before: float) -> None:
+        loop = asyncio.get_running_loop()
         while (sending := await self._ready.get()) is not None:
+            if loop.time() < not_before:
+                await self._stop.sleep(not_before - loop.time())
             wait = await self._sender.attempt(sending)
             if wait is not None:
                 group.create_task(self._send_again(sending, wait))
 
     async def _send_again(self, sending: Sending, wait: float) -> None:
-        """Queue it behind the others after the wait, in which it keeps none of them from being sent."""
+        """Queue it again after the wait, in which it keeps no others from being sent."""
         self._put_off += 1
         self._moved.set()
         await self._stop.sleep(wait)
@@ -532,6 +540,8 @@ class _Delivery:
         )
         outcome = work.outcome(status, reason, session_id=settlement.session_id)
         self._committer.settle(settlement, work, outcome)
+        if self._committer.outcomes == len(self._open):
+            self._committer.hurry()
         self._leave(work, status)
 
     def _end(self, work: Work, status: RowStatus, reason: str) -> None:

@@ -1,5 +1,6 @@
 """The submissions of one run that are on their way, and the order in which those of one user are sent."""
 
+import asyncio
 from collections import deque
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,6 +8,7 @@ from datetime import datetime
 from halo_provider.delivery.place import Send, Wait
 from halo_provider.delivery.prepare import PreparedRow
 from halo_provider.delivery.report import Outcome
+from halo_provider.delivery.send import Sending
 from halo_provider.exceptions import RowError
 from halo_provider.ledger.rules import Change, Doubt
 from halo_provider.ledger.statuses import LedgerStatus, RowStatus
@@ -150,3 +152,32 @@ class UserQueues:
             return [queue[0]]
         del self._queues[work.queue_key]
         return list(queue)
+
+
+class SendQueue(asyncio.Queue[Sending | None]):
+    """What may be sent now: what Halo refused before, and the others, by turns.
+
+    Behind all rows that were read, a refused one would tell late whether Halo refuses it again; before all of them,
+    many that Halo always refuses would let no other through.
+    """
+
+    def _init(self, maxsize: int) -> None:  # noqa: ARG002 -- it has no bound
+        self._refused: deque[Sending | None] = deque()
+        self._others: deque[Sending | None] = deque()
+        self._gave_refused = False
+
+    def qsize(self) -> int:
+        """How many there are."""
+        return len(self._refused) + len(self._others)
+
+    def empty(self) -> bool:
+        """Whether there is none."""
+        return not self._refused and not self._others
+
+    def _put(self, item: Sending | None) -> None:
+        was_refused = item is not None and item.refusals.count > 0
+        (self._refused if was_refused else self._others).append(item)
+
+    def _get(self) -> Sending | None:
+        self._gave_refused = bool(self._refused) and not (self._gave_refused and self._others)
+        return (self._refused if self._gave_refused else self._others).popleft()

@@ -1,6 +1,7 @@
 """A delivery from rows to tickets: what is sent, what is told, and what a second run does."""
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from halo_provider.sources.rows import Row
 from halo_provider.submission import Entry, Submission, User
 from tests.core.deliveries import Deliveries, note, notes, rows_in, until
 from tests.core.sources import BrokenSource, UnreadableSource
+from tests.waiting import TIMEOUT
 
 
 def test_every_row_becomes_one_chat(halo: Simulator, deliveries: Deliveries) -> None:
@@ -151,6 +153,32 @@ def test_requests_reach_the_concurrency_and_never_exceed_it(halo: Simulator, del
     deliveries.run(notes(21), concurrency=7)
 
     assert halo.max_concurrency == 7
+
+
+def test_first_requests_begin_one_after_the_other(
+    halo: Simulator, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that their answers do not come all at once; a row alone does not wait for the turns of the others."""
+    monkeypatch.setattr(halo_provider.delivery.delivery, "START_INTERVAL", 0.1)
+    halo.always("/chat", Fault.slow(0.5))
+    began = time.monotonic()
+
+    deliveries.run(notes(4), concurrency=4)
+    last = max(request.started for request in halo.requests)
+    alone = deliveries.run([note("alone")], concurrency=200)
+
+    assert last - began >= 0.3
+    assert alone.report.seconds < 200 * 0.1
+
+
+def test_last_outcomes_wait_for_no_others(deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every row that was read has ended, its outcome is committed at once."""
+    monkeypatch.setattr(halo_provider.delivery.commit, "COMMIT_INTERVAL", 2 * TIMEOUT)
+
+    run = deliveries.run([note("a"), note("b"), note("a"), note("c", text="")])
+
+    assert run.counts == {RowStatus.DELIVERED: 2, RowStatus.DUPLICATE: 1, RowStatus.REJECTED: 1}
+    assert run.report.seconds < TIMEOUT
 
 
 def test_requests_per_second_are_kept(halo: Simulator, deliveries: Deliveries) -> None:

@@ -10,6 +10,17 @@ from halo_provider.simulator import Fault, Simulator
 from tests.core.deliveries import Deliveries, note, notes
 
 
+def test_refused_row_goes_before_those_that_were_read_meanwhile(halo: Simulator, deliveries: Deliveries) -> None:
+    """A thousand rows may have been read: behind them, the pace would learn late whether Halo refuses it again."""
+    halo.script_for(user_id="user-0", faults=[Fault.rate_limited(retry_after=0)])
+    halo.chat_latency = (0.01, 0.01)
+
+    assert deliveries.run(notes(50), concurrency=1).counts == {RowStatus.DELIVERED: 50}
+
+    order = [chat.user_id for chat in halo.chats]
+    assert order.index("user-0") < 10
+
+
 @pytest.mark.parametrize("status", [404, 405, 410, 415, 501])
 def test_answer_of_another_server_stops_the_run_and_rejects_no_row(
     halo: Simulator, deliveries: Deliveries, status: int
