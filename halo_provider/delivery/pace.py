@@ -5,7 +5,8 @@ where Halo is overloaded. What a refusal means depends on its neighbours:
 
 * Refusals now and then, up to one in 40 requests, mean nothing: each holds back its own request (`Refusals`).
 * A whole streak of requests, one begun after the other and all refused, means that Halo admits nobody for now.
-  Everybody pauses for as long as Retry-After says, or tries again at growing intervals.
+  Everybody pauses for as long as Retry-After says, or tries again at growing intervals. After a pause whose end Halo
+  told, half a streak is enough: the next window is used up, too.
 * More refusals than that mean a limit. Where they hit requests that were under way beside more others than Halo was
   ever seen to admit, it is a limit of concurrency, and that many are allowed at a time. Otherwise it is a limit of the
   rate: between two moments at which Halo's allowance was used up it admitted just what it allows, so that count by that
@@ -173,9 +174,9 @@ class Pacer:
         self._limit_met = False
         self._own_refusals = OwnRefusals()
         self._judged = 0  # the last attempt begun before the limits were lowered last
-        self._streak: deque[_Refused] = deque(maxlen=STREAK)  # of late
-        self._paused_until, self._paused_after = 0.0, 0  # and the last attempt begun before the last pause
-        self._pauses = 0  # in a row
+        self._streak: deque[_Refused] = deque(maxlen=STREAK)  # the attempts refused last
+        # The pauses: how many in a row, the end of the last one, and the last attempt begun before it.
+        self._pauses, self._paused_until, self._paused_after = 0, 0.0, 0
         self._refused_since_told: int | None = None  # since the last pause, None where Halo did not tell its end
         self._closed_since: float | None = (
             None  # when Halo refused the first that none has passed, since it admitted one
